@@ -1,1 +1,4 @@
 //! The daemon and the command line.
+
+pub mod api;
+pub mod error_kind;
