@@ -1,7 +1,21 @@
 //! On-disk format, map, allocator, recovery, read planning; disk I/O on io_uring. Knows no ublk.
+//!
+//! ```text
+//! units, format          what lies on a disk: types, pure codecs, zones        no I/O
+//! map, plan, alloc       maps in memory, reads planned, free clusters          no I/O
+//! medium                 the disk as the core sees it: a trait
+//! store, import, verify  what is done with it, over any medium
+//! engine                 io_uring: a disk claimed, a medium, plans carried out
+//! discover               disks found by their superblock
+//! ```
+//!
+//! Each line uses those above it. The simulator of the tests is another medium below the same core.
 
+pub mod alloc;
+pub mod discover;
 pub mod engine;
 pub mod format;
 pub mod map;
 pub mod medium;
+pub mod plan;
 pub mod units;

@@ -1,0 +1,520 @@
+//! From a read request to runs: which bytes of which disk answer it, and what is zero.
+//!
+//! Layers are walked per block, top first; what is physically adjacent is joined, also over cluster
+//! borders. Nothing is allocated and nothing waits: this runs on a reactor, for every request.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::map::LayerMap;
+use crate::units::{BLOCK_BYTES, BLOCKS_PER_CLUSTER, ByteOffset, CLUSTER_BYTES, Lcn, SECTOR_BYTES};
+
+/// The longest request.
+pub const REQUEST_BYTES_MAX: u32 = 1 << 20;
+/// The most runs that a request can need: each of its blocks lies elsewhere, and a request that does
+/// not start on a block touches one block more than its length has.
+pub const RUNS_MAX: usize = 257;
+
+const _: () = assert!(RUNS_MAX as u64 == REQUEST_BYTES_MAX as u64 / BLOCK_BYTES + 1);
+
+/// A disk's place in the registered-file table of every reactor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct DiskIndex(pub u16);
+
+impl DiskIndex {
+    /// Wraps the bare number.
+    #[inline]
+    pub const fn new(value: u16) -> Self {
+        Self(value)
+    }
+
+    /// The bare number.
+    #[inline]
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for DiskIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where the bytes of a run come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunSource {
+    /// From a disk.
+    Disk {
+        /// Which.
+        disk: DiskIndex,
+        /// The first byte.
+        at: ByteOffset,
+    },
+    /// From nowhere: they are zero.
+    Zero,
+}
+
+/// A part of a request that one I/O, or one fill with zeros, answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Where it starts, in bytes from the request's start.
+    pub request_offset: u32,
+    /// Its length, a multiple of 512.
+    pub len_bytes: u32,
+    /// Where its bytes come from.
+    pub source: RunSource,
+}
+
+/// The runs of one request, in its order and without gaps. Room for [`RUNS_MAX`], made once and reused.
+#[derive(Clone, Debug)]
+pub struct RunList {
+    runs: [Run; RUNS_MAX],
+    len: usize,
+}
+
+impl Default for RunList {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RunList {
+    /// An empty list.
+    pub const fn new() -> Self {
+        let run = Run {
+            request_offset: 0,
+            len_bytes: 0,
+            source: RunSource::Zero,
+        };
+        Self {
+            runs: [run; RUNS_MAX],
+            len: 0,
+        }
+    }
+
+    /// Forgets all runs.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// The runs.
+    #[inline]
+    pub fn as_slice(&self) -> &[Run] {
+        &self.runs[..self.len]
+    }
+
+    /// Adds what follows the last run, joined with it if the source goes on there.
+    #[inline]
+    fn push(&mut self, request_offset: u32, len_bytes: u32, source: RunSource) {
+        if let Some(last) = self.runs[..self.len].last_mut()
+            && follows(last, source)
+        {
+            last.len_bytes += len_bytes;
+            return;
+        }
+        // In bounds: each push that is not joined ends a block or the request, see RUNS_MAX.
+        self.runs[self.len] = Run {
+            request_offset,
+            len_bytes,
+            source,
+        };
+        self.len += 1;
+    }
+}
+
+/// Whether `source` is where the run's own source goes on.
+#[inline]
+fn follows(run: &Run, source: RunSource) -> bool {
+    match (run.source, source) {
+        (RunSource::Zero, RunSource::Zero) => true,
+        (
+            RunSource::Disk { disk, at },
+            RunSource::Disk {
+                disk: next_disk,
+                at: next,
+            },
+        ) => disk == next_disk && at.plus(run.len_bytes.into()) == next,
+        _ => false,
+    }
+}
+
+/// A request that cannot be planned; the device answers it with an I/O error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Not in whole sectors.
+    #[error("read of {len_bytes} bytes at {at}: not in whole sectors of {SECTOR_BYTES}")]
+    Misaligned {
+        /// Its first byte.
+        at: ByteOffset,
+        /// Its length.
+        len_bytes: u32,
+    },
+    /// Longer than a [`RunList`] has room for.
+    #[error("read of {len_bytes} bytes at {at}: longer than {REQUEST_BYTES_MAX}")]
+    TooLong {
+        /// Its first byte.
+        at: ByteOffset,
+        /// Its length.
+        len_bytes: u32,
+    },
+    /// Past the device's end.
+    #[error("read of {len_bytes} bytes at {at}: the device ends at {device_bytes}")]
+    PastEnd {
+        /// Its first byte.
+        at: ByteOffset,
+        /// Its length.
+        len_bytes: u32,
+        /// The device's length.
+        device_bytes: u64,
+    },
+}
+
+/// One layer of an object: what it holds, and on which disk.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Its map.
+    pub map: Arc<LayerMap>,
+    /// Its disk's place in the registered-file table of every reactor.
+    pub disk: DiskIndex,
+}
+
+/// The layers of an object that is served: an image has one; a clone has its own above its image's.
+#[derive(Clone, Debug)]
+pub struct LayerStack {
+    /// Top first.
+    pub layers: Vec<Layer>,
+    /// The object's exact length.
+    pub size_bytes: u64,
+}
+
+impl LayerStack {
+    /// The device's length: the object's, rounded up to a sector.
+    #[inline]
+    pub fn device_bytes(&self) -> u64 {
+        self.size_bytes.saturating_add(SECTOR_BYTES - 1) / SECTOR_BYTES * SECTOR_BYTES
+    }
+
+    /// Plans a read of the device. Bytes between the object's end and the device's are read as the
+    /// last block's padding, which is zero. `out` is cleared first, and empty on an error.
+    ///
+    /// # Errors
+    /// If the request is not in whole sectors, too long, or past the device's end.
+    #[inline]
+    pub fn plan_read(
+        &self,
+        at: ByteOffset,
+        len_bytes: u32,
+        out: &mut RunList,
+    ) -> Result<(), PlanError> {
+        out.clear();
+        if !(at.get() | u64::from(len_bytes)).is_multiple_of(SECTOR_BYTES) {
+            return Err(PlanError::Misaligned { at, len_bytes });
+        }
+        if len_bytes > REQUEST_BYTES_MAX {
+            return Err(PlanError::TooLong { at, len_bytes });
+        }
+        let device_bytes = self.device_bytes();
+        let past_end = PlanError::PastEnd {
+            at,
+            len_bytes,
+            device_bytes,
+        };
+        let end = at.get().checked_add(len_bytes.into()).ok_or(past_end)?;
+        if end > device_bytes || u32::try_from(end / CLUSTER_BYTES).is_err() {
+            return Err(past_end);
+        }
+        let mut position = at.get();
+        while position < end {
+            let (source, source_bytes) = self.source_of(position);
+            let len_bytes = source_bytes.min(end - position);
+            // Both fit: neither is longer than the request.
+            let request_offset = ((position - at.get()) & 0xffff_ffff) as u32;
+            out.push(request_offset, (len_bytes & 0xffff_ffff) as u32, source);
+            position += len_bytes;
+        }
+        Ok(())
+    }
+
+    /// Where the bytes from `position` on come from, and for how many bytes that is so: at most to the
+    /// cluster's end. An upper layer that does not hold the first block ends the run where it holds one.
+    #[inline]
+    fn source_of(&self, position: u64) -> (RunSource, u64) {
+        let lcn = Lcn::new(((position / CLUSTER_BYTES) & 0xffff_ffff) as u32);
+        let in_cluster = position % CLUSTER_BYTES;
+        let block = ((in_cluster / BLOCK_BYTES) & 0x1f) as u32;
+        let in_block = in_cluster % BLOCK_BYTES;
+        let mut blocks = BLOCKS_PER_CLUSTER - block;
+        for layer in &self.layers {
+            let entry = layer.map.get(lcn);
+            let held = entry.mask().get() >> block;
+            if held & 1 == 0 {
+                blocks = blocks.min(held.trailing_zeros());
+                continue;
+            }
+            blocks = blocks.min(held.trailing_ones());
+            let source = if entry.pcn().is_none() {
+                RunSource::Zero
+            } else {
+                RunSource::Disk {
+                    disk: layer.disk,
+                    at: entry.pcn().offset().plus(in_cluster),
+                }
+            };
+            return (source, u64::from(blocks) * BLOCK_BYTES - in_block);
+        }
+        (RunSource::Zero, u64::from(blocks) * BLOCK_BYTES - in_block)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::map::MapEntry;
+    use crate::units::{BlockMask, Pcn};
+
+    const SECTORS_PER_BLOCK: u64 = BLOCK_BYTES / SECTOR_BYTES;
+
+    fn entry(pcn: u32, mask: u32) -> u64 {
+        MapEntry::new(Pcn::new(pcn), BlockMask::new(mask)).bits()
+    }
+
+    fn layer(disk: u16, entries: Vec<u64>) -> Layer {
+        Layer {
+            map: Arc::new(LayerMap::from_entries(entries)),
+            disk: DiskIndex::new(disk),
+        }
+    }
+
+    fn disk_run(request_offset: u32, len_bytes: u32, disk: u16, at: u64) -> Run {
+        let source = RunSource::Disk {
+            disk: DiskIndex::new(disk),
+            at: ByteOffset::new(at),
+        };
+        Run {
+            request_offset,
+            len_bytes,
+            source,
+        }
+    }
+
+    fn plan(stack: &LayerStack, at: u64, len_bytes: u32) -> Result<Vec<Run>, PlanError> {
+        let mut runs = RunList::new();
+        stack.plan_read(ByteOffset::new(at), len_bytes, &mut runs)?;
+        Ok(runs.as_slice().to_vec())
+    }
+
+    #[test]
+    fn adjacent_clusters_are_read_with_one_io() {
+        let layers = vec![layer(3, vec![entry(10, u32::MAX), entry(11, u32::MAX)])];
+        let stack = LayerStack {
+            layers,
+            size_bytes: 2 * CLUSTER_BYTES,
+        };
+        let start = CLUSTER_BYTES - 4096;
+        assert_eq!(
+            plan(&stack, start, 8192),
+            Ok(vec![disk_run(0, 8192, 3, 10 * CLUSTER_BYTES + start)])
+        );
+    }
+
+    #[test]
+    fn neighbours_on_two_disks_are_not_joined() {
+        let top = layer(0, vec![entry(10, 0xffff)]);
+        let base = layer(1, vec![entry(10, u32::MAX)]);
+        let stack = LayerStack {
+            layers: vec![top, base],
+            size_bytes: CLUSTER_BYTES,
+        };
+        let at = 10 * CLUSTER_BYTES;
+        assert_eq!(
+            plan(&stack, 0, 131_072),
+            Ok(vec![
+                disk_run(0, 65_536, 0, at),
+                disk_run(65_536, 65_536, 1, at + 65_536)
+            ])
+        );
+    }
+
+    #[test]
+    fn a_tombstone_hides_the_layer_below() {
+        let layers = vec![
+            layer(0, vec![entry(0, 2)]),
+            layer(1, vec![entry(7, u32::MAX)]),
+        ];
+        let stack = LayerStack {
+            layers,
+            size_bytes: CLUSTER_BYTES,
+        };
+        let zero = Run {
+            request_offset: 4096,
+            len_bytes: 4096,
+            source: RunSource::Zero,
+        };
+        let at = 7 * CLUSTER_BYTES;
+        assert_eq!(
+            plan(&stack, 0, 12_288),
+            Ok(vec![
+                disk_run(0, 4096, 1, at),
+                zero,
+                disk_run(8192, 4096, 1, at + 8192)
+            ])
+        );
+    }
+
+    #[test]
+    fn the_last_sector_is_padded_and_nothing_lies_beyond_it() {
+        let layers = vec![layer(0, vec![entry(9, u32::MAX)])];
+        let stack = LayerStack {
+            layers,
+            size_bytes: 1025,
+        };
+        assert_eq!(stack.device_bytes(), 1536);
+        assert_eq!(
+            plan(&stack, 1024, 512),
+            Ok(vec![disk_run(0, 512, 0, 9 * CLUSTER_BYTES + 1024)])
+        );
+        assert!(matches!(
+            plan(&stack, 1536, 512),
+            Err(PlanError::PastEnd { .. })
+        ));
+        assert!(matches!(
+            plan(&stack, 1024, 1024),
+            Err(PlanError::PastEnd { .. })
+        ));
+        assert!(matches!(
+            plan(&stack, u64::MAX - 511, 512),
+            Err(PlanError::PastEnd { .. })
+        ));
+    }
+
+    #[test]
+    fn requests_that_no_kernel_sends_are_refused() {
+        let stack = LayerStack {
+            layers: Vec::new(),
+            size_bytes: 4 << 20,
+        };
+        assert!(matches!(
+            plan(&stack, 1, 512),
+            Err(PlanError::Misaligned { .. })
+        ));
+        assert!(matches!(
+            plan(&stack, 0, 100),
+            Err(PlanError::Misaligned { .. })
+        ));
+        assert!(matches!(
+            plan(&stack, 0, (1 << 20) + 512),
+            Err(PlanError::TooLong { .. })
+        ));
+        assert_eq!(plan(&stack, 0, 0), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn the_most_scattered_request_fits_in_a_run_list() {
+        let clusters = 9;
+        let odd = (0..clusters)
+            .map(|lcn| entry(100 + 2 * lcn, 0xaaaa_aaaa))
+            .collect();
+        let even = (0..clusters)
+            .map(|lcn| entry(1001 + 2 * lcn, 0x5555_5555))
+            .collect();
+        let stack = LayerStack {
+            layers: vec![layer(0, odd), layer(1, even)],
+            size_bytes: u64::from(clusters) * CLUSTER_BYTES,
+        };
+        assert_eq!(
+            plan(&stack, 512, REQUEST_BYTES_MAX).unwrap().len(),
+            RUNS_MAX
+        );
+    }
+
+    /// The rule of the format, one sector at a time.
+    fn model(layers: &[(u16, Vec<u64>)], sector: u64) -> RunSource {
+        let at = sector * SECTOR_BYTES;
+        let (lcn, block) = (at / CLUSTER_BYTES, at % CLUSTER_BYTES / BLOCK_BYTES);
+        for (disk, entries) in layers {
+            let word = entries
+                .get(usize::try_from(lcn).unwrap())
+                .copied()
+                .unwrap_or(0);
+            if word >> (32 + block) & 1 == 0 {
+                continue;
+            }
+            let pcn = word & 0x7fff_ffff;
+            if pcn == 0 {
+                return RunSource::Zero;
+            }
+            let in_block = sector % SECTORS_PER_BLOCK * SECTOR_BYTES;
+            let at = ByteOffset::new(pcn * 131_072 + block * 4096 + in_block);
+            return RunSource::Disk {
+                disk: DiskIndex::new(*disk),
+                at,
+            };
+        }
+        RunSource::Zero
+    }
+
+    fn mask() -> impl Strategy<Value = u32> {
+        prop_oneof![
+            Just(0),
+            Just(u32::MAX),
+            any::<u32>(),
+            (0u32..32).prop_map(|bit| u32::MAX << bit)
+        ]
+    }
+
+    fn word() -> impl Strategy<Value = u64> {
+        // Few clusters, so that neighbours meet; dirty bits must not matter.
+        (0u32..6, mask(), any::<bool>())
+            .prop_map(|(pcn, mask, dirty)| entry(pcn, mask) | u64::from(dirty) << 31)
+    }
+
+    fn layers() -> impl Strategy<Value = Vec<(u16, Vec<u64>)>> {
+        let entries = proptest::collection::vec(word(), 0..12);
+        proptest::collection::vec((0u16..3, entries), 0..=3)
+    }
+
+    proptest! {
+        #[test]
+        fn plans_what_the_format_says_of_each_sector(
+            layers in layers(),
+            size_bytes in 1u64..12 * CLUSTER_BYTES,
+            at in any::<u64>(),
+            len in any::<u64>(),
+        ) {
+            let stack = LayerStack {
+                layers: layers.iter().map(|(disk, entries)| layer(*disk, entries.clone())).collect(),
+                size_bytes,
+            };
+            let sectors = stack.device_bytes() / SECTOR_BYTES;
+            let first = at % sectors;
+            let count = 1 + len % (sectors - first).min(2048);
+            let len_bytes = u32::try_from(count * SECTOR_BYTES).unwrap();
+            let runs = plan(&stack, first * SECTOR_BYTES, len_bytes).unwrap();
+
+            let mut sector = first;
+            for run in &runs {
+                prop_assert_eq!(u64::from(run.request_offset), (sector - first) * SECTOR_BYTES);
+                prop_assert!(run.len_bytes > 0);
+                for step in 0..u64::from(run.len_bytes) / SECTOR_BYTES {
+                    let planned = match run.source {
+                        RunSource::Zero => RunSource::Zero,
+                        RunSource::Disk { disk, at } => {
+                            RunSource::Disk { disk, at: at.plus(step * SECTOR_BYTES) }
+                        }
+                    };
+                    prop_assert_eq!(planned, model(&layers, sector));
+                    sector += 1;
+                }
+            }
+            prop_assert_eq!(sector, first + count);
+            for pair in runs.windows(2) {
+                prop_assert!(!follows(&pair[0], pair[1].source), "neighbours were not joined");
+            }
+        }
+    }
+}
