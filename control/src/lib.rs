@@ -2,3 +2,4 @@
 
 pub mod api;
 pub mod error_kind;
+pub mod source_format;
