@@ -89,3 +89,25 @@ impl fmt::Display for IoFault {
 }
 
 impl std::error::Error for IoFault {}
+
+impl<M: Medium + ?Sized> Medium for &mut M {
+    fn len_bytes(&self) -> u64 {
+        (**self).len_bytes()
+    }
+
+    fn read(&mut self, at: ByteOffset, into: &mut [u8]) -> Result<(), IoFault> {
+        (**self).read(at, into)
+    }
+
+    fn write(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {
+        (**self).write(at, from)
+    }
+
+    fn write_zeroes(&mut self, at: ByteOffset, len_bytes: u64) -> Result<(), IoFault> {
+        (**self).write_zeroes(at, len_bytes)
+    }
+
+    fn flush(&mut self) -> Result<(), IoFault> {
+        (**self).flush()
+    }
+}

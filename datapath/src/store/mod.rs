@@ -1,0 +1,234 @@
+//! One disk: its object table, the space it has, and every change of its metadata.
+//!
+//! The rules of this folder, in the order of `docs/on-disk-format.md`, "Write orders":
+//! - what a slot names is durable before the slot is written;
+//! - a slot's second copy is written after the first is durable, and nothing is released before both are;
+//! - opening writes nothing before everything was read and checked;
+//! - the first write or flush that fails ends all writing until the disk is opened again.
+//!
+//! A file for each step: [`format`](format()), `open`, `ticket`, `seal`, `delete`, `attachment`, `close`. Bytes of images are
+//! not written here: see [`crate::import`].
+
+mod attachment;
+mod close;
+mod delete;
+mod error;
+mod format;
+mod import;
+mod latch;
+mod object;
+mod open;
+mod references;
+mod report;
+mod seal;
+mod slot_change;
+mod superblocks;
+mod table;
+mod ticket;
+mod tree_write;
+mod trees;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::alloc::Allocator;
+use crate::format::geometry::Geometry;
+use crate::format::object::ObjectRecord;
+use crate::format::superblock::Superblock;
+use crate::map::LayerMap;
+use crate::medium::{IoFault, Medium};
+use crate::units::{Epoch, Pcn, Seq, SlotIndex};
+
+pub use error::{FormatError, OpenError, OpenErrorKind, StoreError, StoreErrorKind};
+pub use format::{FormatParams, format};
+pub use import::check_name;
+pub use object::{Damage, Object, ReplicaState, TreePage};
+pub use open::SessionStart;
+pub use report::{Held, OpenReport, PreviousSession, Repair, Repaired};
+pub use crate::alloc::Extent;
+pub use ticket::{ImportTicket, NewImage, PageOwner};
+pub(crate) use trees::{Hold, hold, page_in};
+
+use latch::LatchedDisk;
+use trees::Tree;
+
+/// One open disk.
+pub struct Store<M> {
+    disk: LatchedDisk<M>,
+    superblock: Superblock,
+    /// Unknown ro-compatible features are in use: nothing may be written.
+    read_only: bool,
+    /// By slot.
+    entries: BTreeMap<SlotIndex, Entry>,
+    /// What each slot of the table carried last, free or not.
+    history: Vec<SlotHistory>,
+    space: Allocator,
+    /// Imports on their way: slot and name.
+    reserved: BTreeMap<SlotIndex, Reservation>,
+    next_ticket: u64,
+}
+
+/// An object and what is needed to serve and change it.
+struct Entry {
+    object: Object,
+    /// What the slot says; none for a lost slot.
+    record: Option<ObjectRecord>,
+    /// None for an object that is not Ready.
+    map: Option<Arc<LayerMap>>,
+    map_tree: Tree,
+    checksum_tree: Tree,
+}
+
+/// Neither number ever restarts.
+#[derive(Clone, Copy, Debug, Default)]
+struct SlotHistory {
+    seq: Seq,
+    epoch: Epoch,
+}
+
+struct Reservation {
+    ticket: u64,
+    name: String,
+    uuid: Uuid,
+}
+
+impl Entry {
+    /// Every cluster that the object refers to, data and trees.
+    fn clusters(&self) -> impl Iterator<Item = Pcn> + '_ {
+        let data = self.map.iter().flat_map(|map| map.iter()).map(|entry| entry.pcn()).filter(|pcn| !pcn.is_none());
+        data.chain(self.map_tree.clusters()).chain(self.checksum_tree.clusters())
+    }
+}
+
+impl<M: Medium> Store<M> {
+    /// The disk's identity.
+    pub fn disk_uuid(&self) -> Uuid {
+        self.superblock.disk_uuid
+    }
+
+    /// Where its zones lie.
+    pub fn geometry(&self) -> &Geometry {
+        &self.superblock.geometry
+    }
+
+    /// SHA-256 of the WWID or serial of the device that was formatted.
+    pub fn hardware_id_hash(&self) -> &[u8; 32] {
+        &self.superblock.hardware_id_hash
+    }
+
+    /// When the disk was formatted, for people.
+    pub fn created_unix_s(&self) -> u64 {
+        self.superblock.created_unix_s
+    }
+
+    /// This life of the daemon on the disk.
+    pub fn session(&self) -> u64 {
+        self.superblock.session
+    }
+
+    /// The superblock's generation.
+    pub fn generation(&self) -> u64 {
+        self.superblock.generation.get()
+    }
+
+    /// Clusters that can be allocated now.
+    pub fn free_clusters(&self) -> u64 {
+        u64::from(self.space.free())
+    }
+
+    /// Clusters of the cluster zone.
+    pub fn total_clusters(&self) -> u64 {
+        u64::from(self.superblock.geometry.clusters())
+    }
+
+    /// The failure that made the disk read-only, if there was one.
+    pub fn is_latched(&self) -> Option<&IoFault> {
+        self.disk.fault()
+    }
+
+    /// Whether the disk uses features that this version may only read around.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Whether objects that could not be read keep anything from being allocated.
+    pub fn is_allocation_refused(&self) -> bool {
+        self.entries.values().any(|entry| !entry.object.state.is_ready())
+    }
+
+    /// Every object, by slot.
+    pub fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.entries.values().map(|entry| &entry.object)
+    }
+
+    /// An object by its UUID.
+    pub fn object(&self, uuid: Uuid) -> Option<&Object> {
+        self.objects().find(|object| object.uuid == uuid)
+    }
+
+    /// The map of an object, to serve it by.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Corrupt` if the object is not Ready.
+    pub fn map_of(&self, uuid: Uuid) -> Result<Arc<LayerMap>, StoreError> {
+        let entry = self.entry(uuid)?;
+        match (&entry.map, &entry.object.state) {
+            (Some(map), ReplicaState::Ready) => Ok(Arc::clone(map)),
+            (_, state) => Err(not_served(&entry.object, state)),
+        }
+    }
+
+    /// The disk, to write the bytes of an import or to verify. What is written through it is the caller's: only clusters of a ticket.
+    pub fn medium_mut(&mut self) -> &mut M {
+        self.disk.medium_mut()
+    }
+
+    fn entry(&self, uuid: Uuid) -> Result<&Entry, StoreError> {
+        self.entries.values().find(|entry| entry.object.uuid == uuid).ok_or_else(|| {
+            let context = format!("no object {uuid} on disk {}", self.disk_uuid());
+            StoreError::new(StoreErrorKind::NotFound, context, "look at what is there: bedplate image list").of_object(uuid)
+        })
+    }
+
+    fn slot_of(&self, uuid: Uuid) -> Result<SlotIndex, StoreError> {
+        self.entry(uuid).map(|entry| entry.object.slot)
+    }
+
+    /// Every change begins here.
+    fn check_writable(&self) -> Result<(), StoreError> {
+        if let Some(fault) = self.disk.fault() {
+            let context = format!("disk {} takes no more changes since {fault}", self.disk_uuid());
+            let remedy = "check the disk and its cabling (kernel log, SMART), then close and open it again";
+            return Err(StoreError::new(StoreErrorKind::ReadOnlyLatched, context, remedy).at(fault.at));
+        }
+        if self.read_only {
+            let context = format!(
+                "disk {} is open read-only: unknown ro_compat features {:#x}",
+                self.disk_uuid(),
+                self.superblock.ro_compat
+            );
+            return Err(StoreError::new(
+                StoreErrorKind::ReadOnlyLatched,
+                context,
+                "use the newer version of Bedplate that wrote this disk",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn not_served(object: &Object, state: &ReplicaState) -> StoreError {
+    let why = match state {
+        ReplicaState::Failed(damage) => damage.to_string(),
+        ReplicaState::Ready => "its map is not loaded".to_owned(),
+    };
+    let context = format!("image {} ({}) is not served: {why}", object.name, object.uuid);
+    let remedy = "copy the disk if its content matters, then delete the image and import it again";
+    let error = StoreError::new(StoreErrorKind::Corrupt, context, remedy).of_object(object.uuid);
+    match state {
+        ReplicaState::Failed(damage) => error.at(damage.disk_offset()),
+        ReplicaState::Ready => error,
+    }
+}

@@ -1,0 +1,287 @@
+//! Opening a disk: read everything, check it, and only then write.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::error::OpenError;
+use super::latch::LatchedDisk;
+use super::object::{Damage, Object, ReplicaState};
+use super::report::{Held, OpenReport, PreviousSession, Repair, Repaired};
+use super::table::{self, Found, Table};
+use super::ticket::PageOwner;
+use super::trees::{Hold, PendingRepair, Tree, TreeError, TreeReader, checksum_leaves, hold, map_leaves};
+use super::{Entry, Store, references, seal, superblocks};
+use crate::format::directory::TreeKind;
+use crate::format::object::{ObjectKind, ObjectRecord, ObjectState};
+use crate::format::root::CheckpointRoot;
+use crate::format::superblock::{Choice, Superblock};
+use crate::format::{Expect, PairCopy};
+use crate::map::LayerMap;
+use crate::medium::{IoFault, Medium};
+use crate::units::{CLUSTER_BYTES, Epoch, PAGE_BYTES, Page, Seq, SlotIndex};
+
+/// Who opens the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionStart {
+    /// Of the running kernel, `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: Uuid,
+}
+
+impl<M: Medium> Store<M> {
+    /// Opens a disk: reads and checks all metadata, repairs copies that are bad or outdated, and begins a session.
+    ///
+    /// Images of which something is bad in both copies are there and not Ready; see [`OpenReport::held`]. Content is not
+    /// read: that is [`crate::verify`].
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Except for `Io` in one of the last steps, nothing was written.
+    pub fn open(medium: M, start: &SessionStart) -> Result<(Self, OpenReport), OpenError> {
+        let mut disk = LatchedDisk::new(medium);
+
+        // 1. Reading. Whatever is refused is refused here, and nothing has been written.
+        let choice = superblocks::read(&mut disk)?;
+        let superblock = choice.winner.clone();
+        let geometry = superblock.geometry;
+        let len_bytes = disk.medium_mut().len_bytes();
+        if len_bytes < geometry.disk_bytes() {
+            return Err(OpenError::DiskTooShort { len_bytes, disk_bytes: geometry.disk_bytes() });
+        }
+        let mut repairs = Vec::new();
+        check_roots(&mut disk, &superblock, &mut repairs)?;
+        let table = table::read(&mut disk, &geometry, superblock.disk_uuid, &mut repairs)?;
+        let (mut entries, history) = load(&mut disk, &superblock, table, &mut repairs)?;
+        references::hold_duplicates(&mut entries, &geometry);
+        let space = references::rebuild_allocator(&mut entries, &geometry);
+        // The trees of an object that is held are left alone: a page of it may lie in a cluster that is another one's.
+        repairs.retain(|pending| match pending.repair.what {
+            Repaired::Page(slot, ..) => entries.get(&slot).is_some_and(|entry| entry.object.state.is_ready()),
+            _ => true,
+        });
+
+        let previous = previous_session(&superblock, start);
+        let read_only = superblock.must_be_read_only();
+        let (reserved, next_ticket) = (BTreeMap::new(), 0);
+        let mut store = Self { disk, superblock, read_only, entries, history, space, reserved, next_ticket };
+        let mut report = OpenReport {
+            previous,
+            session: store.superblock.session,
+            repairs: superblock_repairs(&choice),
+            held: store.held(),
+        };
+        report.repairs.extend(repairs.iter().map(|pending| pending.repair.clone()));
+
+        // 2. Writing.
+        if !read_only {
+            store.repair(&choice, &repairs).map_err(|fault| OpenError::Io { doing: "repairing copies", fault })?;
+            store
+                .begin_session(&choice, start)
+                .map_err(|fault| OpenError::Io { doing: "beginning the session", fault })?;
+            report.session = store.superblock.session;
+        }
+        Ok((store, report))
+    }
+
+    fn repair(&mut self, choice: &Choice, repairs: &[PendingRepair]) -> Result<(), IoFault> {
+        // First of all: what was read may lie in the drive's cache only, written by a process that died before its flush. Were
+        // a twin written from it now, a power loss could tear the one and lose the other.
+        self.disk.flush()?;
+        // The superblock's copies one at a time, as always. They come before the new session, since while that is being written
+        // every copy that is bad already is one less to be torn.
+        for &copy in &choice.bad_copies {
+            superblocks::write_copy(&mut self.disk, &choice.winner, copy)?;
+        }
+        // Each of these has a good and durable twin, so that they may all be torn together.
+        for pending in repairs {
+            self.disk.write(pending.repair.at, &pending.page)?;
+        }
+        // Before the session begins, and anything is changed in it: a slot's change relies on both copies being equal.
+        if repairs.is_empty() { Ok(()) } else { self.disk.flush() }
+    }
+
+    fn begin_session(&mut self, choice: &Choice, start: &SessionStart) -> Result<(), IoFault> {
+        self.superblock.generation = Seq::new(choice.max_generation_seen.get() + 1);
+        self.superblock.session += 1;
+        self.superblock.clean = false;
+        self.superblock.boot_id = start.boot_id;
+        superblocks::write(&mut self.disk, &self.superblock)
+    }
+
+    fn held(&self) -> Vec<Held> {
+        let held = |object: &Object| match &object.state {
+            ReplicaState::Ready => None,
+            ReplicaState::Failed(why) => {
+                Some(Held { slot: object.slot, uuid: object.uuid, name: object.name.clone(), why: why.clone() })
+            }
+        };
+        self.objects().filter_map(held).collect()
+    }
+}
+
+fn previous_session(superblock: &Superblock, start: &SessionStart) -> PreviousSession {
+    match (superblock.session, superblock.clean) {
+        (0, _) => PreviousSession::First,
+        (_, true) => PreviousSession::Clean,
+        (_, false) if superblock.boot_id == start.boot_id => PreviousSession::CrashSameBoot,
+        (_, false) => PreviousSession::CrashOtherBoot,
+    }
+}
+
+fn superblock_repairs(choice: &Choice) -> Vec<Repair> {
+    let repair = |copy: &crate::format::superblock::SuperblockCopy| Repair {
+        what: Repaired::Superblock(copy.number()),
+        at: choice.winner.geometry.superblock_offset(*copy),
+        why: "it does not hold the disk's state".to_owned(),
+    };
+    choice.bad_copies.iter().map(repair).collect()
+}
+
+/// The roots say where replay of the journal starts. This version has nothing to replay, and refuses disks that have; but it keeps
+/// both copies good.
+fn check_roots<M: Medium>(
+    disk: &mut LatchedDisk<M>,
+    superblock: &Superblock,
+    repairs: &mut Vec<PendingRepair>,
+) -> Result<(), OpenError> {
+    let geometry = &superblock.geometry;
+    let mut read = |copy: PairCopy| {
+        let at = geometry.root_offset(copy);
+        let mut page: Page = [0; PAGE_BYTES];
+        disk.read(at, &mut page).map_err(|fault| OpenError::Io { doing: "reading a checkpoint root", fault })?;
+        let expect = Expect::at(at).on_disk(superblock.disk_uuid).with_index(copy.number());
+        Ok(CheckpointRoot::decode(&page, &expect, &geometry.journal()))
+    };
+    let (a, b) = (read(PairCopy::A)?, read(PairCopy::B)?);
+    // An older root is no fault: the next checkpoint is written over it.
+    if let (Ok(a), Ok(b)) = (&a, &b)
+        && a.seq != b.seq
+    {
+        return Ok(());
+    }
+    let at = geometry.root_offset(PairCopy::A);
+    match hold(a, b) {
+        Hold::Good(_) => Ok(()),
+        Hold::Repair { value, bad, why } => {
+            let at = geometry.root_offset(bad);
+            let repair = Repair { what: Repaired::Root(bad), at, why };
+            repairs.push(PendingRepair { repair, page: value.encode(superblock.disk_uuid, bad) });
+            Ok(())
+        }
+        Hold::Conflict => {
+            let what = "both checkpoint roots have the same sequence and differ".to_owned();
+            Err(OpenError::MetadataDamaged { what, at })
+        }
+        Hold::Lost { a, b } => {
+            Err(OpenError::MetadataDamaged { what: format!("both checkpoint roots are bad: {a}; {b}"), at })
+        }
+    }
+}
+
+type Loaded = (BTreeMap<SlotIndex, Entry>, Vec<super::SlotHistory>);
+
+/// Reads the trees of every object.
+fn load<M: Medium>(
+    disk: &mut LatchedDisk<M>,
+    superblock: &Superblock,
+    table: Table,
+    repairs: &mut Vec<PendingRepair>,
+) -> Result<Loaded, OpenError> {
+    let mut entries = BTreeMap::new();
+    let mut buffer = Vec::new();
+    for found in table.found {
+        let (slot, entry) = match found {
+            Found::Lost { slot, damage } => (slot, lost(superblock.disk_uuid, slot, damage)),
+            Found::Object { slot, epoch, record } => {
+                let reader = TreeReader {
+                    disk: &mut *disk,
+                    geometry: superblock.geometry,
+                    owner: PageOwner { disk_uuid: superblock.disk_uuid, slot, epoch },
+                    slot_at: superblock.geometry.slot_offset(slot, PairCopy::A),
+                    repairs: &mut *repairs,
+                    buffer: &mut buffer,
+                };
+                let entry = load_object(reader, slot, epoch, *record)
+                    .map_err(|fault| OpenError::Io { doing: "reading an object's trees", fault })?;
+                (slot, entry)
+            }
+        };
+        entries.insert(slot, entry);
+    }
+    Ok((entries, table.history))
+}
+
+fn load_object<M: Medium>(
+    mut reader: TreeReader<'_, M>,
+    slot: SlotIndex,
+    epoch: Epoch,
+    record: ObjectRecord,
+) -> Result<Entry, IoFault> {
+    let mut trees = (Tree::default(), Tree::default());
+    let result = match unknown(&record) {
+        None => load_trees(&mut reader, &record, &mut trees),
+        Some(what) => Err(Damage::UnknownObject { at: reader.slot_at, what }.into()),
+    };
+    let (map_tree, checksum_tree) = trees;
+    let mut object = seal::describe(slot, epoch, &record, &map_tree, &checksum_tree);
+    let map = match result {
+        Ok(map) => Some(Arc::new(LayerMap::from_entries(map))),
+        Err(TreeError::Io(fault)) => return Err(fault),
+        Err(TreeError::Damage(damage)) => {
+            object.state = ReplicaState::Failed(damage);
+            None
+        }
+    };
+    Ok(Entry { object, record: Some(record), map, map_tree, checksum_tree })
+}
+
+fn unknown(record: &ObjectRecord) -> Option<&'static str> {
+    match (record.kind, record.state) {
+        (ObjectKind::ImageReplica, ObjectState::Complete) => None,
+        (ObjectKind::ImageReplica, ObjectState::Building) => Some("an image that was never sealed"),
+        (ObjectKind::Volume | ObjectKind::Snapshot, _) => Some("a volume or snapshot, which this version does not know"),
+    }
+}
+
+fn load_trees<M: Medium>(
+    reader: &mut TreeReader<'_, M>,
+    record: &ObjectRecord,
+    trees: &mut (Tree, Tree),
+) -> Result<Vec<u64>, TreeError> {
+    let clusters = record.size_bytes.div_ceil(CLUSTER_BYTES);
+    trees.0 = reader.directory(TreeKind::Map, &record.map_dirs, map_leaves(clusters))?;
+    trees.1 = reader.directory(TreeKind::Checksums, &record.checksum_dirs, checksum_leaves(clusters))?;
+    let map = reader.map(&trees.0, clusters)?;
+    let stored = map.iter().filter(|word| !crate::map::MapEntry::from_bits(**word).pcn().is_none()).count() as u64;
+    if stored != record.stored_clusters {
+        let (at, what) = (reader.slot_at, "clusters of data");
+        return Err(Damage::Inconsistent { at, what, expected: record.stored_clusters, found: stored }.into());
+    }
+    Ok(map)
+}
+
+/// What stands for an object whose slot is lost, so that it can be seen and deleted.
+fn lost(disk_uuid: Uuid, slot: SlotIndex, damage: Damage) -> Entry {
+    // The disk's own UUID with the slot mixed in: the same one at every open, and nobody else's.
+    let uuid = Uuid::from_u128(disk_uuid.as_u128() ^ (u128::from(slot.get()) + 1));
+    let object = Object {
+        slot,
+        epoch: Epoch::default(),
+        uuid,
+        replica_uuid: uuid,
+        name: format!("lost-slot-{slot}"),
+        size_bytes: 0,
+        sha256: [0; 32],
+        sha512: [0; 64],
+        stored_clusters: 0,
+        tree_clusters: 0,
+        wanted_copies: 0,
+        source: String::new(),
+        created_unix_s: 0,
+        dev_id: None,
+        want_attached: false,
+        generation: 0,
+        state: ReplicaState::Failed(damage),
+    };
+    Entry { object, record: None, map: None, map_tree: Tree::default(), checksum_tree: Tree::default() }
+}

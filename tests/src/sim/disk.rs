@@ -1,0 +1,486 @@
+//! The simulated disk: a sparse 4 KiB page store with a volatile cache, faults, and two kinds of crash.
+//!
+//! What it promises is what `docs/on-disk-format.md` assumes of a medium, and not a bit more: until a flush, every 512-byte
+//! sector of every write survives a power loss or not on its own, and an older unflushed version of a sector may survive a newer
+//! one. What was never written reads as poison, a pattern that no image holds, so that a wrong read shows.
+
+use std::collections::HashMap;
+
+use bedplate_datapath::medium::{IoFault, IoOp, Medium};
+use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, PAGE_BYTES, Page, SECTOR_BYTES};
+
+use super::rng::{Rng, mix};
+
+/// Errno of an operation on a machine that has crashed already.
+const ESHUTDOWN: i32 = 108;
+/// Errno of an injected I/O error.
+const EIO: i32 = 5;
+const SECTOR: usize = 512;
+const SECTORS_PER_PAGE: usize = PAGE_BYTES / SECTOR;
+const _: () = assert!(SECTOR as u64 == SECTOR_BYTES);
+
+/// How the machine stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// The process dies: what it wrote is in the disk's cache, not yet flushed, and the disk keeps its power.
+    Process,
+    /// The power fails: what was not flushed survives sector by sector, as `seed` says.
+    Power {
+        /// Decides which sectors survive.
+        seed: u64,
+    },
+}
+
+/// What happens to one write or flush, besides a crash. Operations are counted from 0, reads not included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It returns an error, and nothing of it was done.
+    Error,
+    /// It returns an error after the first half of its sectors was written. Of a flush: nothing was flushed.
+    Short,
+    /// A write that reports success lands `by_blocks` blocks further on.
+    Misdirected {
+        /// Distance, in blocks of 4 KiB.
+        by_blocks: u64,
+    },
+    /// It reports success and nothing was done: a broken disk, or a missing flush in the code under test.
+    Ignored,
+}
+
+/// A page of the store. Kept small: a fresh disk is a slice of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cell {
+    Poison,
+    Zero,
+    At(u32),
+}
+
+/// What a write that is not yet flushed put where.
+#[derive(Debug)]
+enum Pending {
+    Bytes { page: usize, bytes: Vec<u8> },
+    Zeroes { page: usize, pages: usize },
+}
+
+/// How unflushed writes fare at a power loss; the seed picks one, since each finds other mistakes.
+#[derive(Clone, Copy)]
+enum Survival {
+    AllLost,
+    AllLand,
+    /// Each write wholly or not at all.
+    ByWrite,
+    /// Each sector on its own, `percent` of a hundred survive.
+    BySector(u64),
+}
+
+/// A disk in memory. See the head of this file.
+#[derive(Debug)]
+pub struct SimDisk {
+    poison: u64,
+    len_bytes: u64,
+    cells: Vec<Cell>,
+    arena: Vec<Page>,
+    free: Vec<u32>,
+    /// The durable cell of each page that was written since the last flush.
+    durable: HashMap<usize, Cell, std::hash::BuildHasherDefault<PageHasher>>,
+    pending: Vec<Pending>,
+    operations: u64,
+    reads: u64,
+    crash_at: Option<u64>,
+    crashed: bool,
+    faults: Vec<(u64, Fault)>,
+    log: Option<Vec<IoOp>>,
+}
+
+impl SimDisk {
+    /// A disk of `len_bytes` (whole blocks) full of poison.
+    pub fn new(len_bytes: u64, poison: u64) -> Self {
+        let pages = usize::try_from(len_bytes / BLOCK_BYTES).expect("a simulated disk fits in memory");
+        Self {
+            poison,
+            len_bytes,
+            cells: vec![Cell::Poison; pages],
+            arena: Vec::new(),
+            free: Vec::new(),
+            durable: HashMap::default(),
+            pending: Vec::new(),
+            operations: 0,
+            reads: 0,
+            crash_at: None,
+            crashed: false,
+            faults: Vec::new(),
+            log: None,
+        }
+    }
+
+    /// As new, with another poison; keeps its memory.
+    pub fn reset(&mut self, poison: u64) {
+        self.poison = poison;
+        self.cells.fill(Cell::Poison);
+        self.free.clear();
+        self.arena.clear();
+        self.durable.clear();
+        self.pending.clear();
+        self.operations = 0;
+        self.reads = 0;
+        self.power_on();
+        self.faults.clear();
+        self.log = None;
+    }
+
+    /// Writes and flushes so far.
+    pub fn operations(&self) -> u64 {
+        self.operations
+    }
+
+    /// Reads so far.
+    pub fn reads(&self) -> u64 {
+        self.reads
+    }
+
+    /// The machine stops in place of operation `operation` (counted as [`Self::operations`] does): it fails, and so does
+    /// every later one until [`Self::crash`].
+    pub fn crash_at(&mut self, operation: u64) {
+        self.crash_at = Some(operation);
+    }
+
+    /// Whether the crash point was reached.
+    pub fn has_crashed(&self) -> bool {
+        self.crashed
+    }
+
+    /// Adds a fault at operation `operation`.
+    pub fn inject(&mut self, operation: u64, fault: Fault) {
+        self.faults.push((operation, fault));
+    }
+
+    /// Forgets the faults that have not happened yet.
+    pub fn clear_faults(&mut self) {
+        self.faults.clear();
+    }
+
+    /// Notes the kind of every write and flush from here on.
+    pub fn start_log(&mut self) {
+        self.log = Some(Vec::new());
+    }
+
+    /// What was noted since [`Self::start_log`].
+    pub fn log(&self) -> &[IoOp] {
+        self.log.as_deref().unwrap_or_default()
+    }
+
+    /// Stops the machine and starts it again.
+    pub fn crash(&mut self, crash: Crash) {
+        if let Crash::Power { seed } = crash {
+            self.lose_power(seed);
+        }
+        self.power_on();
+    }
+
+    fn power_on(&mut self) {
+        self.crash_at = None;
+        self.crashed = false;
+    }
+
+    /// Changes bytes behind everybody's back, in the cache and on the platter: bit rot, or a vandal.
+    pub fn rot(&mut self, at: ByteOffset, change: impl FnOnce(&mut Page)) {
+        let page = page_of(at.get());
+        let mut bytes = self.page(page);
+        change(&mut bytes);
+        if let Some(old) = self.durable.remove(&page) {
+            self.release(old);
+        }
+        let old = std::mem::replace(&mut self.cells[page], Cell::Zero);
+        self.release(old);
+        self.cells[page] = self.keep(bytes);
+    }
+
+    /// The page at `at` as a read would return it.
+    pub fn peek(&self, at: ByteOffset) -> Page {
+        self.page(page_of(at.get()))
+    }
+
+    /// Every page that was written and is not all zero, with its offset.
+    pub fn written_pages(&self) -> impl Iterator<Item = (ByteOffset, &Page)> {
+        self.cells.iter().enumerate().filter_map(|(page, cell)| match cell {
+            Cell::At(at) => Some((ByteOffset::new(offset_of(page)), &self.arena[*at as usize])),
+            Cell::Poison | Cell::Zero => None,
+        })
+    }
+
+    fn lose_power(&mut self, seed: u64) {
+        for (page, cell) in std::mem::take(&mut self.durable) {
+            let lost = std::mem::replace(&mut self.cells[page], cell);
+            self.release(lost);
+        }
+        let mut rng = Rng::new(seed);
+        let survival = match rng.below(8) {
+            0 => Survival::AllLost,
+            1 => Survival::AllLand,
+            2 | 3 => Survival::ByWrite,
+            4 => Survival::BySector(10),
+            5 => Survival::BySector(90),
+            _ => Survival::BySector(50),
+        };
+        for write in std::mem::take(&mut self.pending) {
+            let whole = match survival {
+                Survival::AllLost => Some(false),
+                Survival::AllLand => Some(true),
+                Survival::ByWrite => Some(rng.percent(50)),
+                Survival::BySector(_) => None,
+            };
+            let mut survives = |rng: &mut Rng| match (whole, survival) {
+                (None, Survival::BySector(percent)) => rng.percent(percent),
+                (decided, _) => decided.unwrap_or(false),
+            };
+            let (first, pages) = match &write {
+                Pending::Bytes { page, bytes } => (*page, bytes.len() / PAGE_BYTES),
+                Pending::Zeroes { page, pages } => (*page, *pages),
+            };
+            for nth in 0..pages {
+                let mut landed = 0u8;
+                for sector in 0..SECTORS_PER_PAGE {
+                    landed |= u8::from(survives(&mut rng)) << sector;
+                }
+                let source = match &write {
+                    Pending::Bytes { bytes, .. } => Some(&bytes[nth * PAGE_BYTES..][..PAGE_BYTES]),
+                    Pending::Zeroes { .. } => None,
+                };
+                self.land(first + nth, landed, source);
+            }
+        }
+    }
+
+    /// Puts the sectors of `landed` of one page onto the platter; no source is zeros.
+    fn land(&mut self, page: usize, landed: u8, source: Option<&[u8]>) {
+        if landed == 0 {
+            return;
+        }
+        let old = self.cells[page];
+        let new = match (landed, source) {
+            (u8::MAX, None) => Cell::Zero,
+            _ => {
+                let mut bytes = self.page(page);
+                for sector in (0..SECTORS_PER_PAGE).filter(|sector| landed & (1 << sector) != 0) {
+                    let range = sector * SECTOR..(sector + 1) * SECTOR;
+                    match source {
+                        Some(source) => bytes[range.clone()].copy_from_slice(&source[range]),
+                        None => bytes[range].fill(0),
+                    }
+                }
+                self.keep(bytes)
+            }
+        };
+        self.cells[page] = new;
+        self.release(old);
+    }
+
+    fn page(&self, page: usize) -> Page {
+        let mut bytes = [0; PAGE_BYTES];
+        self.copy_page(page, &mut bytes);
+        bytes
+    }
+
+    fn copy_page(&self, page: usize, into: &mut [u8]) {
+        match self.cells[page] {
+            Cell::Zero => into.fill(0),
+            Cell::At(at) => into.copy_from_slice(&self.arena[at as usize]),
+            Cell::Poison => {
+                for (sector, bytes) in into.chunks_exact_mut(SECTOR).enumerate() {
+                    let word = mix(self.poison ^ (page * SECTORS_PER_PAGE + sector) as u64);
+                    for bytes in bytes.chunks_exact_mut(8) {
+                        bytes.copy_from_slice(&word.to_le_bytes());
+                    }
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, bytes: Page) -> Cell {
+        if let Some(at) = self.free.pop() {
+            self.arena[at as usize] = bytes;
+            return Cell::At(at);
+        }
+        self.arena.push(bytes);
+        Cell::At(u32::try_from(self.arena.len() - 1).expect("a simulated disk has fewer than 2^32 pages"))
+    }
+
+    fn release(&mut self, cell: Cell) {
+        if let Cell::At(at) = cell {
+            self.free.push(at);
+        }
+    }
+
+    /// Replaces a page in the cache; its durable state is remembered until a flush.
+    fn replace(&mut self, page: usize, new: Cell) {
+        let old = std::mem::replace(&mut self.cells[page], new);
+        if let std::collections::hash_map::Entry::Vacant(entry) = self.durable.entry(page) {
+            entry.insert(old);
+        } else {
+            self.release(old);
+        }
+    }
+
+    fn apply(&mut self, write: Pending) {
+        match &write {
+            Pending::Bytes { page, bytes } => {
+                for (nth, bytes) in bytes.chunks_exact(PAGE_BYTES).enumerate() {
+                    let mut copy = [0; PAGE_BYTES];
+                    copy.copy_from_slice(bytes);
+                    let cell = self.keep(copy);
+                    self.replace(page + nth, cell);
+                }
+            }
+            Pending::Zeroes { page, pages } => {
+                for nth in 0..*pages {
+                    self.replace(page + nth, Cell::Zero);
+                }
+            }
+        }
+        self.pending.push(write);
+    }
+
+    fn settle(&mut self) {
+        for (_, cell) in std::mem::take(&mut self.durable) {
+            self.release(cell);
+        }
+        self.pending.clear();
+    }
+
+    /// Counts an operation and says what happens to it.
+    fn next_operation(&mut self, op: IoOp) -> Next {
+        if self.crashed {
+            return Next::Crashed;
+        }
+        let operation = self.operations;
+        self.operations += 1;
+        if let Some(log) = &mut self.log {
+            log.push(op);
+        }
+        if self.crash_at == Some(operation) {
+            self.crashed = true;
+            return Next::CrashNow;
+        }
+        match self.faults.iter().find(|(at, _)| *at == operation) {
+            Some((_, fault)) => Next::Fault(*fault),
+            None => Next::Do,
+        }
+    }
+
+    fn check(&self, at: ByteOffset, len_bytes: u64) {
+        assert!(
+            at.get().is_multiple_of(BLOCK_BYTES) && len_bytes.is_multiple_of(BLOCK_BYTES) && len_bytes > 0,
+            "not in whole blocks: {len_bytes} bytes at {at}"
+        );
+        assert!(at.get() + len_bytes <= self.len_bytes, "past the disk's end: {len_bytes} bytes at {at}");
+    }
+
+    fn change(&mut self, op: IoOp, at: ByteOffset, len_bytes: u64, from: Option<&[u8]>) -> Result<(), IoFault> {
+        self.check(at, len_bytes);
+        let page = page_of(at.get());
+        let pages = page_of(len_bytes);
+        let write = |page: usize, pages: usize| match from {
+            Some(from) => Pending::Bytes { page, bytes: from[..pages * PAGE_BYTES].to_vec() },
+            None => Pending::Zeroes { page, pages },
+        };
+        let fault = |errno| Err(IoFault { op, at, len_bytes, errno });
+        match self.next_operation(op) {
+            Next::Do => self.apply(write(page, pages)),
+            Next::Crashed => return fault(ESHUTDOWN),
+            // The write was on its way: it may land like any other that was not flushed.
+            Next::CrashNow => {
+                self.apply(write(page, pages));
+                return fault(ESHUTDOWN);
+            }
+            Next::Fault(Fault::Error) => return fault(EIO),
+            Next::Fault(Fault::Short) => {
+                if pages > 1 {
+                    self.apply(write(page, pages / 2));
+                }
+                return fault(EIO);
+            }
+            Next::Fault(Fault::Misdirected { by_blocks }) => {
+                let by = usize::try_from(by_blocks).expect("a distance on a simulated disk");
+                self.apply(write((page + by).min(self.cells.len() - pages), pages));
+            }
+            Next::Fault(Fault::Ignored) => {}
+        }
+        Ok(())
+    }
+}
+
+enum Next {
+    Do,
+    Crashed,
+    CrashNow,
+    Fault(Fault),
+}
+
+impl Medium for SimDisk {
+    fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    fn read(&mut self, at: ByteOffset, into: &mut [u8]) -> Result<(), IoFault> {
+        let len_bytes = into.len() as u64;
+        self.check(at, len_bytes);
+        self.reads += 1;
+        if self.crashed {
+            return Err(IoFault { op: IoOp::Read, at, len_bytes, errno: ESHUTDOWN });
+        }
+        let first = page_of(at.get());
+        for (nth, bytes) in into.chunks_exact_mut(PAGE_BYTES).enumerate() {
+            self.copy_page(first + nth, bytes);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {
+        self.change(IoOp::Write, at, from.len() as u64, Some(from))
+    }
+
+    fn write_zeroes(&mut self, at: ByteOffset, len_bytes: u64) -> Result<(), IoFault> {
+        self.change(IoOp::WriteZeroes, at, len_bytes, None)
+    }
+
+    fn flush(&mut self) -> Result<(), IoFault> {
+        let fault = |errno| Err(IoFault { op: IoOp::Flush, at: ByteOffset::new(0), len_bytes: 0, errno });
+        match self.next_operation(IoOp::Flush) {
+            Next::Do => {
+                self.settle();
+                Ok(())
+            }
+            Next::Crashed | Next::CrashNow => fault(ESHUTDOWN),
+            Next::Fault(Fault::Error | Fault::Short) => fault(EIO),
+            Next::Fault(Fault::Ignored | Fault::Misdirected { .. }) => Ok(()),
+        }
+    }
+}
+
+fn page_of(bytes: u64) -> usize {
+    usize::try_from(bytes / BLOCK_BYTES).expect("a simulated disk fits in memory")
+}
+
+fn offset_of(page: usize) -> u64 {
+    page as u64 * BLOCK_BYTES
+}
+
+/// Page numbers are spread well enough by one multiplication, and the map is the simulator's hot spot.
+#[derive(Debug, Default)]
+pub struct PageHasher(u64);
+
+impl std::hash::Hasher for PageHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = mix(self.0 ^ u64::from(byte));
+        }
+    }
+
+    fn write_usize(&mut self, page: usize) {
+        self.0 = (page as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
