@@ -1,0 +1,535 @@
+//! Every codec of the format against bytes that it did not write: random ones, rotten ones, and forged
+//! ones whose CRC is right.
+
+use bedplate_datapath::format::checksum_page::{self, ChecksumPage};
+use bedplate_datapath::format::directory::{self, DirectoryEntry, DirectoryPage, TreeKind};
+use bedplate_datapath::format::geometry::Geometry;
+use bedplate_datapath::format::journal::{JournalBatch, JournalChange, JournalRecord};
+use bedplate_datapath::format::map_page::{self, MapPage};
+use bedplate_datapath::format::object::{ObjectKind, ObjectRecord, ObjectSlot, ObjectState};
+use bedplate_datapath::format::root::CheckpointRoot;
+use bedplate_datapath::format::superblock::{Superblock, SuperblockCopy};
+use bedplate_datapath::format::text::Text;
+use bedplate_datapath::format::{DecodeError, DecodeErrorKind, Expect, PairCopy, Stamp};
+use bedplate_datapath::map::MapEntry;
+use bedplate_datapath::units::{
+    BlockMask, ByteOffset, DevId, Epoch, Lcn, PAGE_BYTES, Page, Pcn, Seq, SlotIndex,
+};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+const DISK: Uuid = Uuid::from_u128(0x1234_5678_9abc_def0_1122_3344_5566_7788);
+const AT: ByteOffset = ByteOffset::new(140 * 131_072 + 8192);
+const SLOT: SlotIndex = SlotIndex::new(7);
+const STAMP: Stamp = Stamp {
+    disk_uuid: DISK,
+    self_offset: AT,
+};
+
+type Reencode = fn(&[u8]) -> Result<Vec<u8>, DecodeError>;
+
+fn geometry() -> Geometry {
+    Geometry::of_disk(1 << 30).unwrap()
+}
+
+fn page(bytes: &[u8]) -> &Page {
+    bytes.try_into().unwrap()
+}
+
+fn expect() -> Expect {
+    Expect::at(AT).on_disk(DISK)
+}
+
+/// What decodes these bytes and encodes them again, by structure.
+const CODECS: [(&str, Reencode); 8] = [
+    ("superblock", |bytes| {
+        let at = geometry().superblock_offset(SuperblockCopy::Third);
+        let superblock = Superblock::decode(page(bytes), &Expect::at(at))?;
+        Ok(superblock.encode(SuperblockCopy::Third).to_vec())
+    }),
+    ("root", |bytes| {
+        let geometry = geometry();
+        let expect = Expect::at(geometry.root_offset(PairCopy::B))
+            .on_disk(DISK)
+            .with_index(1);
+        let root = CheckpointRoot::decode(page(bytes), &expect, &geometry.journal())?;
+        Ok(root.encode(DISK, PairCopy::B).to_vec())
+    }),
+    ("object", |bytes| {
+        let slot = ObjectSlot::decode(page(bytes), &expect().with_index(0), SLOT)?;
+        Ok(slot.encode(&STAMP, PairCopy::A).to_vec())
+    }),
+    ("map page", |bytes| {
+        Ok(MapPage::decode(page(bytes), &expect())?
+            .encode(&STAMP)
+            .to_vec())
+    }),
+    ("map directory", |bytes| {
+        let directory = DirectoryPage::decode(page(bytes), &expect(), TreeKind::Map)?;
+        Ok(directory.encode(&STAMP).to_vec())
+    }),
+    ("checksum directory", |bytes| {
+        let directory = DirectoryPage::decode(page(bytes), &expect(), TreeKind::Checksums)?;
+        Ok(directory.encode(&STAMP).to_vec())
+    }),
+    ("checksum page", |bytes| {
+        Ok(ChecksumPage::decode(page(bytes), &expect())?
+            .encode(&STAMP)
+            .to_vec())
+    }),
+    ("journal", |bytes| {
+        let (batch, len_bytes) = JournalBatch::decode(bytes, &expect())?;
+        let mut again = batch.encode(&STAMP).unwrap();
+        assert_eq!(again.len(), len_bytes);
+        again.extend_from_slice(&bytes[len_bytes..]);
+        Ok(again)
+    }),
+];
+
+fn superblock() -> impl Strategy<Value = Superblock> {
+    (any::<[u64; 5]>(), any::<bool>(), any::<[u8; 32]>()).prop_map(|(n, clean, hash)| Superblock {
+        disk_uuid: DISK,
+        generation: Seq::new(n[0]),
+        clean,
+        incompat: 0,
+        ro_compat: n[1],
+        compat: n[2],
+        hardware_id_hash: hash,
+        geometry: geometry(),
+        session: n[3],
+        boot_id: Uuid::from_u128(n[4].into()),
+        created_unix_s: n[4],
+    })
+}
+
+fn root() -> impl Strategy<Value = CheckpointRoot> {
+    (any::<[u64; 3]>(), 0u64..4096).prop_map(|(n, block)| CheckpointRoot {
+        seq: Seq::new(n[0]),
+        tail_offset: geometry().journal().offset.plus(block * 4096),
+        tail_seq: Seq::new(n[1]),
+        session: n[2],
+    })
+}
+
+fn object_record() -> impl Strategy<Value = ObjectRecord> {
+    let numbers = (
+        any::<[u64; 4]>(),
+        any::<u32>(),
+        0..=16u64 << 40,
+        any::<u64>(),
+    );
+    let texts = ("[a-z0-9é]{0,60}", "\\PC{0,120}");
+    let dirs = any::<[u32; 32]>();
+    (
+        numbers,
+        texts,
+        any::<[u8; 32]>(),
+        dirs,
+        any::<Option<u32>>(),
+        0..3u8,
+        any::<(bool, bool)>(),
+    )
+        .prop_map(
+            |((n, copies, size_bytes, stored), (name, source), sha256, dirs, dev, kind, flags)| {
+                let kinds = [
+                    ObjectKind::ImageReplica,
+                    ObjectKind::Volume,
+                    ObjectKind::Snapshot,
+                ];
+                let dirs: [Pcn; 64] = std::array::from_fn(|at| Pcn::new(dirs[at / 2] >> 1));
+                let mut sha512 = [0; 64];
+                sha512[32..].copy_from_slice(&sha256);
+                ObjectRecord {
+                    kind: kinds[usize::from(kind)],
+                    state: if flags.0 {
+                        ObjectState::Building
+                    } else {
+                        ObjectState::Complete
+                    },
+                    want_attached: flags.1,
+                    dev_id: dev.filter(|&id| id != u32::MAX).map(DevId::new),
+                    object_uuid: Uuid::from_u128(n[0].into()),
+                    replica_uuid: Uuid::from_u128(n[1].into()),
+                    parent_uuid: Uuid::nil(),
+                    generation: n[2],
+                    size_bytes,
+                    stored_clusters: stored % (size_bytes.div_ceil(131_072) + 1),
+                    wanted_copies: copies,
+                    sha256,
+                    sha512,
+                    name: Text::new(name).unwrap(),
+                    source: Text::cut(&source),
+                    created_unix_s: n[3],
+                    map_dirs: dirs,
+                    checksum_dirs: dirs,
+                }
+            },
+        )
+}
+
+fn object() -> impl Strategy<Value = ObjectSlot> {
+    (
+        any::<u64>(),
+        any::<u32>(),
+        proptest::option::of(object_record()),
+    )
+        .prop_map(|(seq, epoch, object)| ObjectSlot {
+            slot: SLOT,
+            epoch: Epoch::new(epoch),
+            seq: Seq::new(seq),
+            object,
+        })
+}
+
+fn map_page() -> impl Strategy<Value = MapPage> {
+    (
+        any::<(u64, u32, u32)>(),
+        proptest::collection::vec(any::<u64>(), map_page::ENTRIES),
+    )
+        .prop_map(|((seq, epoch, index), words)| MapPage {
+            slot: SLOT,
+            epoch: Epoch::new(epoch),
+            seq: Seq::new(seq),
+            index,
+            entries: std::array::from_fn(|at| MapEntry::from_bits(words[at]).with_dirty(false)),
+        })
+}
+
+fn directory_entry() -> impl Strategy<Value = DirectoryEntry> {
+    any::<(u32, u16)>().prop_map(|(pcn, written)| {
+        let pcn = Pcn::new(pcn >> 1);
+        DirectoryEntry::new(pcn, if pcn.is_none() { 0 } else { written })
+    })
+}
+
+fn directory_page(tree: TreeKind) -> impl Strategy<Value = DirectoryPage> {
+    let entries = proptest::collection::vec(directory_entry(), directory::ENTRIES);
+    (any::<(u64, u32, u32)>(), entries).prop_map(move |((seq, epoch, index), entries)| {
+        DirectoryPage {
+            tree,
+            slot: SLOT,
+            epoch: Epoch::new(epoch),
+            seq: Seq::new(seq),
+            index,
+            entries: std::array::from_fn(|at| entries[at]),
+        }
+    })
+}
+
+fn checksum_page() -> impl Strategy<Value = ChecksumPage> {
+    (
+        any::<(u32, u32)>(),
+        proptest::collection::vec(any::<u32>(), checksum_page::CRCS),
+    )
+        .prop_map(|((epoch, index), crcs)| ChecksumPage {
+            slot: SLOT,
+            epoch: Epoch::new(epoch),
+            index,
+            crcs: std::array::from_fn(|at| crcs[at]),
+        })
+}
+
+fn record() -> impl Strategy<Value = JournalRecord> {
+    let numbers = any::<(u32, u32, u32, u32, u32)>();
+    (numbers, directory_entry(), any::<bool>()).prop_map(
+        |((slot, epoch, index, mask, pcn), entry, map)| JournalRecord {
+            slot: SlotIndex::new(slot),
+            epoch: Epoch::new(epoch),
+            change: if map {
+                let entry = MapEntry::new(Pcn::new(pcn >> 1), BlockMask::new(mask));
+                JournalChange::MapEntry(Lcn::new(index), entry)
+            } else {
+                JournalChange::MapDirectory(index, entry)
+            },
+            freed: Pcn::new(pcn >> 1),
+        },
+    )
+}
+
+fn batch() -> impl Strategy<Value = JournalBatch> {
+    (
+        any::<(u64, u64)>(),
+        proptest::collection::vec(record(), 0..300),
+    )
+        .prop_map(|((seq, session), records)| JournalBatch {
+            seq: Seq::new(seq),
+            session,
+            records,
+        })
+}
+
+/// A well-formed structure: its place in `CODECS`, and its bytes.
+fn well_formed() -> impl Strategy<Value = (usize, Vec<u8>)> {
+    prop_oneof![
+        superblock().prop_map(|s| (0, s.encode(SuperblockCopy::Third).to_vec())),
+        root().prop_map(|root| (1, root.encode(DISK, PairCopy::B).to_vec())),
+        object().prop_map(|slot| (2, slot.encode(&STAMP, PairCopy::A).to_vec())),
+        map_page().prop_map(|page| (3, page.encode(&STAMP).to_vec())),
+        directory_page(TreeKind::Map).prop_map(|page| (4, page.encode(&STAMP).to_vec())),
+        directory_page(TreeKind::Checksums).prop_map(|page| (5, page.encode(&STAMP).to_vec())),
+        checksum_page().prop_map(|page| (6, page.encode(&STAMP).to_vec())),
+        batch().prop_map(|batch| (7, batch.encode(&STAMP).unwrap())),
+    ]
+}
+
+/// Makes the CRC right again, as a bug, or an attacker, would.
+fn reseal(bytes: &mut [u8]) {
+    bytes[12..16].fill(0);
+    let crc = crc32c::crc32c(bytes);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// One structure of each kind, always the same.
+fn samples() -> Vec<(usize, Vec<u8>)> {
+    use proptest::strategy::ValueTree;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut samples: Vec<Option<Vec<u8>>> = vec![None; CODECS.len()];
+    while samples.iter().any(Option::is_none) {
+        let (codec, bytes) = well_formed().new_tree(&mut runner).unwrap().current();
+        samples[codec] = Some(bytes);
+    }
+    samples
+        .into_iter()
+        .map(Option::unwrap)
+        .enumerate()
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn what_is_encoded_decodes_to_the_same((codec, bytes) in well_formed()) {
+        let (name, reencode) = CODECS[codec];
+        let again = reencode(&bytes);
+        prop_assert_eq!(again.as_ref(), Ok(&bytes), "{}", name);
+    }
+
+    #[test]
+    fn decoded_values_equal_the_encoded_ones(
+        superblock in superblock(), root in root(), slot in object(), batch in batch(),
+    ) {
+        let geometry = geometry();
+        for copy in SuperblockCopy::ALL {
+            let expect = Expect::at(geometry.superblock_offset(copy)).with_index(copy.number());
+            prop_assert_eq!(Superblock::decode(&superblock.encode(copy), &expect), Ok(superblock.clone()));
+        }
+        for copy in PairCopy::BOTH {
+            let expect = Expect::at(geometry.root_offset(copy)).with_index(copy.number());
+            let page = root.encode(DISK, copy);
+            prop_assert_eq!(CheckpointRoot::decode(&page, &expect, &geometry.journal()), Ok(root));
+        }
+        let page = slot.encode(&STAMP, PairCopy::A);
+        prop_assert_eq!(ObjectSlot::decode(&page, &expect(), SLOT), Ok(slot));
+        let bytes = batch.encode(&STAMP).unwrap();
+        prop_assert_eq!(JournalBatch::decode(&bytes, &expect()), Ok((batch, bytes.len())));
+    }
+
+    #[test]
+    fn random_bytes_are_rejected(bytes in proptest::collection::vec(any::<u8>(), PAGE_BYTES)) {
+        for (name, reencode) in CODECS {
+            prop_assert!(reencode(&bytes).is_err(), "{} took random bytes", name);
+        }
+    }
+
+    /// With the header of a good page before them, and a right CRC, what is accepted is accepted whole.
+    #[test]
+    fn forged_bodies_never_panic_and_lose_nothing(
+        (codec, mut bytes) in well_formed(),
+        body in proptest::collection::vec(any::<u8>(), PAGE_BYTES - 64),
+    ) {
+        bytes[64..PAGE_BYTES].copy_from_slice(&body);
+        reseal(&mut bytes);
+        let (name, reencode) = CODECS[codec];
+        if let Ok(again) = reencode(&bytes) {
+            prop_assert!(again == bytes, "{} dropped something", name);
+        }
+    }
+
+    /// A few bytes changed anywhere, the CRC made right again.
+    #[test]
+    fn forged_fields_never_panic_and_lose_nothing(
+        (codec, mut bytes) in well_formed(),
+        changes in proptest::collection::vec((0usize..4096, prop_oneof![0u8..4, any::<u8>()]), 1..6),
+        near_start in any::<bool>(),
+    ) {
+        for (at, byte) in changes {
+            let at = if near_start { at % 300 } else { at };
+            bytes[at] = byte;
+        }
+        reseal(&mut bytes);
+        let (name, reencode) = CODECS[codec];
+        if let Ok(again) = reencode(&bytes) {
+            prop_assert!(again == bytes, "{} dropped something", name);
+        }
+    }
+}
+
+#[test]
+fn every_single_flipped_bit_is_found() {
+    for (codec, good) in samples() {
+        let (name, reencode) = CODECS[codec];
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                reencode(&bytes).is_err(),
+                "{name}: bit {bit} flipped unnoticed"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_torn_write_over_another_page_is_found() {
+    for (codec, good) in samples() {
+        let (name, reencode) = CODECS[codec];
+        let sectors = good.len() / 512;
+        for landed in 1..(1u32 << sectors.min(8)) - 1 {
+            for old in [0u8, 0xa5] {
+                let mut bytes = vec![old; good.len()];
+                for sector in (0..sectors).filter(|sector| landed >> (sector % 8) & 1 == 1) {
+                    bytes[sector * 512..][..512].copy_from_slice(&good[sector * 512..][..512]);
+                }
+                if bytes != good {
+                    assert!(
+                        reencode(&bytes).is_err(),
+                        "{name}: sectors {landed:#b} over {old:#x}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_page_is_not_taken_for_another_structure() {
+    for (codec, bytes) in samples() {
+        for (other, (name, reencode)) in CODECS.into_iter().enumerate() {
+            if other != codec {
+                assert!(
+                    reencode(&bytes).is_err(),
+                    "{name} took a {}",
+                    CODECS[codec].0
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn faults_are_told_apart() {
+    type Damage = fn(&mut Vec<u8>);
+    let cases: [(DecodeErrorKind, Damage); 7] = [
+        (DecodeErrorKind::Blank, |bytes| bytes.fill(0)),
+        (DecodeErrorKind::NotOurs, |bytes| bytes.fill(0x55)),
+        (DecodeErrorKind::Bad, |bytes| bytes[200] ^= 0xff),
+        (DecodeErrorKind::UnknownVersion, |bytes| bytes[8] = 2),
+        (DecodeErrorKind::NotOurs, |bytes| bytes[16] ^= 1),
+        (DecodeErrorKind::Misdirected, |bytes| bytes[40 + 3] ^= 1),
+        (DecodeErrorKind::Illegal, |bytes| bytes[60] = 1),
+    ];
+    for (codec, good) in samples() {
+        let (name, reencode) = CODECS[codec];
+        for (at, (kind, damage)) in cases.into_iter().enumerate() {
+            let superblock_of_whatever_disk = codec == 0 && at == 4;
+            if superblock_of_whatever_disk {
+                continue;
+            }
+            let mut bytes = good.clone();
+            damage(&mut bytes);
+            if at > 2 {
+                reseal(&mut bytes);
+            }
+            let error = reencode(&bytes).unwrap_err();
+            assert_eq!(error.kind(), kind, "{name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_page_of_a_former_owner_is_not_ours() {
+    let page = ChecksumPage {
+        slot: SLOT,
+        epoch: Epoch::new(3),
+        index: 0,
+        crcs: [1; checksum_page::CRCS],
+    };
+    let bytes = page.encode(&STAMP);
+    let same = expect().owned_by(SLOT, Epoch::new(3));
+    assert_eq!(ChecksumPage::decode(&bytes, &same), Ok(page));
+    let next = expect().owned_by(SLOT, Epoch::new(4));
+    let error = ChecksumPage::decode(&bytes, &next).unwrap_err();
+    assert_eq!(error.kind(), DecodeErrorKind::NotOurs);
+    assert!(
+        error.to_string().contains("epoch 4, found slot 7 epoch 3"),
+        "{error}"
+    );
+}
+
+#[test]
+fn reserved_bytes_must_be_zero() {
+    let reserved: [(usize, &[usize]); 5] = [
+        (0, &[164, 216, 4095]),
+        (1, &[88, 4095]),
+        (2, &[148, 252, 904, 1023, 1536, 4095]),
+        (6, &[64, 127]),
+        (7, &[76, 95]),
+    ];
+    let samples = samples();
+    for (codec, offsets) in reserved {
+        for &at in offsets {
+            let mut bytes = samples[codec].1.clone();
+            bytes[at] = 1;
+            reseal(&mut bytes);
+            let (name, reencode) = CODECS[codec];
+            let error = reencode(&bytes).unwrap_err();
+            assert_eq!(
+                error.kind(),
+                DecodeErrorKind::Illegal,
+                "{name} byte {at}: {error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn illegal_entries_are_named() {
+    let samples = samples();
+    let mut bytes = samples[3].1.clone();
+    bytes[64 + 8 * 5 + 3] |= 0x80;
+    reseal(&mut bytes);
+    let error = CODECS[3].1(&bytes).unwrap_err();
+    assert!(
+        error.to_string().contains("illegal entries at byte 104"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("18358272"), "{error}");
+
+    // A written page without a cluster.
+    let mut bytes = samples[4].1.clone();
+    bytes[64..72].copy_from_slice(&(1u64 << 32).to_le_bytes());
+    reseal(&mut bytes);
+    assert_eq!(
+        CODECS[4].1(&bytes).unwrap_err().kind(),
+        DecodeErrorKind::Illegal
+    );
+}
+
+#[test]
+fn a_batch_may_not_claim_more_than_the_ring_holds() {
+    let batch = JournalBatch {
+        seq: Seq::new(1),
+        session: 1,
+        records: Vec::new(),
+    };
+    let good = batch.encode(&STAMP).unwrap();
+    for claimed in [0u32, 512, 4095, 8192, 1 << 21, u32::MAX] {
+        let mut bytes = good.clone();
+        bytes[72..76].copy_from_slice(&claimed.to_le_bytes());
+        reseal(&mut bytes);
+        let error = JournalBatch::decode(&bytes, &expect()).unwrap_err();
+        assert_eq!(error.kind(), DecodeErrorKind::Bad, "{claimed}: {error}");
+    }
+    for short in [0, 1, 63, 100, 4095] {
+        assert!(JournalBatch::decode(&good[..short], &expect()).is_err());
+    }
+}
