@@ -41,7 +41,9 @@ pub fn verdict(bytes: &[u8]) -> ClusterVerdict {
         .fold(0, |mask, (block, _)| mask | 1 << block);
     match mask {
         0 => ClusterVerdict::Zero,
-        mask => ClusterVerdict::Store { mask: BlockMask::new(mask) },
+        mask => ClusterVerdict::Store {
+            mask: BlockMask::new(mask),
+        },
     }
 }
 
@@ -114,7 +116,10 @@ pub struct ImportPlanner {
 impl ImportPlanner {
     /// For the image of a ticket ([`ImportTicket::owner`](crate::store::ImportTicket::owner)), of `size_bytes` bytes if that is known.
     pub fn new(owner: PageOwner, size_bytes: Option<u64>) -> Self {
-        let clusters = size_bytes.unwrap_or(0).min(IMAGE_BYTES_MAX).div_ceil(CLUSTER_BYTES);
+        let clusters = size_bytes
+            .unwrap_or(0)
+            .min(IMAGE_BYTES_MAX)
+            .div_ceil(CLUSTER_BYTES);
         Self {
             owner,
             map: Vec::with_capacity(usize::try_from(clusters).unwrap_or(0)),
@@ -130,7 +135,13 @@ impl ImportPlanner {
     ///
     /// # Errors
     /// If the cluster is past the largest image, or comes after a later one.
-    pub fn stored(&mut self, lcn: Lcn, pcn: Pcn, mask: BlockMask, bytes: &[u8]) -> Result<(), ImportPlanError> {
+    pub fn stored(
+        &mut self,
+        lcn: Lcn,
+        pcn: Pcn,
+        mask: BlockMask,
+        bytes: &[u8],
+    ) -> Result<(), ImportPlanError> {
         let at = lcn.get() as usize;
         if u64::from(lcn.get()) >= IMAGE_BYTES_MAX / CLUSTER_BYTES {
             return Err(ImportPlanError::TooLarge { lcn });
@@ -144,12 +155,18 @@ impl ImportPlanner {
 
         let (leaf, first) = checksum_leaf_of(lcn);
         let number = leaf.directory_entry();
-        if self.filling.as_ref().is_some_and(|group| group.number != number) {
+        if self
+            .filling
+            .as_ref()
+            .is_some_and(|group| group.number != number)
+        {
             self.filled.extend(self.filling.take());
         }
-        let group = self
-            .filling
-            .get_or_insert_with(|| Group { number, written: 0, crcs: vec![[0; CRCS]; LEAVES] });
+        let group = self.filling.get_or_insert_with(|| Group {
+            number,
+            written: 0,
+            crcs: vec![[0; CRCS]; LEAVES],
+        });
         group.written |= 1 << leaf.pair();
         let crcs = &mut group.crcs[leaf.pair() as usize][first..];
         for (block, bytes) in bytes.chunks_exact(PAGE_BYTES).enumerate() {
@@ -169,7 +186,8 @@ impl ImportPlanner {
     pub fn place(&mut self, pcn: Pcn) -> Option<ClusterWrite> {
         let group = self.filled.pop_front()?;
         let entry = group.number as usize;
-        self.checksums.resize(self.checksums.len().max(entry + 1), DirectoryEntry::EMPTY);
+        self.checksums
+            .resize(self.checksums.len().max(entry + 1), DirectoryEntry::EMPTY);
         self.checksums[entry] = DirectoryEntry::new(pcn, group.written);
         // Pages that are not written are zeros, for the same reason as in a cluster of data.
         let mut bytes = vec![0; CLUSTER];
@@ -178,15 +196,26 @@ impl ImportPlanner {
                 continue;
             }
             let index = group.number * PAIRS_PER_CLUSTER + pair;
-            let page = ChecksumPage { slot: self.owner.slot, epoch: self.owner.epoch, index, crcs: *crcs };
+            let page = ChecksumPage {
+                slot: self.owner.slot,
+                epoch: self.owner.epoch,
+                index,
+                crcs: *crcs,
+            };
             for copy in PairCopy::BOTH {
                 let at = page_offset(pcn, pair, copy);
-                let stamp = Stamp { disk_uuid: self.owner.disk_uuid, self_offset: at };
+                let stamp = Stamp {
+                    disk_uuid: self.owner.disk_uuid,
+                    self_offset: at,
+                };
                 let within = usize::try_from(at.get() - pcn.offset().get()).unwrap_or(0);
                 bytes[within..within + PAGE_BYTES].copy_from_slice(&page.encode(&stamp));
             }
         }
-        Some(ClusterWrite { at: pcn.offset(), bytes })
+        Some(ClusterWrite {
+            at: pcn.offset(),
+            bytes,
+        })
     }
 
     /// Ends the image: what is left of the checksums is full now, and waits for [`Self::place`].
@@ -206,7 +235,9 @@ impl ImportPlanner {
     ) -> Result<SealedImage, ImportPlanError> {
         self.finish();
         if self.needs_cluster() {
-            return Err(ImportPlanError::Unplaced { count: self.filled.len() });
+            return Err(ImportPlanError::Unplaced {
+                count: self.filled.len(),
+            });
         }
         let clusters = usize::try_from(size_bytes.div_ceil(CLUSTER_BYTES)).unwrap_or(usize::MAX);
         if self.map.len() > clusters || size_bytes > IMAGE_BYTES_MAX {

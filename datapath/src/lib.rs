@@ -21,3 +21,4 @@ pub mod medium;
 pub mod plan;
 pub mod store;
 pub mod units;
+pub mod verify;

@@ -84,7 +84,13 @@ impl fmt::Display for IoFault {
         if self.op == IoOp::Flush {
             return write!(f, "flush failed: {why}");
         }
-        write!(f, "{} of {} bytes at byte {} failed: {why}", self.op, self.len_bytes, self.at.get())
+        write!(
+            f,
+            "{} of {} bytes at byte {} failed: {why}",
+            self.op,
+            self.len_bytes,
+            self.at.get()
+        )
     }
 }
 

@@ -13,7 +13,12 @@ impl<M: Medium> Store<M> {
     ///
     /// # Errors
     /// `NotFound`; `Corrupt` if the object is not Ready; `DevIdFixed` if it has another number; `ReadOnlyLatched`; `Io`.
-    pub fn set_attachment(&mut self, uuid: Uuid, dev_id: DevId, want_attached: bool) -> Result<(), StoreError> {
+    pub fn set_attachment(
+        &mut self,
+        uuid: Uuid,
+        dev_id: DevId,
+        want_attached: bool,
+    ) -> Result<(), StoreError> {
         self.check_writable()?;
         let entry = self.entry(uuid)?;
         let object = &entry.object;
@@ -21,9 +26,15 @@ impl<M: Medium> Store<M> {
             return Err(not_served(object, &object.state));
         };
         if let Some(kept) = object.dev_id.filter(|kept| *kept != dev_id) {
-            let context = format!("image {} ({uuid}) keeps device number {kept}, not {dev_id}", object.name);
-            let remedy = "attach it under its own number; find out who has that number: bedplate doctor";
-            return Err(StoreError::new(StoreErrorKind::DevIdFixed, context, remedy).of_object(uuid));
+            let context = format!(
+                "image {} ({uuid}) keeps device number {kept}, not {dev_id}",
+                object.name
+            );
+            let remedy =
+                "attach it under its own number; find out who has that number: bedplate doctor";
+            return Err(
+                StoreError::new(StoreErrorKind::DevIdFixed, context, remedy).of_object(uuid)
+            );
         }
         if object.dev_id == Some(dev_id) && object.want_attached == want_attached {
             return Ok(());
@@ -32,7 +43,12 @@ impl<M: Medium> Store<M> {
         record.dev_id = Some(dev_id);
         record.want_attached = want_attached;
         let (slot, epoch) = (object.slot, object.epoch);
-        self.change_slot(slot, epoch, Some(record.clone()), &format!("noting the attachment of object {uuid}"))?;
+        self.change_slot(
+            slot,
+            epoch,
+            Some(record.clone()),
+            &format!("noting the attachment of object {uuid}"),
+        )?;
         if let Some(entry) = self.entries.get_mut(&slot) {
             entry.object.dev_id = Some(dev_id);
             entry.object.want_attached = want_attached;

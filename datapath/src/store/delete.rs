@@ -21,7 +21,9 @@ impl<M: Medium> Store<M> {
         let object = &self.entry(uuid)?.object;
         if object.want_attached && object.state.is_ready() {
             let context = format!("image {} ({uuid}) is attached", object.name);
-            return Err(StoreError::new(StoreErrorKind::Busy, context, "detach it first").of_object(uuid));
+            return Err(
+                StoreError::new(StoreErrorKind::Busy, context, "detach it first").of_object(uuid),
+            );
         }
         let slot = object.slot;
         // The former object's pages carry its epoch: they are never taken for the next one's.

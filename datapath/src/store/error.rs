@@ -4,8 +4,8 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use crate::format::geometry::GeometryError;
 use crate::format::DecodeError;
+use crate::format::geometry::GeometryError;
 use crate::medium::IoFault;
 use crate::units::ByteOffset;
 
@@ -31,7 +31,9 @@ impl FormatError {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Size(_) => "use a disk of 64 MiB to 256 TiB",
-            Self::Io { .. } => "check the disk and its cabling (kernel log, SMART), then format it again",
+            Self::Io { .. } => {
+                "check the disk and its cabling (kernel log, SMART), then format it again"
+            }
         }
     }
 }
@@ -153,7 +155,9 @@ impl OpenError {
             Self::MetadataDamaged { .. } => {
                 "copy the disk as it is, check it (kernel log, SMART), then format it and import its images again"
             }
-            Self::Io { .. } => "check the disk and its cabling (kernel log, SMART), then open it again",
+            Self::Io { .. } => {
+                "check the disk and its cabling (kernel log, SMART), then open it again"
+            }
         }
     }
 }
@@ -161,10 +165,18 @@ impl OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotBedplate { at } => write!(f, "not a Bedplate disk: no superblock at disk byte {at} or after"),
-            Self::UnknownVersion { why } | Self::UnknownFeature { why } => write!(f, "refused, untouched: {why}"),
+            Self::NotBedplate { at } => write!(
+                f,
+                "not a Bedplate disk: no superblock at disk byte {at} or after"
+            ),
+            Self::UnknownVersion { why } | Self::UnknownFeature { why } => {
+                write!(f, "refused, untouched: {why}")
+            }
             Self::SuperblockLost { good, bad } => {
-                write!(f, "refused, untouched: fewer than two equal superblock copies")?;
+                write!(
+                    f,
+                    "refused, untouched: fewer than two equal superblock copies"
+                )?;
                 if good.is_empty() {
                     write!(f, "; none is readable")?;
                 } else {
@@ -175,10 +187,18 @@ impl fmt::Display for OpenError {
                 }
                 Ok(())
             }
-            Self::DiskTooShort { len_bytes, disk_bytes } => {
-                write!(f, "refused, untouched: the device has {len_bytes} bytes, {disk_bytes} were formatted")
+            Self::DiskTooShort {
+                len_bytes,
+                disk_bytes,
+            } => {
+                write!(
+                    f,
+                    "refused, untouched: the device has {len_bytes} bytes, {disk_bytes} were formatted"
+                )
             }
-            Self::MetadataDamaged { what, at } => write!(f, "refused, untouched: disk byte {at}: {what}"),
+            Self::MetadataDamaged { what, at } => {
+                write!(f, "refused, untouched: disk byte {at}: {what}")
+            }
             Self::Io { doing, fault } => write!(f, "open: {doing}: {fault}"),
         }
     }
@@ -229,8 +249,19 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    pub(crate) fn new(kind: StoreErrorKind, context: impl Into<String>, remedy: &'static str) -> Self {
-        Self { kind, context: context.into(), remedy, object: None, fault: None, disk_offset: None }
+    pub(crate) fn new(
+        kind: StoreErrorKind,
+        context: impl Into<String>,
+        remedy: &'static str,
+    ) -> Self {
+        Self {
+            kind,
+            context: context.into(),
+            remedy,
+            object: None,
+            fault: None,
+            disk_offset: None,
+        }
     }
 
     pub(crate) fn io(doing: &str, fault: IoFault) -> Self {
@@ -243,11 +274,17 @@ impl StoreError {
     }
 
     pub(crate) fn of_object(self, object: Uuid) -> Self {
-        Self { object: Some(object), ..self }
+        Self {
+            object: Some(object),
+            ..self
+        }
     }
 
     pub(crate) fn at(self, disk_offset: ByteOffset) -> Self {
-        Self { disk_offset: Some(disk_offset), ..self }
+        Self {
+            disk_offset: Some(disk_offset),
+            ..self
+        }
     }
 
     /// The kind, to match on.

@@ -35,13 +35,19 @@ pub fn format<M: Medium>(medium: &mut M, params: &FormatParams) -> Result<Geomet
     // 1. The superblock copies of a former format go first, and durably. Were they left while the table is zeroed, a crash would
     //    leave a disk that opens as good and has lost its objects.
     for at in geometry.superblock_offsets() {
-        medium.write_zeroes(at, BLOCK_BYTES).map_err(io("removing a former superblock copy"))?;
+        medium
+            .write_zeroes(at, BLOCK_BYTES)
+            .map_err(io("removing a former superblock copy"))?;
     }
-    medium.flush().map_err(io("removing the former superblock copies"))?;
+    medium
+        .flush()
+        .map_err(io("removing the former superblock copies"))?;
 
     // 2. Everything that a superblock points at, durable before the first copy of it is written. Otherwise a crash could leave
     //    a disk that opens, with a table of whatever was there before.
-    medium.write_zeroes(ByteOffset::new(0), BLOCK_BYTES).map_err(io("zeroing the boot block"))?;
+    medium
+        .write_zeroes(ByteOffset::new(0), BLOCK_BYTES)
+        .map_err(io("zeroing the boot block"))?;
     medium
         .write_zeroes(geometry.table_offset(), geometry.table_bytes())
         .map_err(io("zeroing the object table"))?;
@@ -53,7 +59,9 @@ pub fn format<M: Medium>(medium: &mut M, params: &FormatParams) -> Result<Geomet
     };
     for copy in PairCopy::BOTH {
         let page = root.encode(params.disk_uuid, copy);
-        medium.write(geometry.root_offset(copy), &page).map_err(io("writing a checkpoint root"))?;
+        medium
+            .write(geometry.root_offset(copy), &page)
+            .map_err(io("writing a checkpoint root"))?;
     }
     medium.flush().map_err(io("writing table and roots"))?;
 
@@ -71,6 +79,7 @@ pub fn format<M: Medium>(medium: &mut M, params: &FormatParams) -> Result<Geomet
         boot_id: Uuid::nil(),
         created_unix_s: params.created_unix_s,
     };
-    superblocks::write(&mut LatchedDisk::new(medium), &superblock).map_err(io("writing a superblock copy"))?;
+    superblocks::write(&mut LatchedDisk::new(medium), &superblock)
+        .map_err(io("writing a superblock copy"))?;
     Ok(geometry)
 }

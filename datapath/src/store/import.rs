@@ -14,7 +14,10 @@ use crate::units::{Epoch, SlotIndex};
 /// `BadName`.
 pub fn check_name(name: &str) -> Result<(), StoreError> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    let starts = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let starts = name
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphanumeric());
     if starts && name.len() <= NAME_BYTES_MAX && name.bytes().all(legal) {
         return Ok(());
     }
@@ -34,14 +37,26 @@ impl<M: Medium> Store<M> {
         check_name(&image.name)?;
         self.check_writable()?;
         self.check_allocation()?;
-        if image.size_bytes.is_some_and(|size_bytes| size_bytes > IMAGE_BYTES_MAX) {
+        if image
+            .size_bytes
+            .is_some_and(|size_bytes| size_bytes > IMAGE_BYTES_MAX)
+        {
             return Err(too_large(&image.name));
         }
         let taken = |name: &str, uuid| name == image.name || uuid == image.object_uuid;
-        if self.objects().any(|object| taken(&object.name, object.uuid))
-            || self.reserved.values().any(|import| taken(&import.name, import.uuid))
+        if self
+            .objects()
+            .any(|object| taken(&object.name, object.uuid))
+            || self
+                .reserved
+                .values()
+                .any(|import| taken(&import.name, import.uuid))
         {
-            let context = format!("the name {} is taken on disk {}", image.name, self.disk_uuid());
+            let context = format!(
+                "the name {} is taken on disk {}",
+                image.name,
+                self.disk_uuid()
+            );
             return Err(StoreError::new(
                 StoreErrorKind::NameTaken,
                 context,
@@ -54,22 +69,43 @@ impl<M: Medium> Store<M> {
             .find(|slot| !self.entries.contains_key(slot) && !self.reserved.contains_key(slot))
             .ok_or_else(|| {
                 let context = format!("all {slots} slots of disk {} are in use", self.disk_uuid());
-                StoreError::new(StoreErrorKind::TableFull, context, "delete an image, or use another disk")
+                StoreError::new(
+                    StoreErrorKind::TableFull,
+                    context,
+                    "delete an image, or use another disk",
+                )
             })?;
         let epoch = Epoch::new(self.history_of(slot).epoch.get().wrapping_add(1));
         let id = self.next_ticket;
         self.next_ticket += 1;
-        let reservation = Reservation { ticket: id, name: image.name.clone(), uuid: image.object_uuid };
+        let reservation = Reservation {
+            ticket: id,
+            name: image.name.clone(),
+            uuid: image.object_uuid,
+        };
         self.reserved.insert(slot, reservation);
-        let owner = PageOwner { disk_uuid: self.disk_uuid(), slot, epoch };
-        Ok(ImportTicket { id, owner, image, taken: Vec::new() })
+        let owner = PageOwner {
+            disk_uuid: self.disk_uuid(),
+            slot,
+            epoch,
+        };
+        Ok(ImportTicket {
+            id,
+            owner,
+            image,
+            taken: Vec::new(),
+        })
     }
 
     /// Takes clusters that follow each other, at least one and at most `clusters`.
     ///
     /// # Errors
     /// `NoSpace`, `ReadOnlyLatched`, `AllocationRefused`.
-    pub fn allocate(&mut self, ticket: &mut ImportTicket, clusters: u32) -> Result<Extent, StoreError> {
+    pub fn allocate(
+        &mut self,
+        ticket: &mut ImportTicket,
+        clusters: u32,
+    ) -> Result<Extent, StoreError> {
         self.check_writable()?;
         self.check_allocation()?;
         let extent = self.space.allocate(clusters).ok_or_else(|| {
@@ -79,8 +115,12 @@ impl<M: Medium> Store<M> {
                 self.total_clusters(),
                 ticket.image.name
             );
-            StoreError::new(StoreErrorKind::NoSpace, context, "delete an image, or use a larger disk")
-                .of_object(ticket.image.object_uuid)
+            StoreError::new(
+                StoreErrorKind::NoSpace,
+                context,
+                "delete an image, or use a larger disk",
+            )
+            .of_object(ticket.image.object_uuid)
         })?;
         ticket.take(extent);
         Ok(extent)
@@ -88,7 +128,11 @@ impl<M: Medium> Store<M> {
 
     /// Gives back all that an import reserved. The caller has no more writes to its clusters in flight.
     pub fn abort(&mut self, ticket: ImportTicket) {
-        if self.reserved.get(&ticket.owner.slot).is_some_and(|import| import.ticket == ticket.id) {
+        if self
+            .reserved
+            .get(&ticket.owner.slot)
+            .is_some_and(|import| import.ticket == ticket.id)
+        {
             self.reserved.remove(&ticket.owner.slot);
             for extent in ticket.taken {
                 self.give_back(extent);
@@ -108,7 +152,9 @@ impl<M: Medium> Store<M> {
             ReplicaState::Failed(damage) => Some((object, damage)),
             ReplicaState::Ready => None,
         });
-        let Some((object, damage)) = held else { return Ok(()) };
+        let Some((object, damage)) = held else {
+            return Ok(());
+        };
         let context = format!(
             "nothing is allocated on disk {}: image {} ({}) could not be read, and its clusters are not all known: {damage}",
             self.disk_uuid(),
@@ -127,5 +173,9 @@ impl<M: Medium> Store<M> {
 
 pub(super) fn too_large(name: &str) -> StoreError {
     let context = format!("image {name} is larger than {IMAGE_BYTES_MAX} bytes");
-    StoreError::new(StoreErrorKind::TooLarge, context, "split it, or import it as a volume")
+    StoreError::new(
+        StoreErrorKind::TooLarge,
+        context,
+        "split it, or import it as a volume",
+    )
 }

@@ -15,7 +15,10 @@ pub(super) struct LatchedDisk<M> {
 
 impl<M: Medium> LatchedDisk<M> {
     pub(super) fn new(medium: M) -> Self {
-        Self { medium, fault: None }
+        Self {
+            medium,
+            fault: None,
+        }
     }
 
     pub(super) fn fault(&self) -> Option<&IoFault> {
@@ -42,7 +45,10 @@ impl<M: Medium> LatchedDisk<M> {
         self.medium
     }
 
-    fn guarded(&mut self, write: impl FnOnce(&mut M) -> Result<(), IoFault>) -> Result<(), IoFault> {
+    fn guarded(
+        &mut self,
+        write: impl FnOnce(&mut M) -> Result<(), IoFault>,
+    ) -> Result<(), IoFault> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }

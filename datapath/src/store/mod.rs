@@ -20,6 +20,7 @@ mod object;
 mod open;
 mod references;
 mod report;
+mod scrub;
 mod seal;
 mod slot_change;
 mod superblocks;
@@ -41,15 +42,15 @@ use crate::map::LayerMap;
 use crate::medium::{IoFault, Medium};
 use crate::units::{Epoch, Pcn, Seq, SlotIndex};
 
+pub use crate::alloc::Extent;
 pub use error::{FormatError, OpenError, OpenErrorKind, StoreError, StoreErrorKind};
 pub use format::{FormatParams, format};
 pub use import::check_name;
 pub use object::{Damage, Object, ReplicaState, TreePage};
 pub use open::SessionStart;
 pub use report::{Held, OpenReport, PreviousSession, Repair, Repaired};
-pub use crate::alloc::Extent;
+pub(crate) use scrub::{Findings, ScrubTarget};
 pub use ticket::{ImportTicket, NewImage, PageOwner};
-pub(crate) use trees::{Hold, hold, page_in};
 
 use latch::LatchedDisk;
 use trees::Tree;
@@ -97,8 +98,14 @@ struct Reservation {
 impl Entry {
     /// Every cluster that the object refers to, data and trees.
     fn clusters(&self) -> impl Iterator<Item = Pcn> + '_ {
-        let data = self.map.iter().flat_map(|map| map.iter()).map(|entry| entry.pcn()).filter(|pcn| !pcn.is_none());
-        data.chain(self.map_tree.clusters()).chain(self.checksum_tree.clusters())
+        let data = self
+            .map
+            .iter()
+            .flat_map(|map| map.iter())
+            .map(|entry| entry.pcn())
+            .filter(|pcn| !pcn.is_none());
+        data.chain(self.map_tree.clusters())
+            .chain(self.checksum_tree.clusters())
     }
 }
 
@@ -155,7 +162,9 @@ impl<M: Medium> Store<M> {
 
     /// Whether objects that could not be read keep anything from being allocated.
     pub fn is_allocation_refused(&self) -> bool {
-        self.entries.values().any(|entry| !entry.object.state.is_ready())
+        self.entries
+            .values()
+            .any(|entry| !entry.object.state.is_ready())
     }
 
     /// Every object, by slot.
@@ -186,22 +195,32 @@ impl<M: Medium> Store<M> {
     }
 
     fn entry(&self, uuid: Uuid) -> Result<&Entry, StoreError> {
-        self.entries.values().find(|entry| entry.object.uuid == uuid).ok_or_else(|| {
-            let context = format!("no object {uuid} on disk {}", self.disk_uuid());
-            StoreError::new(StoreErrorKind::NotFound, context, "look at what is there: bedplate image list").of_object(uuid)
-        })
-    }
-
-    fn slot_of(&self, uuid: Uuid) -> Result<SlotIndex, StoreError> {
-        self.entry(uuid).map(|entry| entry.object.slot)
+        self.entries
+            .values()
+            .find(|entry| entry.object.uuid == uuid)
+            .ok_or_else(|| {
+                let context = format!("no object {uuid} on disk {}", self.disk_uuid());
+                StoreError::new(
+                    StoreErrorKind::NotFound,
+                    context,
+                    "look at what is there: bedplate image list",
+                )
+                .of_object(uuid)
+            })
     }
 
     /// Every change begins here.
     fn check_writable(&self) -> Result<(), StoreError> {
         if let Some(fault) = self.disk.fault() {
-            let context = format!("disk {} takes no more changes since {fault}", self.disk_uuid());
-            let remedy = "check the disk and its cabling (kernel log, SMART), then close and open it again";
-            return Err(StoreError::new(StoreErrorKind::ReadOnlyLatched, context, remedy).at(fault.at));
+            let context = format!(
+                "disk {} takes no more changes since {fault}",
+                self.disk_uuid()
+            );
+            let remedy =
+                "check the disk and its cabling (kernel log, SMART), then close and open it again";
+            return Err(
+                StoreError::new(StoreErrorKind::ReadOnlyLatched, context, remedy).at(fault.at),
+            );
         }
         if self.read_only {
             let context = format!(
@@ -224,7 +243,10 @@ fn not_served(object: &Object, state: &ReplicaState) -> StoreError {
         ReplicaState::Failed(damage) => damage.to_string(),
         ReplicaState::Ready => "its map is not loaded".to_owned(),
     };
-    let context = format!("image {} ({}) is not served: {why}", object.name, object.uuid);
+    let context = format!(
+        "image {} ({}) is not served: {why}",
+        object.name, object.uuid
+    );
     let remedy = "copy the disk if its content matters, then delete the image and import it again";
     let error = StoreError::new(StoreErrorKind::Corrupt, context, remedy).of_object(object.uuid);
     match state {

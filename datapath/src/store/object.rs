@@ -155,29 +155,62 @@ impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SlotLost { at, a, b } => {
-                write!(f, "both copies of its slot at disk byte {at} are bad: {a}; {b}")
+                write!(
+                    f,
+                    "both copies of its slot at disk byte {at} are bad: {a}; {b}"
+                )
             }
             Self::SlotConflict { at } => {
-                write!(f, "the two copies of its slot at disk byte {at} have the same sequence and differ")
+                write!(
+                    f,
+                    "the two copies of its slot at disk byte {at} have the same sequence and differ"
+                )
             }
-            Self::UnknownObject { at, what } => write!(f, "its slot at disk byte {at} holds {what}"),
+            Self::UnknownObject { at, what } => {
+                write!(f, "its slot at disk byte {at} holds {what}")
+            }
             Self::Duplicate { at, other } => {
-                write!(f, "its slot at disk byte {at} names the same object as slot {other}")
+                write!(
+                    f,
+                    "its slot at disk byte {at} names the same object as slot {other}"
+                )
             }
             Self::PageLost { page, at, a, b } => {
-                write!(f, "both copies of {page} at disk byte {at} are bad: {a}; {b}")
+                write!(
+                    f,
+                    "both copies of {page} at disk byte {at} are bad: {a}; {b}"
+                )
             }
             Self::PageConflict { page, at } => {
-                write!(f, "the two copies of {page} at disk byte {at} have the same sequence and differ")
+                write!(
+                    f,
+                    "the two copies of {page} at disk byte {at} have the same sequence and differ"
+                )
             }
             Self::ClusterOutside { pcn } => {
-                write!(f, "it names cluster {pcn} (disk byte {}), outside the cluster zone", pcn.offset())
+                write!(
+                    f,
+                    "it names cluster {pcn} (disk byte {}), outside the cluster zone",
+                    pcn.offset()
+                )
             }
             Self::ClusterShared { pcn } => {
-                write!(f, "cluster {pcn} (disk byte {}) is named twice", pcn.offset())
+                write!(
+                    f,
+                    "cluster {pcn} (disk byte {}) is named twice",
+                    pcn.offset()
+                )
             }
-            Self::Inconsistent { at, what, expected, found } => {
-                write!(f, "{what}: its slot at disk byte {at} says {expected}, its trees say {found}")
+            Self::Inconsistent {
+                at,
+                what,
+                expected,
+                found,
+            } => {
+                write!(
+                    f,
+                    "{what}: its slot at disk byte {at} says {expected}, its trees say {found}"
+                )
             }
         }
     }

@@ -11,7 +11,9 @@ use super::object::{Damage, Object, ReplicaState};
 use super::report::{Held, OpenReport, PreviousSession, Repair, Repaired};
 use super::table::{self, Found, Table};
 use super::ticket::PageOwner;
-use super::trees::{Hold, PendingRepair, Tree, TreeError, TreeReader, checksum_leaves, hold, map_leaves};
+use super::trees::{
+    Hold, PendingRepair, Tree, TreeError, TreeReader, checksum_leaves, hold, map_leaves,
+};
 use super::{Entry, Store, references, seal, superblocks};
 use crate::format::directory::TreeKind;
 use crate::format::object::{ObjectKind, ObjectRecord, ObjectState};
@@ -46,7 +48,10 @@ impl<M: Medium> Store<M> {
         let geometry = superblock.geometry;
         let len_bytes = disk.medium_mut().len_bytes();
         if len_bytes < geometry.disk_bytes() {
-            return Err(OpenError::DiskTooShort { len_bytes, disk_bytes: geometry.disk_bytes() });
+            return Err(OpenError::DiskTooShort {
+                len_bytes,
+                disk_bytes: geometry.disk_bytes(),
+            });
         }
         let mut repairs = Vec::new();
         check_roots(&mut disk, &superblock, &mut repairs)?;
@@ -56,28 +61,49 @@ impl<M: Medium> Store<M> {
         let space = references::rebuild_allocator(&mut entries, &geometry);
         // The trees of an object that is held are left alone: a page of it may lie in a cluster that is another one's.
         repairs.retain(|pending| match pending.repair.what {
-            Repaired::Page(slot, ..) => entries.get(&slot).is_some_and(|entry| entry.object.state.is_ready()),
+            Repaired::Page(slot, ..) => entries
+                .get(&slot)
+                .is_some_and(|entry| entry.object.state.is_ready()),
             _ => true,
         });
 
         let previous = previous_session(&superblock, start);
         let read_only = superblock.must_be_read_only();
         let (reserved, next_ticket) = (BTreeMap::new(), 0);
-        let mut store = Self { disk, superblock, read_only, entries, history, space, reserved, next_ticket };
+        let mut store = Self {
+            disk,
+            superblock,
+            read_only,
+            entries,
+            history,
+            space,
+            reserved,
+            next_ticket,
+        };
         let mut report = OpenReport {
             previous,
             session: store.superblock.session,
             repairs: superblock_repairs(&choice),
             held: store.held(),
         };
-        report.repairs.extend(repairs.iter().map(|pending| pending.repair.clone()));
+        report
+            .repairs
+            .extend(repairs.iter().map(|pending| pending.repair.clone()));
 
         // 2. Writing.
         if !read_only {
-            store.repair(&choice, &repairs).map_err(|fault| OpenError::Io { doing: "repairing copies", fault })?;
+            store
+                .repair(&choice, &repairs)
+                .map_err(|fault| OpenError::Io {
+                    doing: "repairing copies",
+                    fault,
+                })?;
             store
                 .begin_session(&choice, start)
-                .map_err(|fault| OpenError::Io { doing: "beginning the session", fault })?;
+                .map_err(|fault| OpenError::Io {
+                    doing: "beginning the session",
+                    fault,
+                })?;
             report.session = store.superblock.session;
         }
         Ok((store, report))
@@ -97,7 +123,11 @@ impl<M: Medium> Store<M> {
             self.disk.write(pending.repair.at, &pending.page)?;
         }
         // Before the session begins, and anything is changed in it: a slot's change relies on both copies being equal.
-        if repairs.is_empty() { Ok(()) } else { self.disk.flush() }
+        if repairs.is_empty() {
+            Ok(())
+        } else {
+            self.disk.flush()
+        }
     }
 
     fn begin_session(&mut self, choice: &Choice, start: &SessionStart) -> Result<(), IoFault> {
@@ -111,9 +141,12 @@ impl<M: Medium> Store<M> {
     fn held(&self) -> Vec<Held> {
         let held = |object: &Object| match &object.state {
             ReplicaState::Ready => None,
-            ReplicaState::Failed(why) => {
-                Some(Held { slot: object.slot, uuid: object.uuid, name: object.name.clone(), why: why.clone() })
-            }
+            ReplicaState::Failed(why) => Some(Held {
+                slot: object.slot,
+                uuid: object.uuid,
+                name: object.name.clone(),
+                why: why.clone(),
+            }),
         };
         self.objects().filter_map(held).collect()
     }
@@ -148,8 +181,13 @@ fn check_roots<M: Medium>(
     let mut read = |copy: PairCopy| {
         let at = geometry.root_offset(copy);
         let mut page: Page = [0; PAGE_BYTES];
-        disk.read(at, &mut page).map_err(|fault| OpenError::Io { doing: "reading a checkpoint root", fault })?;
-        let expect = Expect::at(at).on_disk(superblock.disk_uuid).with_index(copy.number());
+        disk.read(at, &mut page).map_err(|fault| OpenError::Io {
+            doing: "reading a checkpoint root",
+            fault,
+        })?;
+        let expect = Expect::at(at)
+            .on_disk(superblock.disk_uuid)
+            .with_index(copy.number());
         Ok(CheckpointRoot::decode(&page, &expect, &geometry.journal()))
     };
     let (a, b) = (read(PairCopy::A)?, read(PairCopy::B)?);
@@ -164,17 +202,25 @@ fn check_roots<M: Medium>(
         Hold::Good(_) => Ok(()),
         Hold::Repair { value, bad, why } => {
             let at = geometry.root_offset(bad);
-            let repair = Repair { what: Repaired::Root(bad), at, why };
-            repairs.push(PendingRepair { repair, page: value.encode(superblock.disk_uuid, bad) });
+            let repair = Repair {
+                what: Repaired::Root(bad),
+                at,
+                why,
+            };
+            repairs.push(PendingRepair {
+                repair,
+                page: value.encode(superblock.disk_uuid, bad),
+            });
             Ok(())
         }
         Hold::Conflict => {
             let what = "both checkpoint roots have the same sequence and differ".to_owned();
             Err(OpenError::MetadataDamaged { what, at })
         }
-        Hold::Lost { a, b } => {
-            Err(OpenError::MetadataDamaged { what: format!("both checkpoint roots are bad: {a}; {b}"), at })
-        }
+        Hold::Lost { a, b } => Err(OpenError::MetadataDamaged {
+            what: format!("both checkpoint roots are bad: {a}; {b}"),
+            at,
+        }),
     }
 }
 
@@ -192,17 +238,28 @@ fn load<M: Medium>(
     for found in table.found {
         let (slot, entry) = match found {
             Found::Lost { slot, damage } => (slot, lost(superblock.disk_uuid, slot, damage)),
-            Found::Object { slot, epoch, record } => {
+            Found::Object {
+                slot,
+                epoch,
+                record,
+            } => {
                 let reader = TreeReader {
                     disk: &mut *disk,
                     geometry: superblock.geometry,
-                    owner: PageOwner { disk_uuid: superblock.disk_uuid, slot, epoch },
+                    owner: PageOwner {
+                        disk_uuid: superblock.disk_uuid,
+                        slot,
+                        epoch,
+                    },
                     slot_at: superblock.geometry.slot_offset(slot, PairCopy::A),
                     repairs: &mut *repairs,
                     buffer: &mut buffer,
                 };
-                let entry = load_object(reader, slot, epoch, *record)
-                    .map_err(|fault| OpenError::Io { doing: "reading an object's trees", fault })?;
+                let entry =
+                    load_object(reader, slot, epoch, *record).map_err(|fault| OpenError::Io {
+                        doing: "reading an object's trees",
+                        fault,
+                    })?;
                 (slot, entry)
             }
         };
@@ -220,7 +277,11 @@ fn load_object<M: Medium>(
     let mut trees = (Tree::default(), Tree::default());
     let result = match unknown(&record) {
         None => load_trees(&mut reader, &record, &mut trees),
-        Some(what) => Err(Damage::UnknownObject { at: reader.slot_at, what }.into()),
+        Some(what) => Err(Damage::UnknownObject {
+            at: reader.slot_at,
+            what,
+        }
+        .into()),
     };
     let (map_tree, checksum_tree) = trees;
     let mut object = seal::describe(slot, epoch, &record, &map_tree, &checksum_tree);
@@ -232,14 +293,22 @@ fn load_object<M: Medium>(
             None
         }
     };
-    Ok(Entry { object, record: Some(record), map, map_tree, checksum_tree })
+    Ok(Entry {
+        object,
+        record: Some(record),
+        map,
+        map_tree,
+        checksum_tree,
+    })
 }
 
 fn unknown(record: &ObjectRecord) -> Option<&'static str> {
     match (record.kind, record.state) {
         (ObjectKind::ImageReplica, ObjectState::Complete) => None,
         (ObjectKind::ImageReplica, ObjectState::Building) => Some("an image that was never sealed"),
-        (ObjectKind::Volume | ObjectKind::Snapshot, _) => Some("a volume or snapshot, which this version does not know"),
+        (ObjectKind::Volume | ObjectKind::Snapshot, _) => {
+            Some("a volume or snapshot, which this version does not know")
+        }
     }
 }
 
@@ -250,12 +319,25 @@ fn load_trees<M: Medium>(
 ) -> Result<Vec<u64>, TreeError> {
     let clusters = record.size_bytes.div_ceil(CLUSTER_BYTES);
     trees.0 = reader.directory(TreeKind::Map, &record.map_dirs, map_leaves(clusters))?;
-    trees.1 = reader.directory(TreeKind::Checksums, &record.checksum_dirs, checksum_leaves(clusters))?;
+    trees.1 = reader.directory(
+        TreeKind::Checksums,
+        &record.checksum_dirs,
+        checksum_leaves(clusters),
+    )?;
     let map = reader.map(&trees.0, clusters)?;
-    let stored = map.iter().filter(|word| !crate::map::MapEntry::from_bits(**word).pcn().is_none()).count() as u64;
+    let stored = map
+        .iter()
+        .filter(|word| !crate::map::MapEntry::from_bits(**word).pcn().is_none())
+        .count() as u64;
     if stored != record.stored_clusters {
         let (at, what) = (reader.slot_at, "clusters of data");
-        return Err(Damage::Inconsistent { at, what, expected: record.stored_clusters, found: stored }.into());
+        return Err(Damage::Inconsistent {
+            at,
+            what,
+            expected: record.stored_clusters,
+            found: stored,
+        }
+        .into());
     }
     Ok(map)
 }
@@ -283,5 +365,11 @@ fn lost(disk_uuid: Uuid, slot: SlotIndex, damage: Damage) -> Entry {
         generation: 0,
         state: ReplicaState::Failed(damage),
     };
-    Entry { object, record: None, map: None, map_tree: Tree::default(), checksum_tree: Tree::default() }
+    Entry {
+        object,
+        record: None,
+        map: None,
+        map_tree: Tree::default(),
+        checksum_tree: Tree::default(),
+    }
 }

@@ -21,13 +21,23 @@ pub(super) fn hold_duplicates(entries: &mut BTreeMap<SlotIndex, Entry>, geometry
     }
     for (one, other) in pairs {
         for (slot, other) in [(one, other), (other, one)] {
-            fail(entries, slot, Damage::Duplicate { at: geometry.slot_offset(slot, PairCopy::A), other });
+            fail(
+                entries,
+                slot,
+                Damage::Duplicate {
+                    at: geometry.slot_offset(slot, PairCopy::A),
+                    other,
+                },
+            );
         }
     }
 }
 
 /// Marks every cluster that an object refers to. Objects that refer to the same one are held.
-pub(super) fn rebuild_allocator(entries: &mut BTreeMap<SlotIndex, Entry>, geometry: &Geometry) -> Allocator {
+pub(super) fn rebuild_allocator(
+    entries: &mut BTreeMap<SlotIndex, Entry>,
+    geometry: &Geometry,
+) -> Allocator {
     let mut space = Allocator::new(geometry);
     let mut shared = BTreeSet::new();
     for pcn in entries.values().flat_map(Entry::clusters) {
@@ -41,7 +51,12 @@ pub(super) fn rebuild_allocator(entries: &mut BTreeMap<SlotIndex, Entry>, geomet
     }
     let concerned: Vec<(SlotIndex, Pcn)> = entries
         .iter()
-        .filter_map(|(&slot, entry)| entry.clusters().find(|pcn| shared.contains(pcn)).map(|pcn| (slot, pcn)))
+        .filter_map(|(&slot, entry)| {
+            entry
+                .clusters()
+                .find(|pcn| shared.contains(pcn))
+                .map(|pcn| (slot, pcn))
+        })
         .collect();
     for (slot, pcn) in concerned {
         fail(entries, slot, Damage::ClusterShared { pcn });

@@ -72,7 +72,9 @@ impl fmt::Display for Repaired {
             Self::Superblock(copy) => write!(f, "superblock copy {copy}"),
             Self::Root(copy) => write!(f, "checkpoint root {}", letter(copy)),
             Self::Slot(slot, copy) => write!(f, "slot {slot} copy {}", letter(copy)),
-            Self::Page(slot, page, copy) => write!(f, "{page} copy {} of slot {slot}", letter(copy)),
+            Self::Page(slot, page, copy) => {
+                write!(f, "{page} copy {} of slot {slot}", letter(copy))
+            }
         }
     }
 }

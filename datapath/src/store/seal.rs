@@ -28,7 +28,11 @@ impl<M: Medium> Store<M> {
     /// `NoSpace` (for the pages of its map), `Corrupt` if `sealed` contradicts itself, and the import is given up as by
     /// [`Store::abort`]. `Io` or `ReadOnlyLatched`, and then it is not known whether the image exists before the disk is opened
     /// again.
-    pub fn seal(&mut self, mut ticket: ImportTicket, sealed: SealedImage) -> Result<Uuid, StoreError> {
+    pub fn seal(
+        &mut self,
+        mut ticket: ImportTicket,
+        sealed: SealedImage,
+    ) -> Result<Uuid, StoreError> {
         let result = self.try_seal(&mut ticket, sealed);
         if result.is_err() && self.disk.fault().is_none() {
             self.abort(ticket);
@@ -36,7 +40,11 @@ impl<M: Medium> Store<M> {
         result
     }
 
-    fn try_seal(&mut self, ticket: &mut ImportTicket, sealed: SealedImage) -> Result<Uuid, StoreError> {
+    fn try_seal(
+        &mut self,
+        ticket: &mut ImportTicket,
+        sealed: SealedImage,
+    ) -> Result<Uuid, StoreError> {
         self.check_writable()?;
         let name = ticket.image.name.clone();
         check(&name, &sealed)?;
@@ -44,24 +52,50 @@ impl<M: Medium> Store<M> {
         // 1. The trees, to clusters that are free as far as the disk knows. A crash leaves them free.
         let map_entries = self.write_map_leaves(ticket, &sealed.map)?;
         let (map_tree, map_dirs) = self.write_directory(ticket, TreeKind::Map, map_entries)?;
-        let (checksum_tree, checksum_dirs) = self.write_directory(ticket, TreeKind::Checksums, sealed.checksums)?;
+        let (checksum_tree, checksum_dirs) =
+            self.write_directory(ticket, TreeKind::Checksums, sealed.checksums)?;
 
         // One cluster with two owners would be found at the next open, and hold both images. It never gets that far.
         let mut ledger = Ledger::new(&ticket.taken);
-        let data = sealed.map.iter().map(|word| MapEntry::from_bits(*word).pcn()).filter(|pcn| !pcn.is_none());
-        for pcn in data.chain(map_tree.clusters()).chain(checksum_tree.clusters()) {
+        let data = sealed
+            .map
+            .iter()
+            .map(|word| MapEntry::from_bits(*word).pcn())
+            .filter(|pcn| !pcn.is_none());
+        for pcn in data
+            .chain(map_tree.clusters())
+            .chain(checksum_tree.clusters())
+        {
             ledger.refer(pcn)?;
         }
 
         // 2. Data, checksums and trees are durable before a slot names them. Otherwise the image could be there after a power
         //    loss with another tenant's bytes in it.
         let doing = format!("sealing image {name}");
-        self.disk.flush().map_err(|fault| StoreError::io(&doing, fault))?;
+        self.disk
+            .flush()
+            .map_err(|fault| StoreError::io(&doing, fault))?;
 
         // 3. The image exists with the first durable copy of its slot.
-        let record = record(ticket, &sealed.map, sealed.size_bytes, sealed.stored_clusters, map_dirs, checksum_dirs);
-        let record = ObjectRecord { sha256: sealed.sha256, sha512: sealed.sha512, ..record };
-        self.change_slot(ticket.owner.slot, ticket.owner.epoch, Some(record.clone()), &doing)?;
+        let record = record(
+            ticket,
+            &sealed.map,
+            sealed.size_bytes,
+            sealed.stored_clusters,
+            map_dirs,
+            checksum_dirs,
+        );
+        let record = ObjectRecord {
+            sha256: sealed.sha256,
+            sha512: sealed.sha512,
+            ..record
+        };
+        self.change_slot(
+            ticket.owner.slot,
+            ticket.owner.epoch,
+            Some(record.clone()),
+            &doing,
+        )?;
 
         // 4. In memory: what was taken and not used is free again.
         for pcn in ledger.unused() {
@@ -69,9 +103,21 @@ impl<M: Medium> Store<M> {
         }
         self.reserved.remove(&ticket.owner.slot);
         let map = Some(Arc::new(LayerMap::from_entries(sealed.map)));
-        let object = describe(ticket.owner.slot, ticket.owner.epoch, &record, &map_tree, &checksum_tree);
+        let object = describe(
+            ticket.owner.slot,
+            ticket.owner.epoch,
+            &record,
+            &map_tree,
+            &checksum_tree,
+        );
         let uuid = object.uuid;
-        let entry = Entry { object, record: Some(record), map, map_tree, checksum_tree };
+        let entry = Entry {
+            object,
+            record: Some(record),
+            map,
+            map_tree,
+            checksum_tree,
+        };
         self.entries.insert(ticket.owner.slot, entry);
         Ok(uuid)
     }
@@ -81,11 +127,22 @@ fn check(name: &str, sealed: &SealedImage) -> Result<(), StoreError> {
     if sealed.map.len() as u64 != sealed.size_bytes.div_ceil(CLUSTER_BYTES) {
         return Err(contradiction(name, "the map is not as long as the image"));
     }
-    let stored = sealed.map.iter().filter(|word| !MapEntry::from_bits(**word).pcn().is_none()).count();
+    let stored = sealed
+        .map
+        .iter()
+        .filter(|word| !MapEntry::from_bits(**word).pcn().is_none())
+        .count();
     if stored as u64 != sealed.stored_clusters {
-        return Err(contradiction(name, "the map does not have as many clusters as were stored"));
+        return Err(contradiction(
+            name,
+            "the map does not have as many clusters as were stored",
+        ));
     }
-    if sealed.map.iter().any(|word| MapEntry::from_bits(*word).is_dirty()) {
+    if sealed
+        .map
+        .iter()
+        .any(|word| MapEntry::from_bits(*word).is_dirty())
+    {
         return Err(contradiction(name, "the map has a dirty entry"));
     }
     Ok(())

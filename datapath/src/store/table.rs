@@ -19,8 +19,15 @@ const BLANK: Page = [0; PAGE_BYTES];
 
 /// A slot that holds an object, or did.
 pub(super) enum Found {
-    Object { slot: SlotIndex, epoch: Epoch, record: Box<ObjectRecord> },
-    Lost { slot: SlotIndex, damage: Damage },
+    Object {
+        slot: SlotIndex,
+        epoch: Epoch,
+        record: Box<ObjectRecord>,
+    },
+    Lost {
+        slot: SlotIndex,
+        damage: Damage,
+    },
 }
 
 /// The object table.
@@ -36,7 +43,10 @@ pub(super) fn read<M: Medium>(
     disk_uuid: Uuid,
     repairs: &mut Vec<PendingRepair>,
 ) -> Result<Table, OpenError> {
-    let mut table = Table { found: Vec::new(), history: vec![SlotHistory::default(); geometry.slots() as usize] };
+    let mut table = Table {
+        found: Vec::new(),
+        history: vec![SlotHistory::default(); geometry.slots() as usize],
+    };
     let mut bytes = vec![0; usize_of(READ_BYTES.min(geometry.table_bytes()))];
     let mut slots = (0..geometry.slots()).map(SlotIndex::new);
     let mut offset = 0;
@@ -44,7 +54,10 @@ pub(super) fn read<M: Medium>(
         let len = usize_of(READ_BYTES.min(geometry.table_bytes() - offset));
         let bytes = &mut bytes[..len];
         disk.read(geometry.table_offset().plus(offset), bytes)
-            .map_err(|fault| OpenError::Io { doing: "reading the object table", fault })?;
+            .map_err(|fault| OpenError::Io {
+                doing: "reading the object table",
+                fault,
+            })?;
         offset += len as u64;
         for (pair, slot) in bytes.chunks_exact(usize_of(SLOT_BYTES)).zip(&mut slots) {
             table.take(slot, pair, geometry, disk_uuid, repairs);
@@ -69,12 +82,26 @@ impl Table {
         }
         let decode = |page: &Page, copy: PairCopy| -> Result<ObjectSlot, DecodeError> {
             let at = geometry.slot_offset(slot, copy);
-            ObjectSlot::decode(page, &Expect::at(at).on_disk(disk_uuid).with_index(copy.number()), slot)
+            ObjectSlot::decode(
+                page,
+                &Expect::at(at).on_disk(disk_uuid).with_index(copy.number()),
+                slot,
+            )
         };
         let mut repair = |copy: PairCopy, why: String, page: &dyn Fn(&Stamp) -> Page| {
             let at = geometry.slot_offset(slot, copy);
-            let page = page(&Stamp { disk_uuid, self_offset: at });
-            repairs.push(PendingRepair { repair: Repair { what: Repaired::Slot(slot, copy), at, why }, page });
+            let page = page(&Stamp {
+                disk_uuid,
+                self_offset: at,
+            });
+            repairs.push(PendingRepair {
+                repair: Repair {
+                    what: Repaired::Slot(slot, copy),
+                    at,
+                    why,
+                },
+                page,
+            });
         };
         let at = geometry.slot_offset(slot, PairCopy::A);
         let held = match pair::choose(decode(a, PairCopy::A), decode(b, PairCopy::B)) {
@@ -85,38 +112,69 @@ impl Table {
                 return;
             }
             PairChoice::Both(value) => value,
-            PairChoice::Only { holds, value, other } => {
+            PairChoice::Only {
+                holds,
+                value,
+                other,
+            } => {
                 let copy = holds.other();
-                repair(copy, other.fault.to_string(), &|stamp| value.encode(stamp, copy));
+                repair(copy, other.fault.to_string(), &|stamp| {
+                    value.encode(stamp, copy)
+                });
                 value
             }
             // The older copy must not outlive this: should the newer one rot later, a deleted object would be back, and name
             // clusters that others have filled since.
             PairChoice::Newer { holds, value, .. } => {
                 let copy = holds.other();
-                repair(copy, "older than its twin".to_owned(), &|stamp| value.encode(stamp, copy));
+                repair(copy, "older than its twin".to_owned(), &|stamp| {
+                    value.encode(stamp, copy)
+                });
                 value
             }
             PairChoice::Conflict { .. } => {
-                self.found.push(Found::Lost { slot, damage: Damage::SlotConflict { at } });
+                self.found.push(Found::Lost {
+                    slot,
+                    damage: Damage::SlotConflict { at },
+                });
                 return;
             }
             PairChoice::Lost { a, b } => {
-                self.found.push(Found::Lost { slot, damage: Damage::SlotLost { at, a, b } });
+                self.found.push(Found::Lost {
+                    slot,
+                    damage: Damage::SlotLost { at, a, b },
+                });
                 return;
             }
         };
-        self.history[slot.get() as usize] = SlotHistory { seq: held.seq, epoch: held.epoch };
+        self.history[slot.get() as usize] = SlotHistory {
+            seq: held.seq,
+            epoch: held.epoch,
+        };
         if let Some(record) = held.object {
-            self.found.push(Found::Object { slot, epoch: held.epoch, record: Box::new(record) });
+            self.found.push(Found::Object {
+                slot,
+                epoch: held.epoch,
+                record: Box::new(record),
+            });
         }
     }
 
     /// Sequence and epoch of a lost slot are unknown. They must not restart: it takes the highest of the table.
     fn outnumber_lost_slots(&mut self) {
         let highest = SlotHistory {
-            seq: self.history.iter().map(|one| one.seq).max().unwrap_or(Seq::default()),
-            epoch: self.history.iter().map(|one| one.epoch).max().unwrap_or(Epoch::default()),
+            seq: self
+                .history
+                .iter()
+                .map(|one| one.seq)
+                .max()
+                .unwrap_or(Seq::default()),
+            epoch: self
+                .history
+                .iter()
+                .map(|one| one.epoch)
+                .max()
+                .unwrap_or(Epoch::default()),
         };
         for found in &self.found {
             if let Found::Lost { slot, .. } = found {

@@ -61,12 +61,17 @@ impl ImportTicket {
 
     /// Clusters taken so far.
     pub fn taken_clusters(&self) -> u64 {
-        self.taken.iter().map(|extent| u64::from(extent.count)).sum()
+        self.taken
+            .iter()
+            .map(|extent| u64::from(extent.count))
+            .sum()
     }
 
     pub(super) fn take(&mut self, extent: Extent) {
         match self.taken.last_mut() {
-            Some(last) if last.pcn.get() + last.count == extent.pcn.get() => last.count += extent.count,
+            Some(last) if last.pcn.get() + last.count == extent.pcn.get() => {
+                last.count += extent.count
+            }
             _ => self.taken.push(extent),
         }
     }
@@ -92,7 +97,10 @@ impl Ledger {
                 (extent, at)
             })
             .collect();
-        Self { extents, used: vec![false; before] }
+        Self {
+            extents,
+            used: vec![false; before],
+        }
     }
 
     /// Notes that `pcn` is referred to.
@@ -100,11 +108,16 @@ impl Ledger {
     /// # Errors
     /// If the ticket does not have it, or it was referred to before: sealing that would hand one cluster to two owners.
     pub fn refer(&mut self, pcn: Pcn) -> Result<(), StoreError> {
-        let after = self.extents.partition_point(|(extent, _)| extent.pcn <= pcn);
-        let found = after.checked_sub(1).and_then(|at| self.extents.get(at)).and_then(|(extent, before)| {
-            let within = pcn.get() - extent.pcn.get();
-            (within < extent.count).then_some(before + within as usize)
-        });
+        let after = self
+            .extents
+            .partition_point(|(extent, _)| extent.pcn <= pcn);
+        let found = after
+            .checked_sub(1)
+            .and_then(|at| self.extents.get(at))
+            .and_then(|(extent, before)| {
+                let within = pcn.get() - extent.pcn.get();
+                (within < extent.count).then_some(before + within as usize)
+            });
         match found.and_then(|at| self.used.get_mut(at)) {
             Some(used) if !*used => {
                 *used = true;
@@ -123,7 +136,11 @@ impl Ledger {
     pub fn unused(&self) -> impl Iterator<Item = Pcn> + '_ {
         self.extents.iter().flat_map(|(extent, before)| {
             let used = self.used.iter().skip(*before);
-            extent.clusters().zip(used).filter(|(_, used)| !**used).map(|(pcn, _)| pcn)
+            extent
+                .clusters()
+                .zip(used)
+                .filter(|(_, used)| !**used)
+                .map(|(pcn, _)| pcn)
         })
     }
 }

@@ -32,9 +32,16 @@ impl<M: Medium> Store<M> {
                     *entry = MapEntry::from_bits(*word);
                 }
                 let used = words.iter().any(|word| *word != 0);
-                used.then_some(MapPage { slot: owner.slot, epoch: owner.epoch, seq: Seq::default(), index, entries })
+                used.then_some(MapPage {
+                    slot: owner.slot,
+                    epoch: owner.epoch,
+                    seq: Seq::default(),
+                    index,
+                    entries,
+                })
             };
-            let leaves: Vec<Option<MapPage>> = (number..).zip(map.chunks(ENTRIES)).map(leaf).collect();
+            let leaves: Vec<Option<MapPage>> =
+                (number..).zip(map.chunks(ENTRIES)).map(leaf).collect();
             entries.push(self.write_cluster(ticket, &leaves, MapPage::encode)?);
         }
         Ok(entries)
@@ -53,7 +60,11 @@ impl<M: Medium> Store<M> {
         if entries.len() > TREE_DIRS * per_cluster {
             return Err(super::import::too_large(&ticket.image.name));
         }
-        for (dir, (place, entries)) in places.iter_mut().zip(entries.chunks(per_cluster)).enumerate() {
+        for (dir, (place, entries)) in places
+            .iter_mut()
+            .zip(entries.chunks(per_cluster))
+            .enumerate()
+        {
             if entries.iter().all(|entry| *entry == DirectoryEntry::EMPTY) {
                 continue;
             }
@@ -65,12 +76,25 @@ impl<M: Medium> Store<M> {
                     *to = *from;
                 }
                 let (slot, epoch) = (owner.slot, owner.epoch);
-                Some(DirectoryPage { tree: kind, slot, epoch, seq: Seq::default(), index, entries: page })
+                Some(DirectoryPage {
+                    tree: kind,
+                    slot,
+                    epoch,
+                    seq: Seq::default(),
+                    index,
+                    entries: page,
+                })
             };
             let pages: Vec<Option<DirectoryPage>> = (0..PAIRS).zip(first..).map(page).collect();
-            *place = self.write_cluster(ticket, &pages, DirectoryPage::encode)?.cluster();
+            *place = self
+                .write_cluster(ticket, &pages, DirectoryPage::encode)?
+                .cluster();
         }
-        let dirs = places.iter().copied().filter(|pcn| !pcn.is_none()).collect();
+        let dirs = places
+            .iter()
+            .copied()
+            .filter(|pcn| !pcn.is_none())
+            .collect();
         Ok((Tree { dirs, entries }, places))
     }
 
@@ -93,13 +117,19 @@ impl<M: Medium> Store<M> {
             for copy in PairCopy::BOTH {
                 let at = page_offset(cluster, pair, copy);
                 let within = usize_of(at.get() - cluster.offset().get());
-                let page = encode(page, &Stamp { disk_uuid: ticket.owner.disk_uuid, self_offset: at });
+                let page = encode(
+                    page,
+                    &Stamp {
+                        disk_uuid: ticket.owner.disk_uuid,
+                        self_offset: at,
+                    },
+                );
                 bytes[within..within + PAGE_BYTES].copy_from_slice(&page);
             }
         }
-        self.disk
-            .write(cluster.offset(), &bytes)
-            .map_err(|fault| StoreError::io(&format!("sealing image {}", ticket.image.name), fault))?;
+        self.disk.write(cluster.offset(), &bytes).map_err(|fault| {
+            StoreError::io(&format!("sealing image {}", ticket.image.name), fault)
+        })?;
         Ok(DirectoryEntry::new(cluster, written))
     }
 }

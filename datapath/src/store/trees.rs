@@ -3,18 +3,23 @@
 //! Reads go out in pieces of up to 1 MiB: neighbouring clusters of a tree are read together, so that the map of 1 TiB (130 MiB of
 //! pages, both copies) takes some hundred reads and not thirty thousand.
 
+use std::ops::Range;
+
 use super::latch::LatchedDisk;
 use super::object::{Damage, TreePage};
 use super::report::{Repair, Repaired};
 use super::ticket::PageOwner;
+use crate::format::checksum_page::ChecksumPage;
 use crate::format::directory::{DirectoryEntry, DirectoryPage, TreeKind};
 use crate::format::geometry::Geometry;
 use crate::format::map_page::MapPage;
 use crate::format::pair::{self, PairChoice, PairCopy, Versioned};
 use crate::format::tree::{
-    CLUSTERS_PER_CHECKSUM_PAGE, DirectoryIndex, ENTRIES_PER_PAGE, LeafIndex, PAIRS_PER_CLUSTER, TREE_DIRS, page_offset,
+    CLUSTERS_PER_CHECKSUM_PAGE, DirectoryIndex, ENTRIES_PER_PAGE, LeafIndex, PAIRS_PER_CLUSTER,
+    TREE_DIRS, page_offset,
 };
-use crate::format::{DecodeError, Expect, Fault, Stamp};
+use crate::format::{DecodeError, Expect, Stamp};
+use crate::map::MapEntry;
 use crate::medium::{IoFault, Medium};
 use crate::units::{ByteOffset, CLUSTER_BYTES, PAGE_BYTES, Page, Pcn};
 
@@ -35,7 +40,11 @@ pub(super) struct Tree {
 impl Tree {
     /// Every cluster that the tree takes.
     pub fn clusters(&self) -> impl Iterator<Item = Pcn> + '_ {
-        let leaves = self.entries.iter().map(|entry| entry.cluster()).filter(|pcn| !pcn.is_none());
+        let leaves = self
+            .entries
+            .iter()
+            .map(|entry| entry.cluster())
+            .filter(|pcn| !pcn.is_none());
         self.dirs.iter().copied().chain(leaves)
     }
 
@@ -95,10 +104,19 @@ pub(super) struct TreeReader<'a, M> {
 
 impl<M: Medium> TreeReader<'_, M> {
     /// Reads the directory of a tree that has `leaves` leaves at most.
-    pub fn directory(&mut self, kind: TreeKind, dirs: &[Pcn; TREE_DIRS], leaves: u64) -> Result<Tree, TreeError> {
+    pub fn directory(
+        &mut self,
+        kind: TreeKind,
+        dirs: &[Pcn; TREE_DIRS],
+        leaves: u64,
+    ) -> Result<Tree, TreeError> {
         let mut tree = Tree::default();
         let entries = leaves.div_ceil(u64::from(PAIRS_PER_CLUSTER));
-        for (dir, &cluster) in dirs.iter().enumerate().filter(|(_, cluster)| !cluster.is_none()) {
+        for (dir, &cluster) in dirs
+            .iter()
+            .enumerate()
+            .filter(|(_, cluster)| !cluster.is_none())
+        {
             self.check_zone(cluster)?;
             tree.dirs.push(cluster);
             let mut bytes = std::mem::take(self.buffer);
@@ -107,11 +125,25 @@ impl<M: Medium> TreeReader<'_, M> {
             *self.buffer = bytes;
             pages?;
         }
-        if let Some(beyond) = tree.entries.iter().skip(usize_of(entries)).position(|entry| *entry != DirectoryEntry::EMPTY) {
-            return Err(self.inconsistent("entries of a tree's directory", entries, entries + beyond as u64 + 1));
+        if let Some(beyond) = tree
+            .entries
+            .iter()
+            .skip(usize_of(entries))
+            .position(|entry| *entry != DirectoryEntry::EMPTY)
+        {
+            return Err(self.inconsistent(
+                "entries of a tree's directory",
+                entries,
+                entries + beyond as u64 + 1,
+            ));
         }
         tree.entries.truncate(usize_of(entries));
-        for cluster in tree.entries.iter().map(|entry| entry.cluster()).filter(|cluster| !cluster.is_none()) {
+        for cluster in tree
+            .entries
+            .iter()
+            .map(|entry| entry.cluster())
+            .filter(|cluster| !cluster.is_none())
+        {
             self.check_zone(cluster)?;
         }
         Ok(tree)
@@ -127,8 +159,13 @@ impl<M: Medium> TreeReader<'_, M> {
     ) -> Result<(), TreeError> {
         self.disk.read(cluster.offset(), bytes)?;
         for pair in 0..PAIRS_PER_CLUSTER {
-            let number = u32::try_from(dir).unwrap_or(u32::MAX).saturating_mul(PAIRS_PER_CLUSTER) + pair;
-            let Some(index) = DirectoryIndex::new(number) else { continue };
+            let number = u32::try_from(dir)
+                .unwrap_or(u32::MAX)
+                .saturating_mul(PAIRS_PER_CLUSTER)
+                + pair;
+            let Some(index) = DirectoryIndex::new(number) else {
+                continue;
+            };
             let name = match kind {
                 TreeKind::Map => TreePage::MapDirectory(number),
                 TreeKind::Checksums => TreePage::ChecksumDirectory(number),
@@ -141,8 +178,15 @@ impl<M: Medium> TreeReader<'_, M> {
                 DirectoryPage::encode,
             )?;
             let first = index.first_leaf(0).map_or(0, LeafIndex::directory_entry) as usize;
-            if let Some(last) = page.entries.iter().rposition(|entry| *entry != DirectoryEntry::EMPTY) {
-                tree.entries.resize(tree.entries.len().max(first + last + 1), DirectoryEntry::EMPTY);
+            if let Some(last) = page
+                .entries
+                .iter()
+                .rposition(|entry| *entry != DirectoryEntry::EMPTY)
+            {
+                tree.entries.resize(
+                    tree.entries.len().max(first + last + 1),
+                    DirectoryEntry::EMPTY,
+                );
                 tree.entries[first..=first + last].copy_from_slice(&page.entries[..=last]);
             }
         }
@@ -152,15 +196,59 @@ impl<M: Medium> TreeReader<'_, M> {
     /// Reads the leaves of a map: the entries of its `clusters` clusters.
     pub fn map(&mut self, tree: &Tree, clusters: u64) -> Result<Vec<u64>, TreeError> {
         let mut map = vec![0; usize_of(clusters)];
-        let mut bytes = std::mem::take(self.buffer);
-        let result = self.map_into(tree, &mut map, &mut bytes);
-        *self.buffer = bytes;
-        result.map(|()| map)
+        let slot_at = self.slot_at;
+        self.leaves(
+            tree,
+            0..tree.entries.len(),
+            &mut |lcn, entry| match map.get_mut(lcn) {
+                Some(word) => {
+                    *word = entry.bits();
+                    Ok(())
+                }
+                None => {
+                    let (what, found) = ("clusters of the map", lcn as u64 + 1);
+                    Err(Damage::Inconsistent {
+                        at: slot_at,
+                        what,
+                        expected: clusters,
+                        found,
+                    }
+                    .into())
+                }
+            },
+        )?;
+        Ok(map)
     }
 
-    fn map_into(&mut self, tree: &Tree, map: &mut [u64], bytes: &mut Vec<u8>) -> Result<(), TreeError> {
-        let written: Vec<(usize, DirectoryEntry)> =
-            tree.entries.iter().copied().enumerate().filter(|(_, entry)| entry.written() != 0).collect();
+    /// Reads the leaves that the directory entries `range` name, and hands out every map entry that is not empty.
+    pub fn leaves(
+        &mut self,
+        tree: &Tree,
+        range: Range<usize>,
+        take: &mut impl FnMut(usize, MapEntry) -> Result<(), TreeError>,
+    ) -> Result<(), TreeError> {
+        let mut bytes = std::mem::take(self.buffer);
+        let result = self.leaves_through(&mut bytes, tree, range, take);
+        *self.buffer = bytes;
+        result
+    }
+
+    fn leaves_through(
+        &mut self,
+        bytes: &mut Vec<u8>,
+        tree: &Tree,
+        range: Range<usize>,
+        take: &mut impl FnMut(usize, MapEntry) -> Result<(), TreeError>,
+    ) -> Result<(), TreeError> {
+        let written: Vec<(usize, DirectoryEntry)> = tree
+            .entries
+            .iter()
+            .copied()
+            .enumerate()
+            .skip(range.start)
+            .take(range.len())
+            .filter(|(_, entry)| entry.written() != 0)
+            .collect();
         let mut rest = written.as_slice();
         while let [(_, first), ..] = rest {
             let neighbours = rest
@@ -174,15 +262,24 @@ impl<M: Medium> TreeReader<'_, M> {
             bytes.resize(neighbours * CLUSTER, 0);
             self.disk.read(first.cluster().offset(), bytes)?;
             for ((number, entry), bytes) in now.iter().zip(bytes.chunks_exact(CLUSTER)) {
-                self.map_cluster(*number, *entry, bytes, map)?;
+                self.leaf_cluster(*number, *entry, bytes, take)?;
             }
         }
         Ok(())
     }
 
-    fn map_cluster(&mut self, number: usize, entry: DirectoryEntry, bytes: &[u8], map: &mut [u64]) -> Result<(), TreeError> {
+    fn leaf_cluster(
+        &mut self,
+        number: usize,
+        entry: DirectoryEntry,
+        bytes: &[u8],
+        take: &mut impl FnMut(usize, MapEntry) -> Result<(), TreeError>,
+    ) -> Result<(), TreeError> {
         for pair in (0..PAIRS_PER_CLUSTER).filter(|&pair| entry.is_written(pair)) {
-            let leaf = u32::try_from(number).unwrap_or(u32::MAX).saturating_mul(PAIRS_PER_CLUSTER) + pair;
+            let leaf = u32::try_from(number)
+                .unwrap_or(u32::MAX)
+                .saturating_mul(PAIRS_PER_CLUSTER)
+                + pair;
             let page = self.pair(
                 (entry.cluster(), pair),
                 bytes,
@@ -191,48 +288,117 @@ impl<M: Medium> TreeReader<'_, M> {
                 MapPage::encode,
             )?;
             let first = leaf as usize * ENTRIES_PER_PAGE as usize;
-            for (lcn, entry) in (first..).zip(&page.entries).filter(|(_, entry)| entry.bits() != 0) {
+            for (lcn, entry) in (first..)
+                .zip(&page.entries)
+                .filter(|(_, entry)| entry.bits() != 0)
+            {
                 if !entry.pcn().is_none() {
                     self.check_zone(entry.pcn())?;
                 }
-                let clusters = map.len() as u64;
-                match map.get_mut(lcn) {
-                    Some(word) => *word = entry.bits(),
-                    None => return Err(self.inconsistent("clusters of the map", clusters, lcn as u64 + 1)),
-                }
+                take(lcn, *entry)?;
             }
         }
         Ok(())
     }
 
-    /// The content of one pair; a copy that does not hold it is noted for repair.
+    /// Reads one leaf of a checksum tree; `None` if it was never written.
+    pub fn checksums(
+        &mut self,
+        tree: &Tree,
+        leaf: LeafIndex,
+    ) -> Result<Option<ChecksumPage>, TreeError> {
+        let Some(cluster) = tree.leaf_cluster(leaf) else {
+            return Ok(None);
+        };
+        let mut bytes = [0; 2 * PAGE_BYTES];
+        self.disk
+            .read(page_offset(cluster, leaf.pair(), PairCopy::A), &mut bytes)?;
+        self.pair_at(
+            (cluster, leaf.pair()),
+            (page_in(&bytes, 0), page_in(&bytes, PAGE_BYTES)),
+            TreePage::ChecksumLeaf(leaf.get()),
+            |page, expect| ChecksumPage::decode(page, &expect.with_index(leaf.get())),
+            ChecksumPage::encode,
+        )
+        .map(Some)
+    }
+
+    /// The content of one pair of a cluster that was read.
     fn pair<T: Versioned>(
         &mut self,
-        (cluster, pair): (Pcn, u32),
+        place: (Pcn, u32),
         bytes: &[u8],
         name: TreePage,
         decode: impl Fn(&Page, Expect) -> Result<T, DecodeError>,
         encode: impl Fn(&T, &Stamp) -> Page,
     ) -> Result<T, TreeError> {
-        let at = page_offset(cluster, pair, PairCopy::A);
-        let read = |copy: PairCopy| {
-            let place = page_offset(cluster, pair, copy);
-            let expect = Expect::at(place).on_disk(self.owner.disk_uuid).owned_by(self.owner.slot, self.owner.epoch);
-            let page = page_in(bytes, usize_of(place.get() - cluster.offset().get()));
-            decode(page, expect)
+        let page = |copy| {
+            let at = page_offset(place.0, place.1, copy).get() - place.0.offset().get();
+            page_in(bytes, usize_of(at))
         };
-        let (held, bad) = match hold(read(PairCopy::A), read(PairCopy::B)) {
-            Hold::Good(value) => return Ok(value),
-            Hold::Repair { value, bad, why } => (value, (bad, why)),
-            Hold::Conflict => return Err(Damage::PageConflict { page: name, at }.into()),
-            Hold::Lost { a, b } => return Err(Damage::PageLost { page: name, at, a, b }.into()),
+        self.pair_at(
+            place,
+            (page(PairCopy::A), page(PairCopy::B)),
+            name,
+            decode,
+            encode,
+        )
+    }
+
+    /// The content of one pair; a copy that does not hold it is noted for repair.
+    fn pair_at<T: Versioned>(
+        &mut self,
+        (cluster, pair): (Pcn, u32),
+        (a, b): (&Page, &Page),
+        name: TreePage,
+        decode: impl Fn(&Page, Expect) -> Result<T, DecodeError>,
+        encode: impl Fn(&T, &Stamp) -> Page,
+    ) -> Result<T, TreeError> {
+        let PageOwner {
+            disk_uuid,
+            slot,
+            epoch,
+        } = self.owner;
+        let place = |copy| page_offset(cluster, pair, copy);
+        let read = |page, copy| {
+            decode(
+                page,
+                Expect::at(place(copy))
+                    .on_disk(disk_uuid)
+                    .owned_by(slot, epoch),
+            )
         };
-        let (copy, why) = bad;
-        let place = page_offset(cluster, pair, copy);
-        let stamp = Stamp { disk_uuid: self.owner.disk_uuid, self_offset: place };
-        let what = Repaired::Page(self.owner.slot, name, copy);
-        self.repairs.push(PendingRepair { repair: Repair { what, at: place, why }, page: encode(&held, &stamp) });
-        Ok(held)
+        let at = place(PairCopy::A);
+        match hold(read(a, PairCopy::A), read(b, PairCopy::B)) {
+            Hold::Good(value) => Ok(value),
+            Hold::Repair { value, bad, why } => {
+                let what = Repaired::Page(slot, name, bad);
+                let page = encode(
+                    &value,
+                    &Stamp {
+                        disk_uuid,
+                        self_offset: place(bad),
+                    },
+                );
+                self.repairs.push(PendingRepair {
+                    repair: Repair {
+                        what,
+                        at: place(bad),
+                        why,
+                    },
+                    page,
+                });
+                Ok(value)
+            }
+            Hold::Conflict => Err(Damage::PageConflict { page: name, at }.into()),
+            Hold::Lost { a, b } => Err(Damage::PageLost {
+                page: name,
+                at,
+                a,
+                b,
+            }
+            .into()),
+        }
     }
 
     fn check_zone(&self, cluster: Pcn) -> Result<(), Damage> {
@@ -243,16 +409,25 @@ impl<M: Medium> TreeReader<'_, M> {
     }
 
     fn inconsistent(&self, what: &'static str, expected: u64, found: u64) -> TreeError {
-        TreeError::Damage(Damage::Inconsistent { at: self.slot_at, what, expected, found })
+        TreeError::Damage(Damage::Inconsistent {
+            at: self.slot_at,
+            what,
+            expected,
+            found,
+        })
     }
 }
 
 /// What a pair that must have been written holds.
-pub(crate) enum Hold<T> {
+pub(super) enum Hold<T> {
     /// Both copies hold it.
     Good(T),
     /// One copy holds it, the other one is bad or older.
-    Repair { value: T, bad: PairCopy, why: String },
+    Repair {
+        value: T,
+        bad: PairCopy,
+        why: String,
+    },
     /// Both are good and contradict each other.
     Conflict,
     /// Neither is good. A copy that was never written is as bad as a torn one: the directory says that it was.
@@ -260,30 +435,39 @@ pub(crate) enum Hold<T> {
 }
 
 /// Applies the rule of [`pair::choose`] to a pair that must have been written.
-pub(crate) fn hold<T: Versioned>(a: Result<T, DecodeError>, b: Result<T, DecodeError>) -> Hold<T> {
+pub(super) fn hold<T: Versioned>(a: Result<T, DecodeError>, b: Result<T, DecodeError>) -> Hold<T> {
     let faults = (a.as_ref().err().cloned(), b.as_ref().err().cloned());
     match (pair::choose(a, b), faults) {
         (PairChoice::Both(value), _) => Hold::Good(value),
-        (PairChoice::Only { holds, value, other }, _) => {
-            Hold::Repair { value, bad: holds.other(), why: other.fault.to_string() }
-        }
-        (PairChoice::Newer { holds, value, .. }, _) => {
-            Hold::Repair { value, bad: holds.other(), why: "older than its twin".to_owned() }
-        }
+        (
+            PairChoice::Only {
+                holds,
+                value,
+                other,
+            },
+            _,
+        ) => Hold::Repair {
+            value,
+            bad: holds.other(),
+            why: other.fault.to_string(),
+        },
+        (PairChoice::Newer { holds, value, .. }, _) => Hold::Repair {
+            value,
+            bad: holds.other(),
+            why: "older than its twin".to_owned(),
+        },
         (_, (Some(a), Some(b))) => Hold::Lost { a, b },
         _ => Hold::Conflict,
     }
 }
 
 /// The page at byte `at` of `bytes`; a page of zeros if there is none.
-pub(crate) fn page_in(bytes: &[u8], at: usize) -> &Page {
+pub(super) fn page_in(bytes: &[u8], at: usize) -> &Page {
     const BLANK: Page = [0; PAGE_BYTES];
-    bytes.get(at..).and_then(<[u8]>::first_chunk).unwrap_or(&BLANK)
-}
-
-/// An error for a page that nothing was ever written to.
-pub(super) fn blank(structure: &'static str, at: ByteOffset) -> DecodeError {
-    DecodeError { structure, at, fault: Fault::Blank }
+    bytes
+        .get(at..)
+        .and_then(<[u8]>::first_chunk)
+        .unwrap_or(&BLANK)
 }
 
 /// Sizes of objects of this format fit in a `usize` of a 64-bit machine.

@@ -95,7 +95,8 @@ pub struct SimDisk {
 impl SimDisk {
     /// A disk of `len_bytes` (whole blocks) full of poison.
     pub fn new(len_bytes: u64, poison: u64) -> Self {
-        let pages = usize::try_from(len_bytes / BLOCK_BYTES).expect("a simulated disk fits in memory");
+        let pages =
+            usize::try_from(len_bytes / BLOCK_BYTES).expect("a simulated disk fits in memory");
         Self {
             poison,
             len_bytes,
@@ -202,10 +203,13 @@ impl SimDisk {
 
     /// Every page that was written and is not all zero, with its offset.
     pub fn written_pages(&self) -> impl Iterator<Item = (ByteOffset, &Page)> {
-        self.cells.iter().enumerate().filter_map(|(page, cell)| match cell {
-            Cell::At(at) => Some((ByteOffset::new(offset_of(page)), &self.arena[*at as usize])),
-            Cell::Poison | Cell::Zero => None,
-        })
+        self.cells
+            .iter()
+            .enumerate()
+            .filter_map(|(page, cell)| match cell {
+                Cell::At(at) => Some((ByteOffset::new(offset_of(page)), &self.arena[*at as usize])),
+                Cell::Poison | Cell::Zero => None,
+            })
     }
 
     fn lose_power(&mut self, seed: u64) {
@@ -302,7 +306,10 @@ impl SimDisk {
             return Cell::At(at);
         }
         self.arena.push(bytes);
-        Cell::At(u32::try_from(self.arena.len() - 1).expect("a simulated disk has fewer than 2^32 pages"))
+        Cell::At(
+            u32::try_from(self.arena.len() - 1)
+                .expect("a simulated disk has fewer than 2^32 pages"),
+        )
     }
 
     fn release(&mut self, cell: Cell) {
@@ -369,21 +376,42 @@ impl SimDisk {
 
     fn check(&self, at: ByteOffset, len_bytes: u64) {
         assert!(
-            at.get().is_multiple_of(BLOCK_BYTES) && len_bytes.is_multiple_of(BLOCK_BYTES) && len_bytes > 0,
+            at.get().is_multiple_of(BLOCK_BYTES)
+                && len_bytes.is_multiple_of(BLOCK_BYTES)
+                && len_bytes > 0,
             "not in whole blocks: {len_bytes} bytes at {at}"
         );
-        assert!(at.get() + len_bytes <= self.len_bytes, "past the disk's end: {len_bytes} bytes at {at}");
+        assert!(
+            at.get() + len_bytes <= self.len_bytes,
+            "past the disk's end: {len_bytes} bytes at {at}"
+        );
     }
 
-    fn change(&mut self, op: IoOp, at: ByteOffset, len_bytes: u64, from: Option<&[u8]>) -> Result<(), IoFault> {
+    fn change(
+        &mut self,
+        op: IoOp,
+        at: ByteOffset,
+        len_bytes: u64,
+        from: Option<&[u8]>,
+    ) -> Result<(), IoFault> {
         self.check(at, len_bytes);
         let page = page_of(at.get());
         let pages = page_of(len_bytes);
         let write = |page: usize, pages: usize| match from {
-            Some(from) => Pending::Bytes { page, bytes: from[..pages * PAGE_BYTES].to_vec() },
+            Some(from) => Pending::Bytes {
+                page,
+                bytes: from[..pages * PAGE_BYTES].to_vec(),
+            },
             None => Pending::Zeroes { page, pages },
         };
-        let fault = |errno| Err(IoFault { op, at, len_bytes, errno });
+        let fault = |errno| {
+            Err(IoFault {
+                op,
+                at,
+                len_bytes,
+                errno,
+            })
+        };
         match self.next_operation(op) {
             Next::Do => self.apply(write(page, pages)),
             Next::Crashed => return fault(ESHUTDOWN),
@@ -426,7 +454,12 @@ impl Medium for SimDisk {
         self.check(at, len_bytes);
         self.reads += 1;
         if self.crashed {
-            return Err(IoFault { op: IoOp::Read, at, len_bytes, errno: ESHUTDOWN });
+            return Err(IoFault {
+                op: IoOp::Read,
+                at,
+                len_bytes,
+                errno: ESHUTDOWN,
+            });
         }
         let first = page_of(at.get());
         for (nth, bytes) in into.chunks_exact_mut(PAGE_BYTES).enumerate() {
@@ -444,7 +477,14 @@ impl Medium for SimDisk {
     }
 
     fn flush(&mut self) -> Result<(), IoFault> {
-        let fault = |errno| Err(IoFault { op: IoOp::Flush, at: ByteOffset::new(0), len_bytes: 0, errno });
+        let fault = |errno| {
+            Err(IoFault {
+                op: IoOp::Flush,
+                at: ByteOffset::new(0),
+                len_bytes: 0,
+                errno,
+            })
+        };
         match self.next_operation(IoOp::Flush) {
             Next::Do => {
                 self.settle();
