@@ -67,9 +67,11 @@ pub fn inspect(path: &Path) -> Result<DiskContent, InspectError> {
     let bedplate = match probe::probe_one(path, PROBE_TIMEOUT) {
         Ok(found) => Some(BedplateContent::Disk(found.disk_uuid())),
         Err(Refusal::Superblock(ChoiceError::NotBedplate(_))) => None,
-        Err(refusal @ (Refusal::Superblock(_) | Refusal::BootBlockOverwritten { .. })) => {
-            Some(BedplateContent::Damaged(refusal.to_string()))
-        }
+        Err(
+            refusal @ (Refusal::Superblock(_)
+            | Refusal::TooShort { .. }
+            | Refusal::BootBlockOverwritten { .. }),
+        ) => Some(BedplateContent::Damaged(refusal.to_string())),
         Err(refusal) => return Err(InspectError::Disk(refusal)),
     };
     Ok(DiskContent {

@@ -40,6 +40,14 @@ pub enum Refusal {
     /// It carries no superblock, or none that can be believed.
     #[error(transparent)]
     Superblock(#[from] ChoiceError),
+    /// It has become shorter since it was formatted.
+    #[error("the disk has {len_bytes} bytes, and had at least {disk_bytes} when it was formatted")]
+    TooShort {
+        /// Its length now.
+        len_bytes: u64,
+        /// Its length at format, in whole clusters.
+        disk_bytes: u64,
+    },
     /// It carries our superblock, and something else was written over its start.
     #[error(
         "the boot block is not zero, byte {first_byte} of it is {value:#04x}: something else was written to this disk"
@@ -79,6 +87,7 @@ impl Refusal {
             Self::Superblock(_) => {
                 "nothing was changed on it: make a copy of the disk before any attempt to repair it"
             }
+            Self::TooShort { .. } => "give the partition, volume or file its former length back",
             Self::BootBlockOverwritten { .. } => {
                 "`wipefs --no-act PATH` shows what was written; if nothing of it is needed, zero the first 4096 bytes of the disk"
             }
@@ -99,6 +108,7 @@ impl Refusal {
             | Self::Read(_)
             | Self::Superblock(ChoiceError::NotBedplate(_)) => false,
             Self::Superblock(_)
+            | Self::TooShort { .. }
             | Self::BootBlockOverwritten { .. }
             | Self::Silent { .. }
             | Self::Resources(_) => true,
@@ -204,13 +214,20 @@ fn read_superblock<M: Medium>(medium: &mut M, by_length: &Geometry) -> Result<Ch
         read_copy(medium, second)?,
         read_copy(medium, third)?,
     ];
-    let last = near_start
+    let newest = near_start
         .iter()
         .flatten()
-        .map(|good| good.geometry.superblock_offset(SuperblockCopy::Last))
-        // Of a device that has become shorter the last copy is gone; reading where it would be tells as much.
-        .find(|last| last.get() <= last_by_length.get())
-        .unwrap_or(last_by_length);
+        .max_by_key(|good| good.generation);
+    let last = match newest.map(|good| good.geometry) {
+        Some(formatted) if formatted.disk_bytes() > by_length.disk_bytes() => {
+            return Err(Refusal::TooShort {
+                len_bytes: medium.len_bytes(),
+                disk_bytes: formatted.disk_bytes(),
+            });
+        }
+        Some(formatted) => formatted.superblock_offset(SuperblockCopy::Last),
+        None => last_by_length,
+    };
     let [first, second, third] = near_start;
     Ok(superblock::choose([
         first,
