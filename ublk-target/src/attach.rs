@@ -1,0 +1,284 @@
+//! A new device: added under its own number, described, fetched for, started.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bedplate_datapath::plan::{LayerStack, REQUEST_BYTES_MAX};
+use bedplate_datapath::units::DevId;
+use nix::errno::Errno;
+
+use crate::ctrl::DevInfo;
+use crate::error::TargetError;
+use crate::kernel_device::{DeviceState, KernelDevice};
+use crate::owner::OwnerTag;
+use crate::params::{self, DiskLimits};
+use crate::queue::Descriptors;
+use crate::reactor::{NewQueue, NewQueues};
+use crate::support::DataMode;
+use crate::sys::Features;
+use crate::target::{DeviceEntry, REACTOR_TIMEOUT, Target, locked, reactor_failed};
+
+/// How long a device node may take to appear after its device was added.
+const NODE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a device is to be.
+#[derive(Clone, Debug)]
+pub struct DeviceSpec {
+    /// N of `/dev/ublkbN`. Never another one.
+    pub dev_id: DevId,
+    /// Whose it is.
+    pub owner: OwnerTag,
+    /// Whether the block layer refuses writes. (The reactors refuse every write: they serve reads.)
+    pub read_only: bool,
+    /// Alignment of memory, in bytes, that some disk below asks for beyond what [`Target::add_disk`] was told; 1 for none.
+    pub dma_alignment: u32,
+}
+
+/// A device that is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Its number.
+    pub dev_id: DevId,
+    /// `/dev/ublkbN`.
+    pub path: PathBuf,
+    /// How its data moves.
+    pub data_mode: DataMode,
+    /// Its hardware queues.
+    pub queues: u16,
+    /// Requests that a queue holds.
+    pub queue_depth: u16,
+}
+
+impl Target {
+    /// Makes the device and serves it. A device of the same owner that never came up (a crash between ADD and START) is
+    /// removed first.
+    ///
+    /// # Errors
+    /// [`TargetError::DeviceTaken`] if the number is in use, with who has it; [`TargetError::Busy`] if another operation changes
+    /// the device; or the step that failed. Nothing is left behind then.
+    pub fn attach(&self, spec: &DeviceSpec, stack: Arc<LayerStack>) -> Result<Attached, TargetError> {
+        self.changing(spec.dev_id, || {
+            let limits = self.limits_below(spec, &stack)?;
+            self.free_number(spec)?;
+            let mut info = self.add(spec)?;
+            let attached = self.bring_up(spec, &mut info, &limits, stack);
+            if attached.is_err() {
+                self.clean_up(spec.dev_id);
+            }
+            attached
+        })
+    }
+
+    /// Runs an operation that gives the device its entry, with the device locked against others.
+    pub(crate) fn changing<T>(
+        &self,
+        dev_id: DevId,
+        operation: impl FnOnce() -> Result<(T, DeviceEntry), TargetError>,
+    ) -> Result<T, TargetError> {
+        {
+            let mut devices = locked(&self.devices);
+            if devices.contains_key(&dev_id) {
+                return Err(TargetError::Busy { dev_id, by: Vec::new() });
+            }
+            devices.insert(dev_id, DeviceEntry::Changing);
+        }
+        let outcome = operation();
+        let mut devices = locked(&self.devices);
+        match outcome {
+            Ok((answer, entry)) => {
+                devices.insert(dev_id, entry);
+                Ok(answer)
+            }
+            Err(error) => {
+                devices.remove(&dev_id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Limits of the disks that the stack reads from.
+    pub(crate) fn limits_below(&self, spec: &DeviceSpec, stack: &LayerStack) -> Result<DiskLimits, TargetError> {
+        let disks = locked(&self.disks);
+        let mut limits = DiskLimits { dma_alignment_bytes: spec.dma_alignment.max(1), ..DiskLimits::NONE };
+        for layer in &stack.layers {
+            let index = layer.disk.get();
+            let disk = disks.get(usize::from(index)).copied().flatten();
+            limits = limits.and(disk.ok_or(TargetError::Disk { index, why: "is not known here" })?);
+        }
+        Ok(limits)
+    }
+
+    /// Makes sure that nobody has the number.
+    fn free_number(&self, spec: &DeviceSpec) -> Result<(), TargetError> {
+        let Some(info) = self.control.info(spec.dev_id)? else { return Ok(()) };
+        let device = KernelDevice::of(&info);
+        if device.owner != Some(spec.owner) || device.state != DeviceState::Dead {
+            return Err(TargetError::DeviceTaken { by: Box::new(device) });
+        }
+        tracing::info!(dev_id = %spec.dev_id, "removing a device of ours that never came up");
+        self.control.delete(spec.dev_id, REACTOR_TIMEOUT)
+    }
+
+    fn add(&self, spec: &DeviceSpec) -> Result<DevInfo, TargetError> {
+        let mut info = DevInfo {
+            nr_hw_queues: self.config.queues.max(1),
+            queue_depth: self.config.queue_depth.clamp(1, 4096),
+            max_io_buf_bytes: REQUEST_BYTES_MAX,
+            dev_id: spec.dev_id.get(),
+            flags: self.support.device_flags(self.data_mode()).bits(),
+            ublksrv_flags: spec.owner.bits(),
+            ..DevInfo::default()
+        };
+        match self.control.add(&mut info) {
+            Ok(()) => Ok(info),
+            // Somebody was faster.
+            Err(TargetError::Command { errno: Errno::EEXIST, .. }) => match self.control.info(spec.dev_id)? {
+                Some(other) => Err(TargetError::DeviceTaken { by: Box::new(KernelDevice::of(&other)) }),
+                None => Err(TargetError::Busy { dev_id: spec.dev_id, by: Vec::new() }),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    fn bring_up(
+        &self,
+        spec: &DeviceSpec,
+        info: &mut DevInfo,
+        limits: &DiskLimits,
+        stack: Arc<LayerStack>,
+    ) -> Result<(Attached, DeviceEntry), TargetError> {
+        let stack = whole_blocks(stack, limits);
+        let mode = mode_of(info);
+        let mut params = params::of_device(stack.device_bytes(), spec.read_only, mode, limits);
+        self.control.set_params(spec.dev_id, &mut params)?;
+        let reactors = self.fetch(spec, info, &stack)?;
+        self.control.start(spec.dev_id)?;
+        choose_scheduler(spec.dev_id);
+        Ok((attached(spec, info), DeviceEntry::Served { reactors, stack }))
+    }
+
+    /// Opens `/dev/ublkcN`, spreads its queues over the reactors, and returns when the kernel has the FETCH of every tag. From
+    /// then on requests may arrive. The plain file is closed again: the rings hold it.
+    pub(crate) fn fetch(
+        &self,
+        spec: &DeviceSpec,
+        info: &DevInfo,
+        stack: &Arc<LayerStack>,
+    ) -> Result<Vec<usize>, TargetError> {
+        let path = PathBuf::from(format!("/dev/ublkc{}", spec.dev_id));
+        let failed = |doing| {
+            let path = path.clone();
+            move |source| TargetError::Io { doing, path, source }
+        };
+        let device = Arc::new(open_node(&path).map_err(failed("cannot open"))?);
+        let mut shares: Vec<Vec<NewQueue>> = self.reactors.iter().map(|_| Vec::new()).collect();
+        for queue in 0..info.nr_hw_queues {
+            let descriptors = Descriptors::map(&device, queue, info.queue_depth).map_err(failed("cannot map"))?;
+            let reactor = (spec.dev_id.get() as usize + usize::from(queue)) % self.reactors.len();
+            shares[reactor].push(NewQueue { queue, descriptors });
+        }
+        let mut asked = Vec::new();
+        for (reactor, queues) in self.reactors.iter().zip(shares) {
+            if queues.is_empty() {
+                continue;
+            }
+            let new = NewQueues {
+                dev_id: spec.dev_id,
+                device: Arc::clone(&device),
+                depth: info.queue_depth,
+                auto_buffers: mode_of(info) == DataMode::ZeroCopy,
+                stack: Arc::clone(stack),
+                queues,
+            };
+            asked.push((reactor, reactor.serve(new)));
+        }
+        drop(device);
+        let mut reactors = Vec::with_capacity(asked.len());
+        let mut refused = None;
+        for (reactor, answer) in asked {
+            reactors.push(reactor.number());
+            if let Err(source) = answer.wait(REACTOR_TIMEOUT).flatten() {
+                refused = Some(reactor_failed(reactor, "cannot serve a device", source));
+            }
+        }
+        refused.map_or(Ok(reactors), Err)
+    }
+
+    /// Removes a device that did not come up.
+    fn clean_up(&self, dev_id: DevId) {
+        // Takes fetched tags back, so that the reactors let go.
+        let stopped = self.control.stop(dev_id);
+        self.wait_forgotten(dev_id, 0..self.reactors.len());
+        if let Err(error) = stopped.and_then(|()| self.control.delete(dev_id, REACTOR_TIMEOUT)) {
+            tracing::error!(%dev_id, %error, "a device that did not come up cannot be removed");
+        }
+    }
+
+    /// Waits until these reactors have nothing of the device any more.
+    pub(crate) fn wait_forgotten(&self, dev_id: DevId, reactors: impl IntoIterator<Item = usize>) {
+        let asked: Vec<_> = reactors.into_iter().filter_map(|number| self.reactors.get(number)).map(|r| r.forget(dev_id)).collect();
+        for answer in asked {
+            if let Err(error) = answer.wait(REACTOR_TIMEOUT) {
+                tracing::error!(%dev_id, %error, "a reactor does not let go of a device");
+            }
+        }
+    }
+}
+
+/// The mode that a device was added with.
+pub(crate) fn mode_of(info: &DevInfo) -> DataMode {
+    if Features::from_bits(info.flags).contains(Features::AUTO_BUF_REG) { DataMode::ZeroCopy } else { DataMode::UserCopy }
+}
+
+pub(crate) fn attached(spec: &DeviceSpec, info: &DevInfo) -> Attached {
+    Attached {
+        dev_id: spec.dev_id,
+        path: PathBuf::from(format!("/dev/ublkb{}", spec.dev_id)),
+        data_mode: mode_of(info),
+        queues: info.nr_hw_queues,
+        queue_depth: info.queue_depth,
+    }
+}
+
+/// Over disks with blocks larger than 512 bytes the device has blocks as large, so that every run is whole blocks of the disk. It
+/// then ends on such a block; the last block of an object is padded with zeros on disk.
+pub(crate) fn whole_blocks(stack: Arc<LayerStack>, limits: &DiskLimits) -> Arc<LayerStack> {
+    let block_bytes = u64::from(limits.logical_block_bytes);
+    if block_bytes <= 512 {
+        return stack;
+    }
+    let size_bytes = stack.size_bytes.next_multiple_of(block_bytes);
+    Arc::new(LayerStack { layers: stack.layers.clone(), size_bytes })
+}
+
+/// `O_NONBLOCK`: so that io_uring copies at once, in our thread, instead of handing the copy to a worker of its own.
+fn open_node(path: &PathBuf) -> std::io::Result<File> {
+    let deadline = Instant::now() + NODE_TIMEOUT;
+    loop {
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+            .open(path);
+        match opened {
+            // udev may still be at it.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES)) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// A single-queue device starts with mq-deadline, which only costs here. Best effort.
+fn choose_scheduler(dev_id: DevId) {
+    let path = format!("/sys/block/ublkb{dev_id}/queue/scheduler");
+    if let Err(error) = std::fs::write(&path, "none") {
+        tracing::warn!(%dev_id, path, %error, "cannot choose the I/O scheduler");
+    }
+}

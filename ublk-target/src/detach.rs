@@ -1,0 +1,125 @@
+//! The end of a device, and the end of its server: two different things.
+
+use std::fs::OpenOptions;
+use std::time::{Duration, Instant};
+
+use bedplate_datapath::units::DevId;
+use nix::errno::Errno;
+
+use crate::ctrl::Control;
+use crate::error::TargetError;
+use crate::kernel_device::{DeviceState, KernelDevice};
+use crate::openers::openers_of;
+use crate::support::KernelSupport;
+use crate::sys::Features;
+use crate::target::{DeviceEntry, REACTOR_TIMEOUT, Target, locked};
+
+/// How long another server may take to close `/dev/ublkcN` of a device that was stopped under it.
+const FOREIGN_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Target {
+    /// Takes the device away from the kernel.
+    ///
+    /// # Errors
+    /// [`TargetError::NotFound`] if it is not served here; [`TargetError::Busy`] if somebody has it open, with who: the device
+    /// goes on.
+    pub fn detach(&self, dev_id: DevId) -> Result<(), TargetError> {
+        let entry = {
+            let mut devices = locked(&self.devices);
+            match devices.get(&dev_id) {
+                None => return Err(TargetError::NotFound { dev_id }),
+                Some(DeviceEntry::Changing) => return Err(TargetError::Busy { dev_id, by: Vec::new() }),
+                Some(DeviceEntry::Served { .. }) => devices.insert(dev_id, DeviceEntry::Changing),
+            }
+        };
+        let reactors = match &entry {
+            Some(DeviceEntry::Served { reactors, .. }) => reactors.clone(),
+            _ => Vec::new(),
+        };
+        match stop_unless_open(&self.control, &self.support, dev_id) {
+            Ok(()) => {}
+            // Removed by somebody else.
+            Err(TargetError::Command { errno: Errno::ENODEV, .. }) => {}
+            Err(error) => {
+                if let Some(entry) = entry {
+                    locked(&self.devices).insert(dev_id, entry);
+                }
+                return Err(error);
+            }
+        }
+        self.wait_forgotten(dev_id, reactors);
+        let deleted = match self.control.delete(dev_id, REACTOR_TIMEOUT) {
+            Err(TargetError::Command { errno: Errno::ENODEV, .. }) => Ok(()),
+            other => other,
+        };
+        locked(&self.devices).remove(&dev_id);
+        deleted
+    }
+
+    /// Removes a device that nobody here serves: flushes it if somebody does elsewhere, stops it (what waits in it fails), frees
+    /// its number. Works without a daemon, for the end of a node.
+    ///
+    /// # Errors
+    /// [`TargetError::NotFound`]; [`TargetError::TimedOut`] if its server keeps `/dev/ublkcN` open.
+    pub fn remove_device(dev_id: DevId) -> Result<(), TargetError> {
+        let control = Control::open()?;
+        let info = control.info(dev_id)?.ok_or(TargetError::NotFound { dev_id })?;
+        let device = KernelDevice::of(&info);
+        if device.state == DeviceState::Live && device.server_pid.is_some() {
+            flush(dev_id);
+        }
+        control.stop(dev_id)?;
+        control.delete(dev_id, FOREIGN_CLOSE_TIMEOUT)
+    }
+
+    /// Leaves every device to the next process: delivery stops, requests in flight are answered, the rest waits in the kernel.
+    /// Consumes the target; with it go the reactors, and then the process should go too.
+    ///
+    /// # Errors
+    /// [`TargetError::Reactor`] if requests in flight did not end in time: a hung disk. Ending the process is still right.
+    pub fn quiesce_all(mut self) -> Result<(), TargetError> {
+        let served: Vec<DevId> = locked(&self.devices).keys().copied().collect();
+        let deadline = Instant::now() + self.config.drain_patience;
+        if self.support.quiesce() {
+            for dev_id in served {
+                // A queue without an idle tag cannot be told: then the reactors' leaving does it alone.
+                if let Err(error) = self.control.quiesce(dev_id, Duration::from_secs(1)) {
+                    tracing::info!(%dev_id, %error, "the device is drained instead");
+                }
+            }
+        }
+        let leaving: Vec<_> = self.reactors.iter().map(|reactor| (reactor.number(), reactor.leave())).collect();
+        for (reactor, left) in leaving {
+            if !left.wait_closed(deadline.saturating_duration_since(Instant::now())) {
+                let source = std::io::Error::from_raw_os_error(libc::ETIMEDOUT);
+                return Err(TargetError::Reactor { reactor, doing: "requests in flight do not end", source });
+            }
+        }
+        self.reactors.iter_mut().for_each(crate::reactor::ReactorHandle::join);
+        Ok(())
+    }
+}
+
+/// Stops the device if nobody has it open. Where the kernel cannot check and stop in one step, somebody may open the device in
+/// between, and gets errors.
+fn stop_unless_open(control: &Control, support: &KernelSupport, dev_id: DevId) -> Result<(), TargetError> {
+    if support.features.contains(Features::SAFE_STOP_DEV) {
+        return match control.try_stop(dev_id) {
+            Err(TargetError::Command { errno: Errno::EBUSY, .. }) => {
+                Err(TargetError::Busy { dev_id, by: openers_of(dev_id) })
+            }
+            other => other,
+        };
+    }
+    let by = openers_of(dev_id);
+    if by.is_empty() { control.stop(dev_id) } else { Err(TargetError::Busy { dev_id, by }) }
+}
+
+/// Writes back what the page cache has for the device. Best effort.
+fn flush(dev_id: DevId) {
+    let path = format!("/dev/ublkb{dev_id}");
+    let flushed = OpenOptions::new().read(true).open(&path).and_then(|device| device.sync_all());
+    if let Err(error) = flushed {
+        tracing::warn!(%dev_id, %error, "cannot flush the device");
+    }
+}

@@ -1,0 +1,152 @@
+//! What a device tells its clients about itself: sizes, limits, alignment.
+
+use bedplate_datapath::engine::{DiskFile, DiskIdentity};
+use bedplate_datapath::plan::REQUEST_BYTES_MAX;
+use bedplate_datapath::units::SECTOR_BYTES;
+use libublk::sys as lib;
+
+use crate::support::DataMode;
+use crate::sys::{Params, param_type};
+
+/// Physical block: what is cheapest to write, the block of the map.
+const PHYSICAL_BLOCK_SHIFT: u8 = 12;
+/// Best request: a cluster.
+const BEST_IO_SHIFT: u8 = 17;
+/// Beyond it the kernel's own `max_discard_bytes` would not fit in 32 bits.
+const DISCARD_SECTORS_MAX: u32 = u32::MAX >> 9;
+/// A discard of less frees nothing.
+const DISCARD_GRANULARITY_BYTES: u32 = 1 << 17;
+
+/// What disks below ask of the requests that go straight to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DiskLimits {
+    /// Offsets and lengths are multiples of it.
+    pub(crate) logical_block_bytes: u32,
+    /// Memory addresses are multiples of it.
+    pub(crate) dma_alignment_bytes: u32,
+    /// Scattered pieces of one request.
+    pub(crate) segments_max: u16,
+    /// Largest piece.
+    pub(crate) segment_bytes_max: u32,
+    /// No piece crosses a multiple of this plus one.
+    pub(crate) segment_boundary_mask: u64,
+}
+
+impl DiskLimits {
+    /// No wish at all.
+    pub(crate) const NONE: Self = Self {
+        logical_block_bytes: 512,
+        dma_alignment_bytes: 1,
+        segments_max: u16::MAX,
+        segment_bytes_max: u32::MAX,
+        segment_boundary_mask: u64::MAX,
+    };
+
+    pub(crate) fn of(disk: &DiskFile) -> Self {
+        let queue = |name: &str| match disk.identity() {
+            DiskIdentity::Block(number) => queue_attribute(number, name),
+            DiskIdentity::File { .. } => None,
+        };
+        Self {
+            logical_block_bytes: disk.logical_block_bytes().max(512),
+            dma_alignment_bytes: disk.dma_alignment().max(1),
+            segments_max: queue("max_segments").and_then(|value| u16::try_from(value).ok()).unwrap_or(u16::MAX),
+            segment_bytes_max: queue("max_segment_size").and_then(|value| u32::try_from(value).ok()).unwrap_or(u32::MAX),
+            segment_boundary_mask: queue("virt_boundary_mask").filter(|mask| *mask > 0).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The most restrictive of both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            logical_block_bytes: self.logical_block_bytes.max(other.logical_block_bytes),
+            dma_alignment_bytes: self.dma_alignment_bytes.max(other.dma_alignment_bytes),
+            segments_max: self.segments_max.min(other.segments_max),
+            segment_bytes_max: self.segment_bytes_max.min(other.segment_bytes_max),
+            segment_boundary_mask: self.segment_boundary_mask.min(other.segment_boundary_mask),
+        }
+    }
+}
+
+/// A number below `queue/` of the whole disk that device number `number` is, or is a partition of.
+fn queue_attribute(number: u64, name: &str) -> Option<u64> {
+    let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+    let own = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    let whole = if own.join("partition").exists() { own.parent()? } else { &own };
+    std::fs::read_to_string(whole.join("queue").join(name)).ok()?.trim().parse().ok()
+}
+
+/// The parameters of a device of `device_bytes`, a multiple of the logical block.
+pub(crate) fn of_device(device_bytes: u64, read_only: bool, mode: DataMode, disks: &DiskLimits) -> Params {
+    let read_only_attr = if read_only { lib::UBLK_ATTR_READ_ONLY } else { 0 };
+    let logical_bs_shift = shift_of(disks.logical_block_bytes);
+    let mut params = Params { types: param_type::BASIC, ..Params::default() };
+    params.basic = lib::ublk_param_basic {
+        // Without the attribute no flush would ever arrive.
+        attrs: lib::UBLK_ATTR_VOLATILE_CACHE | lib::UBLK_ATTR_FUA | read_only_attr,
+        logical_bs_shift,
+        physical_bs_shift: PHYSICAL_BLOCK_SHIFT.max(logical_bs_shift),
+        io_opt_shift: BEST_IO_SHIFT,
+        io_min_shift: PHYSICAL_BLOCK_SHIFT.max(logical_bs_shift),
+        max_sectors: REQUEST_BYTES_MAX >> 9,
+        dev_sectors: device_bytes / SECTOR_BYTES,
+        ..Default::default()
+    };
+    if !read_only {
+        params.types |= param_type::DISCARD;
+        params.discard = lib::ublk_param_discard {
+            discard_granularity: DISCARD_GRANULARITY_BYTES,
+            max_discard_sectors: DISCARD_SECTORS_MAX,
+            max_write_zeroes_sectors: DISCARD_SECTORS_MAX,
+            max_discard_segments: 1,
+            ..Default::default()
+        };
+    }
+    if mode == DataMode::ZeroCopy {
+        // A request is cut into runs at multiples of the logical block. Each cut must be a valid address for the disk's
+        // DMA, and each piece a whole number of its blocks: so memory is aligned like the blocks.
+        let alignment = disks.dma_alignment_bytes.max(disks.logical_block_bytes);
+        params.types |= param_type::DMA_ALIGN | param_type::SEGMENT;
+        // ublk_validate_params: below a page, and a power of two minus one.
+        params.dma.alignment = alignment.next_power_of_two().min(4096) - 1;
+        params.seg = lib::ublk_param_segment {
+            seg_boundary_mask: disks.segment_boundary_mask.max(u64::from(lib::UBLK_MIN_SEGMENT_SIZE) - 1),
+            max_segment_size: disks.segment_bytes_max.max(lib::UBLK_MIN_SEGMENT_SIZE),
+            max_segments: disks.segments_max.max(1),
+            ..Default::default()
+        };
+    }
+    params
+}
+
+fn shift_of(block_bytes: u32) -> u8 {
+    // At most 31: a u32 has no higher bit.
+    u8::try_from(block_bytes.next_power_of_two().trailing_zeros()).unwrap_or(9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_restrictive_disk_wins() {
+        let nvme = DiskLimits { segments_max: 127, segment_boundary_mask: 4095, dma_alignment_bytes: 4, ..DiskLimits::NONE };
+        let wide = DiskLimits { logical_block_bytes: 4096, segments_max: 256, ..DiskLimits::NONE };
+        let both = nvme.and(wide);
+        assert_eq!((both.logical_block_bytes, both.segments_max, both.segment_boundary_mask), (4096, 127, 4095));
+        let params = of_device(1 << 20, true, DataMode::ZeroCopy, &both);
+        assert_eq!(params.basic.logical_bs_shift, 12);
+        assert_eq!(params.dma.alignment, 4095);
+        assert_eq!(params.seg.max_segments, 127);
+    }
+
+    #[test]
+    fn a_read_only_device_advertises_no_discard() {
+        let params = of_device(512, true, DataMode::UserCopy, &DiskLimits::NONE);
+        assert_eq!(params.types, param_type::BASIC);
+        assert_eq!(params.basic.attrs & lib::UBLK_ATTR_READ_ONLY, lib::UBLK_ATTR_READ_ONLY);
+        assert_eq!((params.basic.logical_bs_shift, params.basic.dev_sectors), (9, 1));
+        let writable = of_device(512, false, DataMode::UserCopy, &DiskLimits::NONE);
+        assert!(writable.discard.max_discard_sectors <= u32::MAX >> 9);
+    }
+}

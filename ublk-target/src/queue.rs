@@ -1,0 +1,103 @@
+//! The protocol of one hardware queue: descriptors in, FETCH and COMMIT commands out.
+
+use std::fs::File;
+
+use io_uring::{opcode, squeue, types};
+use libublk::sys as lib;
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::sys;
+
+/// A request as its descriptor tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Descriptor {
+    /// `UBLK_IO_OP_*`.
+    pub(crate) op: u32,
+    /// The raw word: operation in the low 8 bits, `UBLK_IO_F_*` above.
+    op_flags: u32,
+    pub(crate) sectors: u32,
+    pub(crate) start_sector: u64,
+}
+
+impl Descriptor {
+    /// Whether the kernel could not put the request's pages into the ring's buffer table.
+    pub(crate) fn lacks_buffer(&self) -> bool {
+        self.op_flags & lib::UBLK_IO_F_NEED_REG_BUF != 0
+    }
+}
+
+/// The descriptors of one queue, mapped read-only. The mapping holds `/dev/ublkcN` open.
+pub(crate) struct Descriptors {
+    map: MmapRaw,
+    depth: u16,
+}
+
+impl Descriptors {
+    pub(crate) fn map(device: &File, queue: u16, depth: u16) -> std::io::Result<Self> {
+        let page_bytes = page_bytes();
+        let map = MmapOptions::new()
+            .offset(sys::descriptors_position(queue, page_bytes))
+            .len(sys::descriptors_len(depth, page_bytes))
+            .map_raw_read_only(device)?;
+        Ok(Self { map, depth })
+    }
+
+    /// The descriptor of `tag`; meaningful only between the completion of the tag's FETCH and its COMMIT.
+    pub(crate) fn get(&self, tag: u16) -> Descriptor {
+        debug_assert!(tag < self.depth, "tags are below the depth");
+        let start = self.map.as_ptr().cast::<lib::ublksrv_io_desc>().wrapping_add(usize::from(tag));
+        // SAFETY: the mapping covers `depth` descriptors of this size (asserted in sys.rs), page aligned, and lives as long as
+        // `self`. The kernel wrote the descriptor before the completion that brought us here, and leaves it alone until the
+        // COMMIT; volatile, since the compiler cannot see that.
+        let raw = unsafe { start.read_volatile() };
+        Descriptor {
+            op: raw.op_flags & 0xff,
+            op_flags: raw.op_flags,
+            sectors: raw.nr_sectors,
+            start_sector: raw.start_sector,
+        }
+    }
+}
+
+/// `sysconf(_SC_PAGESIZE)`.
+pub(crate) fn page_bytes() -> usize {
+    // SAFETY: no memory is passed.
+    let answer = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(answer).unwrap_or(4096)
+}
+
+/// Where a tag's commands go, and what they carry besides a result.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TagAddress {
+    /// Slot of `/dev/ublkcN` in the ring's file table.
+    pub(crate) file: u32,
+    pub(crate) queue: u16,
+    pub(crate) tag: u16,
+    /// For a device with auto buffer registration: slot of the buffer table.
+    pub(crate) buffer: Option<u16>,
+}
+
+impl TagAddress {
+    /// Asks for a first request.
+    pub(crate) fn fetch(&self, user_data: u64) -> squeue::Entry {
+        self.command(lib::UBLK_U_IO_FETCH_REQ, -1, user_data)
+    }
+
+    /// Ends the request with `result` (a count or a negated errno) and asks for the next one.
+    pub(crate) fn commit_and_fetch(&self, result: i32, user_data: u64) -> squeue::Entry {
+        self.command(lib::UBLK_U_IO_COMMIT_AND_FETCH_REQ, result, user_data)
+    }
+
+    fn command(&self, op: u32, result: i32, user_data: u64) -> squeue::Entry {
+        let command = opcode::UringCmd16::new(types::Fixed(self.file), op).cmd(sys::io_command(self.queue, self.tag, result));
+        command.addr(self.buffer.map(sys::auto_buffer)).build().user_data(user_data)
+    }
+
+    /// Moves bytes of ours into the request's pages, from byte `offset` of the request on.
+    pub(crate) fn copy_in(&self, from: *const u8, len_bytes: u32, offset: u32, user_data: u64) -> squeue::Entry {
+        opcode::Write::new(types::Fixed(self.file), from, len_bytes)
+            .offset(sys::copy_position(self.queue, self.tag, offset))
+            .build()
+            .user_data(user_data)
+    }
+}

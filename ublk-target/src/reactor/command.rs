@@ -1,0 +1,124 @@
+//! What other threads ask of a reactor, and how they wake it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bedplate_datapath::plan::{DiskIndex, LayerStack};
+use bedplate_datapath::units::DevId;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use nix::sys::eventfd::EventFd;
+
+use crate::queue::Descriptors;
+
+/// Where an answer goes.
+pub(super) type Reply<T> = Sender<T>;
+
+/// A queue that a reactor is to serve.
+pub(crate) struct NewQueue {
+    pub(crate) queue: u16,
+    pub(crate) descriptors: Descriptors,
+}
+
+/// The part of a device that a reactor is to serve.
+pub(crate) struct NewQueues {
+    pub(crate) dev_id: DevId,
+    /// `/dev/ublkcN`; let go of as soon as it is in the file table.
+    pub(crate) device: Arc<File>,
+    pub(crate) depth: u16,
+    /// The kernel was told to register requests' pages when the device was added.
+    pub(crate) auto_buffers: bool,
+    pub(crate) stack: Arc<LayerStack>,
+    pub(crate) queues: Vec<NewQueue>,
+}
+
+pub(super) enum Command {
+    InstallDisk { index: DiskIndex, file: Arc<OwnedFd>, reply: Reply<io::Result<()>> },
+    RemoveDisk { index: DiskIndex, reply: Reply<io::Result<()>> },
+    /// Answered when every tag is fetched, or one was refused.
+    Serve { new: NewQueues, reply: Reply<io::Result<()>> },
+    /// Answered when nothing of the device is left in the ring.
+    Forget { dev_id: DevId, reply: Reply<()> },
+    /// Finish what is in flight, begin nothing, end the thread; the answer is that its channel closes.
+    Leave { reply: Reply<()> },
+    Ping { reply: Reply<()> },
+}
+
+/// A running reactor.
+pub(crate) struct ReactorHandle {
+    pub(super) number: usize,
+    pub(super) commands: Sender<Command>,
+    pub(super) wake: Arc<EventFd>,
+    pub(super) thread: Option<JoinHandle<()>>,
+}
+
+/// An answer that is on its way.
+pub(crate) struct Pending<T>(Receiver<T>);
+
+impl<T> Pending<T> {
+    /// Waits for it.
+    pub(crate) fn wait(self, timeout: Duration) -> io::Result<T> {
+        self.0.recv_timeout(timeout).map_err(|error| match error {
+            RecvTimeoutError::Timeout => io::Error::from_raw_os_error(libc::ETIMEDOUT),
+            RecvTimeoutError::Disconnected => io::Error::other("the reactor has ended"),
+        })
+    }
+}
+
+impl Pending<()> {
+    /// Waits until the answer's channel closes, with or without an answer.
+    pub(crate) fn wait_closed(&self, timeout: Duration) -> bool {
+        !matches!(self.0.recv_timeout(timeout), Err(RecvTimeoutError::Timeout))
+    }
+}
+
+impl ReactorHandle {
+    pub(crate) fn number(&self) -> usize {
+        self.number
+    }
+
+    pub(crate) fn install_disk(&self, index: DiskIndex, file: &Arc<OwnedFd>) -> Pending<io::Result<()>> {
+        let file = Arc::clone(file);
+        self.send(|reply| Command::InstallDisk { index, file, reply })
+    }
+
+    pub(crate) fn remove_disk(&self, index: DiskIndex) -> Pending<io::Result<()>> {
+        self.send(|reply| Command::RemoveDisk { index, reply })
+    }
+
+    pub(crate) fn serve(&self, new: NewQueues) -> Pending<io::Result<()>> {
+        self.send(|reply| Command::Serve { new, reply })
+    }
+
+    pub(crate) fn forget(&self, dev_id: DevId) -> Pending<()> {
+        self.send(|reply| Command::Forget { dev_id, reply })
+    }
+
+    pub(crate) fn leave(&self) -> Pending<()> {
+        self.send(|reply| Command::Leave { reply })
+    }
+
+    pub(crate) fn ping(&self) -> Pending<()> {
+        self.send(|reply| Command::Ping { reply })
+    }
+
+    fn send<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Pending<T> {
+        let (reply, answer) = bounded(1);
+        // A reactor that ended drops the command, and the answer's channel closes: the waiter sees that.
+        let _ = self.commands.send(command(reply));
+        // Fails only when the counter is full, and then the reactor is awake.
+        let _ = self.wake.write(1);
+        Pending(answer)
+    }
+
+    /// Waits until the thread has ended; [`ReactorHandle::leave`] must have been sent.
+    pub(crate) fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A panic has been reported by the thread itself.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Queues come to a reactor and go. Off the request path: here it may allocate.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use bedplate_datapath::plan::LayerStack;
+use bedplate_datapath::units::DevId;
+
+use super::command::{NewQueue, NewQueues, Reply};
+use super::requests::Slot;
+use super::{Reactor, TAGS_MAX};
+use crate::queue::{Descriptors, TagAddress};
+
+/// Buffer index of a tag that has no place in the buffer table: no table is that long, so the kernel delivers the request
+/// marked as lacking a buffer, and it is copied.
+const NO_BUFFER: u16 = u16::MAX;
+
+/// A hardware queue that this reactor serves.
+pub(super) struct Served {
+    pub(super) dev_id: DevId,
+    /// Its number in the device.
+    pub(super) queue: u16,
+    depth: u16,
+    /// Slot of `/dev/ublkcN` in the file table.
+    file: u32,
+    /// First slot of the reactor that is this queue's.
+    first_slot: u32,
+    buffers: Buffers,
+    pub(super) descriptors: Descriptors,
+    pub(super) stack: Arc<LayerStack>,
+    /// Tags whose FETCH the kernel has.
+    pub(super) fetching: u32,
+    /// Tags whose request we have.
+    pub(super) working: u32,
+    /// The kernel takes its tags back.
+    pub(super) closing: bool,
+    /// It answered a command with this errno.
+    pub(super) refused: Option<i32>,
+}
+
+/// How requests of a queue get their data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Buffers {
+    /// Copied; the device was added without auto buffer registration.
+    Copied,
+    /// Copied, though the device was added with it: the buffer table had no room.
+    NoRoom,
+    /// Registered by the kernel, from this slot of the buffer table on.
+    Registered(u16),
+}
+
+/// What this reactor has of a device.
+pub(super) struct Device {
+    dev_id: DevId,
+    file: u32,
+    queues_left: usize,
+    /// Told when nothing is left.
+    forgotten: Vec<Reply<()>>,
+}
+
+impl Served {
+    pub(super) fn registered_buffer(&self, tag: u16) -> Option<u16> {
+        match self.buffers {
+            Buffers::Registered(first) => Some(first + tag),
+            Buffers::Copied | Buffers::NoRoom => None,
+        }
+    }
+
+    pub(super) fn address(&self, tag: u16) -> TagAddress {
+        let buffer = match self.buffers {
+            Buffers::Copied => None,
+            Buffers::NoRoom => Some(NO_BUFFER),
+            Buffers::Registered(first) => Some(first + tag),
+        };
+        TagAddress { file: self.file, queue: self.queue, tag, buffer }
+    }
+}
+
+impl Reactor {
+    /// Takes queues over: FETCHes of all their tags are on their way when this returns.
+    pub(super) fn serve(&mut self, new: NewQueues, reply: Reply<io::Result<()>>) {
+        let dev_id = new.dev_id;
+        match self.admit(new) {
+            Ok(first_slots) => {
+                for (first, depth) in first_slots {
+                    for slot in first..first + u32::from(depth) {
+                        self.fetch(slot);
+                    }
+                }
+                self.starting.push((dev_id, reply));
+            }
+            Err(error) => {
+                // The one who asked may be gone.
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    /// Gives a device's queues their places; all of them, or none.
+    fn admit(&mut self, new: NewQueues) -> io::Result<Vec<(u32, u16)>> {
+        let depth = u32::from(new.depth);
+        let mut ranges = Vec::with_capacity(new.queues.len());
+        for _ in &new.queues {
+            match self.tags.take(depth) {
+                Some(first) => ranges.push(first),
+                None => break,
+            }
+        }
+        let file = if ranges.len() == new.queues.len() { self.free_device_files.pop() } else { None };
+        let installed = file
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENFILE))
+            .and_then(|file| self.ring.install_file(file, new.device.as_fd()).map(|()| file));
+        let file = match installed {
+            Ok(file) => file,
+            Err(error) => {
+                ranges.into_iter().for_each(|first| self.tags.give(first, depth));
+                self.free_device_files.extend(file);
+                return Err(error);
+            }
+        };
+        // The ring has it now, and nobody else may: recovery waits for the last reference.
+        drop(new.device);
+        self.devices.push(Device { dev_id: new.dev_id, file, queues_left: ranges.len(), forgotten: Vec::new() });
+        let mut placed = Vec::with_capacity(ranges.len());
+        for (NewQueue { queue, descriptors }, first_slot) in new.queues.into_iter().zip(ranges) {
+            let buffers = self.place_buffers(new.auto_buffers, depth);
+            if buffers == Buffers::NoRoom {
+                tracing::warn!(dev_id = %new.dev_id, queue, "the buffer table is full: this queue's data is copied");
+            }
+            self.place(Served {
+                dev_id: new.dev_id,
+                queue,
+                depth: new.depth,
+                file,
+                first_slot,
+                buffers,
+                descriptors,
+                stack: Arc::clone(&new.stack),
+                fetching: 0,
+                working: 0,
+                closing: false,
+                refused: None,
+            });
+            placed.push((first_slot, new.depth));
+        }
+        Ok(placed)
+    }
+
+    fn place_buffers(&mut self, wanted: bool, depth: u32) -> Buffers {
+        if !wanted {
+            return Buffers::Copied;
+        }
+        let first = self.buffers.take(depth).and_then(|first| u16::try_from(first).ok());
+        first.map_or(Buffers::NoRoom, Buffers::Registered)
+    }
+
+    fn place(&mut self, served: Served) {
+        let number = self.queues.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.queues.push(None);
+            self.queues.len() - 1
+        });
+        // TAGS_MAX bounds the number of queues.
+        let Ok(queue) = u32::try_from(number) else { return };
+        let end = served.first_slot + u32::from(served.depth);
+        debug_assert!(end <= TAGS_MAX, "ranges are handed out below the limit");
+        if self.slots.len() < end as usize {
+            self.slots.resize(end as usize, Slot::new(0, 0));
+            self.executor.reserve_requests(end);
+            self.waiting.reserve(self.slots.len() - self.waiting.len());
+        }
+        for (tag, slot) in (0..served.depth).zip(served.first_slot..) {
+            self.slots[slot as usize] = Slot::new(queue, tag);
+        }
+        self.queues[number] = Some(served);
+    }
+
+    /// Answers when nothing is left of a device; the kernel must have been told to stop it.
+    pub(super) fn forget(&mut self, dev_id: DevId, reply: Reply<()>) {
+        match self.devices.iter_mut().find(|device| device.dev_id == dev_id) {
+            Some(device) => device.forgotten.push(reply),
+            None => {
+                // The one who asked may be gone.
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    /// The errno with which the kernel refused a command of this device, if it did.
+    pub(super) fn refused(&self, dev_id: DevId) -> Option<i32> {
+        if !self.devices.iter().any(|device| device.dev_id == dev_id) {
+            // Every tag came back, and the device is released already.
+            return Some(libc::ENODEV);
+        }
+        self.queues.iter().flatten().filter(|queue| queue.dev_id == dev_id).find_map(|queue| queue.refused)
+    }
+
+    /// Lets go of a queue when the kernel has taken all its tags back, and of the device with its last queue: this is the fence
+    /// of recovery, `/dev/ublkcN` leaves the ring only when no operation of the device is in it.
+    pub(super) fn release_if_done(&mut self, number: u32) {
+        let Some(place) = self.queues.get_mut(number as usize) else { return };
+        if !place.as_ref().is_some_and(|queue| queue.closing && queue.fetching == 0 && queue.working == 0) {
+            return;
+        }
+        let Some(queue) = place.take() else { return };
+        let depth = u32::from(queue.depth);
+        self.tags.give(queue.first_slot, depth);
+        if let Buffers::Registered(first) = queue.buffers {
+            self.buffers.give(u32::from(first), depth);
+        }
+        let Some(index) = self.devices.iter().position(|device| device.dev_id == queue.dev_id) else { return };
+        let device = &mut self.devices[index];
+        device.queues_left -= 1;
+        if device.queues_left > 0 {
+            return;
+        }
+        let device = self.devices.swap_remove(index);
+        if let Err(error) = self.ring.clear_file(device.file) {
+            tracing::error!(dev_id = %device.dev_id, %error, "cannot let go of /dev/ublkcN");
+        }
+        self.free_device_files.push(device.file);
+        for reply in device.forgotten {
+            // The one who asked may be gone.
+            let _ = reply.send(());
+        }
+    }
+}

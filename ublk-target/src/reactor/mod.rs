@@ -1,0 +1,305 @@
+//! A reactor: one thread, one ring, the queues of many devices.
+//!
+//! Every turn of the loop is one `io_uring_enter`: it hands over disk reads and commits, and waits. With nothing to do the thread
+//! sleeps in it, without a timer. Other threads reach it by a command queue and an eventfd that is read on the ring.
+
+mod command;
+mod devices;
+mod requests;
+
+use std::cell::UnsafeCell;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use bedplate_datapath::engine::executor::{Executor, FileSlots};
+use bedplate_datapath::engine::ring::{Completion, Ring, RingConfig};
+use bedplate_datapath::plan::RunList;
+use crossbeam::channel::{Receiver, bounded, unbounded};
+use io_uring::{opcode, types};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::copy_pool::CopyPool;
+use crate::error::TargetError;
+use crate::ranges::Ranges;
+use command::{Command, Reply};
+pub(crate) use command::{NewQueue, NewQueues, ReactorHandle};
+use devices::{Device, Served};
+use requests::Slot;
+
+/// Entries of the submission queue. More wait in the ring's backlog, at the price of a system call.
+const SUBMISSIONS: u32 = 1024;
+/// Entries of the completion queue: beyond them the kernel allocates.
+const COMPLETIONS: u32 = 16_384;
+/// Tags of all queues of one reactor: a bound on its memory.
+const TAGS_MAX: u32 = 1 << 18;
+/// The kernel's limit of a buffer table, `IORING_MAX_REG_BUFFERS`, io_uring/rsrc.c.
+pub(crate) const BUFFERS_MAX: u32 = 16_384;
+
+/// What a completion is for: the upper half of `user_data`; the lower half is a number.
+mod kind {
+    /// A FETCH or COMMIT_AND_FETCH: the slot.
+    pub(super) const COMMAND: u64 = 1 << 32;
+    /// A read of the executor: its operation.
+    pub(super) const OPERATION: u64 = 2 << 32;
+    /// A pwrite into a request's pages: the slot.
+    pub(super) const COPY: u64 = 3 << 32;
+    /// The eventfd.
+    pub(super) const WAKE: u64 = 4 << 32;
+}
+
+/// include/uapi/linux/prctl.h
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
+
+/// Slots of the file table.
+const FILE_ZERO: u32 = 0;
+const FILE_WAKE: u32 = 1;
+const FILE_FIRST_DISK: u32 = 2;
+
+/// Sizes of a reactor; fixed for its life.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReactorConfig {
+    pub(crate) disks_max: u16,
+    pub(crate) devices_max: u32,
+    pub(crate) copy_buffers: u16,
+    /// Whether the kernel registers requests' pages.
+    pub(crate) zero_copy: bool,
+}
+
+impl ReactorConfig {
+    /// File slots of a reactor's ring; `RLIMIT_NOFILE` must allow as many.
+    pub(crate) fn file_slots(&self) -> u32 {
+        FILE_FIRST_DISK + u32::from(self.disks_max) + self.devices_max
+    }
+}
+
+pub(super) struct Reactor {
+    number: usize,
+    ring: Ring,
+    executor: Executor,
+    /// The plan being made; kept, since it is large.
+    plan: Box<RunList>,
+    pool: CopyPool,
+    /// By tag of the reactor: each queue has a contiguous range.
+    slots: Vec<Slot>,
+    queues: Vec<Option<Served>>,
+    devices: Vec<Device>,
+    /// Slots whose request waits for a buffer or for operations, oldest first.
+    waiting: VecDeque<u32>,
+    /// Requests between their FETCH and their COMMIT.
+    working: u32,
+    tags: Ranges,
+    buffers: Ranges,
+    free_device_files: Vec<u32>,
+    commands: Receiver<Command>,
+    wake: Arc<EventFd>,
+    wake_count: Box<UnsafeCell<u64>>,
+    /// Devices whose first FETCHes have not been looked at yet.
+    starting: Vec<(bedplate_datapath::units::DevId, Reply<io::Result<()>>)>,
+    leaving: Option<Reply<()>>,
+}
+
+/// Starts a reactor's thread, and waits until its ring is ready.
+pub(crate) fn spawn(number: usize, config: ReactorConfig) -> Result<ReactorHandle, TargetError> {
+    let failed = |doing| move |source| TargetError::Reactor { reactor: number, doing, source };
+    let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)
+        .map_err(|errno| failed("cannot make an eventfd")(errno.into()))
+        .map(Arc::new)?;
+    let (sender, commands) = unbounded();
+    let (ready, is_ready) = bounded(1);
+    let reactor_wake = Arc::clone(&wake);
+    let thread = std::thread::Builder::new()
+        .name(format!("ublk-reactor-{number}"))
+        .spawn(move || {
+            prepare_thread(number);
+            match Reactor::new(number, &config, commands, reactor_wake) {
+                Ok(reactor) => {
+                    // Whoever waited gave up: there is no one to tell.
+                    let _ = ready.send(Ok(()));
+                    reactor.run();
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
+            }
+        })
+        .map_err(failed("cannot start its thread"))?;
+    is_ready
+        .recv()
+        .unwrap_or_else(|_| Err(io::Error::other("its thread ended")))
+        .map_err(failed("cannot make its ring"))?;
+    Ok(ReactorHandle { number, commands: sender, wake, thread: Some(thread) })
+}
+
+/// Signals are for other threads. And memory that this thread needs must not be waited for by writing to a device that it
+/// serves itself (`PR_SET_IO_FLUSHER`).
+fn prepare_thread(number: usize) {
+    if let Err(errno) = nix::sys::signal::SigSet::all().thread_block() {
+        tracing::warn!(reactor = number, %errno, "cannot block signals");
+    }
+    // SAFETY: no memory is passed.
+    if unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) } != 0 {
+        let error = io::Error::last_os_error();
+        tracing::warn!(reactor = number, %error, "cannot set PR_SET_IO_FLUSHER (needs CAP_SYS_RESOURCE)");
+    }
+}
+
+impl Reactor {
+    fn new(
+        number: usize,
+        config: &ReactorConfig,
+        commands: Receiver<Command>,
+        wake: Arc<EventFd>,
+    ) -> io::Result<Self> {
+        let buffer_slots = if config.zero_copy { BUFFERS_MAX } else { 0 };
+        let ring = Ring::new(&RingConfig {
+            submissions: SUBMISSIONS,
+            completions: COMPLETIONS,
+            file_slots: config.file_slots(),
+            buffer_slots,
+        })?;
+        ring.install_file(FILE_ZERO, File::open("/dev/zero")?.as_fd())?;
+        ring.install_file(FILE_WAKE, wake.as_fd())?;
+        let first_device = FILE_FIRST_DISK + u32::from(config.disks_max);
+        let mut reactor = Self {
+            number,
+            ring,
+            executor: Executor::new(FileSlots { zero: FILE_ZERO, first_disk: FILE_FIRST_DISK }, kind::OPERATION),
+            plan: Box::default(),
+            pool: CopyPool::new(config.copy_buffers)?,
+            slots: Vec::new(),
+            queues: Vec::new(),
+            devices: Vec::new(),
+            waiting: VecDeque::new(),
+            working: 0,
+            tags: Ranges::new(TAGS_MAX),
+            buffers: Ranges::new(buffer_slots),
+            free_device_files: (first_device..first_device + config.devices_max).rev().collect(),
+            commands,
+            wake,
+            wake_count: Box::new(UnsafeCell::new(0)),
+            starting: Vec::new(),
+            leaving: None,
+        };
+        reactor.listen();
+        Ok(reactor)
+    }
+
+    fn run(mut self) {
+        loop {
+            if let Err(error) = self.ring.submit_and_wait() {
+                tracing::error!(reactor = self.number, %error, "the ring failed: the reactor ends, its devices wait");
+                break;
+            }
+            self.take_completions();
+            self.retry_waiting();
+            self.answer_started();
+            if self.leaving.is_some() && self.working == 0 {
+                break;
+            }
+        }
+        self.wind_up();
+    }
+
+    fn take_completions(&mut self) {
+        while let Some(completion) = self.ring.next_completion() {
+            self.dispatch(completion);
+        }
+    }
+
+    #[inline]
+    fn dispatch(&mut self, completion: Completion) {
+        // The low half is a number of 32 bits: nothing is cut off.
+        #[expect(clippy::cast_possible_truncation)]
+        let number = completion.user_data as u32;
+        match completion.user_data & !u64::from(u32::MAX) {
+            kind::OPERATION => {
+                if let Some(ended) = self.executor.complete(&mut self.ring, completion) {
+                    self.data_ready(ended.request.0, ended.outcome);
+                }
+            }
+            kind::COMMAND => self.command_ended(number, completion.result),
+            kind::COPY => self.copied(number, completion.result),
+            kind::WAKE => {
+                self.listen();
+                self.take_commands();
+            }
+            other => tracing::error!(reactor = self.number, user_data = other, "a completion that nobody asked for"),
+        }
+    }
+
+    /// Asks to be woken by the next write to the eventfd.
+    fn listen(&mut self) {
+        let to = self.wake_count.get().cast::<u8>();
+        let entry = opcode::Read::new(types::Fixed(FILE_WAKE), to, 8).build().user_data(kind::WAKE);
+        // SAFETY: the eight bytes are on the heap, are never looked at, and outlive the ring (see `wind_up`). There is one
+        // such read at a time.
+        unsafe { self.ring.push(entry) };
+    }
+
+    fn take_commands(&mut self) {
+        while let Ok(command) = self.commands.try_recv() {
+            // An answer that nobody waits for any more is dropped.
+            match command {
+                Command::InstallDisk { index, file, reply } => {
+                    let _ = reply.send(self.ring.install_file(FILE_FIRST_DISK + u32::from(index.get()), file.as_fd()));
+                }
+                Command::RemoveDisk { index, reply } => {
+                    let _ = reply.send(self.ring.clear_file(FILE_FIRST_DISK + u32::from(index.get())));
+                }
+                Command::Serve { new, reply } => self.serve(new, reply),
+                Command::Forget { dev_id, reply } => self.forget(dev_id, reply),
+                Command::Leave { reply } => self.leave(reply),
+                Command::Ping { reply } => {
+                    let _ = reply.send(());
+                }
+            }
+        }
+    }
+
+    /// Tells those who started devices how the kernel took the FETCHes: it answers at once when it refuses one.
+    fn answer_started(&mut self) {
+        if self.starting.is_empty() {
+            return;
+        }
+        let submitted = self.ring.submit();
+        self.take_completions();
+        for (dev_id, reply) in std::mem::take(&mut self.starting) {
+            let refused = match &submitted {
+                Ok(()) => self.refused(dev_id),
+                Err(error) => Some(error.raw_os_error().unwrap_or(libc::EIO)),
+            };
+            let _ = reply.send(refused.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno))));
+        }
+    }
+
+    fn leave(&mut self, reply: Reply<()>) {
+        self.leaving = Some(reply);
+        // Requests that were not begun are the next server's: the kernel issues them again.
+        while let Some(slot) = self.waiting.pop_front() {
+            self.hold(slot);
+        }
+    }
+
+    /// Hands over what is queued, then lets go of everything: mappings, files, buffers. What the kernel still has of ours
+    /// (fetched tags) it cancels when the ring is closed.
+    fn wind_up(mut self) {
+        if let Err(error) = self.ring.submit() {
+            tracing::warn!(reactor = self.number, %error, "the last commits were not handed over; their requests are issued again");
+        }
+        self.queues.clear();
+        self.ring.clear_tables();
+        let Self { ring, executor, pool, wake_count, leaving, wake, .. } = self;
+        if !executor.is_idle() {
+            // Reads may still land in these, whatever becomes of the ring.
+            std::mem::forget(pool);
+        }
+        // The read of the eventfd is cancelled some time after the ring is closed.
+        std::mem::forget(wake_count);
+        drop(ring);
+        drop(wake);
+        drop(leaving);
+    }
+}

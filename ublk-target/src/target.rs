@@ -1,0 +1,248 @@
+//! What a daemon holds: the reactors, the disks that they read, the devices that they serve.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bedplate_datapath::engine::DiskFile;
+use bedplate_datapath::plan::{DiskIndex, LayerStack};
+use bedplate_datapath::units::DevId;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::ctrl::Control;
+use crate::error::TargetError;
+use crate::kernel_device::KernelDevice;
+use crate::params::DiskLimits;
+use crate::reactor::{self, ReactorConfig, ReactorHandle};
+use crate::support::{DataMode, KernelSupport};
+
+/// How long a reactor may take for a request from its own process. It answers within one turn of its loop.
+pub(crate) const REACTOR_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Settings of a [`Target`]; fixed for its life.
+#[derive(Clone, Debug)]
+pub struct TargetConfig {
+    /// Threads that serve requests.
+    pub reactors: usize,
+    /// Hardware queues of a new device; the kernel gives at most one a CPU.
+    pub queues: u16,
+    /// Requests that a queue of a new device holds, at most 4096.
+    pub queue_depth: u16,
+    /// How data moves in new devices; `None` for the best that the kernel has.
+    pub data_mode: Option<DataMode>,
+    /// Attached devices.
+    pub devices_max: u32,
+    /// Disks.
+    pub disks_max: u16,
+    /// Buffers of 1 MiB that a reactor has for data that must be copied.
+    pub copy_buffers: u16,
+    /// How long recovery waits for the kernel to let go of a dead server.
+    pub recovery_patience: Duration,
+    /// How long requests in flight may take when the process leaves.
+    pub drain_patience: Duration,
+}
+
+impl Default for TargetConfig {
+    fn default() -> Self {
+        Self {
+            reactors: std::thread::available_parallelism().map_or(1, usize::from),
+            queues: 1,
+            queue_depth: 64,
+            data_mode: None,
+            devices_max: 1024,
+            disks_max: 128,
+            copy_buffers: 64,
+            recovery_patience: Duration::from_secs(60),
+            drain_patience: Duration::from_secs(30),
+        }
+    }
+}
+
+/// One reactor's answer to a ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// Which reactor.
+    pub reactor: usize,
+    /// Whether its loop turned in time.
+    pub alive: bool,
+}
+
+/// A device that is ours now.
+pub(crate) enum DeviceEntry {
+    /// Being attached, recovered or detached.
+    Changing,
+    /// Served.
+    Served {
+        /// Reactors that have queues of it.
+        reactors: Vec<usize>,
+        /// What it reads.
+        stack: Arc<LayerStack>,
+    },
+}
+
+/// A target: makes block devices and answers their requests. All calls block; none is for the I/O path.
+pub struct Target {
+    pub(crate) config: TargetConfig,
+    pub(crate) support: KernelSupport,
+    pub(crate) control: Control,
+    pub(crate) reactors: Vec<ReactorHandle>,
+    pub(crate) devices: Mutex<BTreeMap<DevId, DeviceEntry>>,
+    /// By [`DiskIndex`].
+    pub(crate) disks: Mutex<Vec<Option<DiskLimits>>>,
+}
+
+impl Target {
+    /// Asks the kernel what it can do, and starts the reactors.
+    ///
+    /// # Errors
+    /// [`TargetError::NoUblk`], [`TargetError::KernelTooOld`], or [`TargetError::Reactor`] where rings are forbidden or limits
+    /// too low.
+    pub fn start(config: TargetConfig) -> Result<Self, TargetError> {
+        let control = Control::open()?;
+        let support = KernelSupport::ask(&control)?;
+        let reactor_config = ReactorConfig {
+            disks_max: config.disks_max,
+            devices_max: config.devices_max,
+            copy_buffers: config.copy_buffers.max(1),
+            // Devices from before may want it, whatever new ones are to use.
+            zero_copy: support.zero_copy(),
+        };
+        raise_file_limit(u64::from(reactor_config.file_slots()));
+        let mut target = Self {
+            support,
+            control,
+            reactors: Vec::new(),
+            devices: Mutex::default(),
+            disks: Mutex::default(),
+            config,
+        };
+        for number in 0..target.config.reactors.max(1) {
+            target.reactors.push(reactor::spawn(number, reactor_config)?);
+        }
+        Ok(target)
+    }
+
+    /// What the kernel can do.
+    pub fn support(&self) -> &KernelSupport {
+        &self.support
+    }
+
+    /// How data moves in devices that are attached from now on.
+    pub fn data_mode(&self) -> DataMode {
+        match self.config.data_mode {
+            Some(DataMode::UserCopy) => DataMode::UserCopy,
+            _ => self.support.best_mode(),
+        }
+    }
+
+    /// Puts a disk into every reactor's file table. The tables share the file description of `disk`, and with it its claim.
+    ///
+    /// # Errors
+    /// [`TargetError::Full`], or what a reactor answered.
+    pub fn add_disk(&self, disk: &DiskFile) -> Result<DiskIndex, TargetError> {
+        let fd = disk.try_clone_fd().map_err(|source| TargetError::Io {
+            doing: "cannot duplicate the claim on",
+            path: disk.path().to_owned(),
+            source,
+        })?;
+        let index = self.take_disk_index(DiskLimits::of(disk))?;
+        let installed = self.install_disk(index, fd);
+        if installed.is_err() {
+            self.drop_disk(index);
+        }
+        installed.map(|()| index)
+    }
+
+    fn take_disk_index(&self, limits: DiskLimits) -> Result<DiskIndex, TargetError> {
+        let mut disks = locked(&self.disks);
+        let place = disks.iter().position(Option::is_none).unwrap_or(disks.len());
+        let index = u16::try_from(place).ok().filter(|index| *index < self.config.disks_max);
+        let index = index.ok_or(TargetError::Full { what: "disk", limit: self.config.disks_max.into() })?;
+        if place == disks.len() {
+            disks.push(None);
+        }
+        disks[place] = Some(limits);
+        Ok(DiskIndex::new(index))
+    }
+
+    fn install_disk(&self, index: DiskIndex, fd: OwnedFd) -> Result<(), TargetError> {
+        let fd = Arc::new(fd);
+        for reactor in &self.reactors {
+            let answer = reactor.install_disk(index, &fd).wait(REACTOR_TIMEOUT).flatten();
+            answer.map_err(|source| reactor_failed(reactor, "cannot take a disk", source))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a disk out of every reactor's file table.
+    ///
+    /// # Errors
+    /// [`TargetError::Disk`] if there is no such disk, or an attached device reads from it.
+    pub fn remove_disk(&self, index: DiskIndex) -> Result<(), TargetError> {
+        let unknown = TargetError::Disk { index: index.get(), why: "is not known here" };
+        locked(&self.disks).get(usize::from(index.get())).copied().flatten().ok_or(unknown)?;
+        let used = locked(&self.devices).values().any(|device| match device {
+            DeviceEntry::Changing => false,
+            DeviceEntry::Served { stack, .. } => stack.layers.iter().any(|layer| layer.disk == index),
+        });
+        if used {
+            return Err(TargetError::Disk { index: index.get(), why: "is read by attached devices" });
+        }
+        self.drop_disk(index);
+        Ok(())
+    }
+
+    fn drop_disk(&self, index: DiskIndex) {
+        for reactor in &self.reactors {
+            if let Err(error) = reactor.remove_disk(index).wait(REACTOR_TIMEOUT).flatten() {
+                tracing::error!(reactor = reactor.number(), disk = index.get(), %error, "cannot let go of a disk");
+            }
+        }
+        if let Some(disk) = locked(&self.disks).get_mut(usize::from(index.get())) {
+            *disk = None;
+        }
+    }
+
+    /// Pings every reactor through its own ring, and says which of them answered within `patience`. A watchdog beats only if
+    /// all did.
+    pub fn beats(&self, patience: Duration) -> Vec<Beat> {
+        let deadline = Instant::now() + patience;
+        let pings: Vec<_> = self.reactors.iter().map(|reactor| (reactor.number(), reactor.ping())).collect();
+        pings
+            .into_iter()
+            .map(|(reactor, ping)| {
+                let left = deadline.saturating_duration_since(Instant::now());
+                Beat { reactor, alive: ping.wait(left).is_ok() }
+            })
+            .collect()
+    }
+
+    /// The ublk devices that the kernel has, ours and others, by number.
+    ///
+    /// # Errors
+    /// [`TargetError::NoUblk`], or what `GET_DEV_INFO` answered.
+    pub fn kernel_devices() -> Result<Vec<KernelDevice>, TargetError> {
+        KernelDevice::list(&Control::open()?)
+    }
+}
+
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The tables are changed in single steps: a panic elsewhere leaves them whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn reactor_failed(reactor: &ReactorHandle, doing: &'static str, source: std::io::Error) -> TargetError {
+    TargetError::Reactor { reactor: reactor.number(), doing, source }
+}
+
+/// The kernel wants a file table within `RLIMIT_NOFILE`, whose soft limit is 1024 on most systems.
+fn raise_file_limit(slots: u64) {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let wanted = slots.max(soft).min(hard);
+    if wanted > soft
+        && let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)
+    {
+        tracing::warn!(%errno, soft, wanted, "cannot raise RLIMIT_NOFILE");
+    }
+}
