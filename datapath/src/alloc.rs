@@ -181,16 +181,15 @@ impl Allocator {
         let mut count = 0;
         let mut bit = at % WORD_BITS;
         for word in &self.used[at / WORD_BITS..] {
-            let here = (word >> bit)
-                .trailing_zeros()
-                .min(u64::BITS - (bit & 63) as u32);
+            let left = WORD_BITS - bit;
+            let here = ((word >> bit).trailing_zeros() as usize).min(left);
             count += here;
-            if count >= max || here < u64::BITS - (bit & 63) as u32 {
+            if here < left || count >= max as usize {
                 break;
             }
             bit = 0;
         }
-        count.min(max)
+        u32::try_from(count).map_or(max, |count| count.min(max))
     }
 
     fn set_used(&mut self, at: usize, count: u32) {

@@ -129,3 +129,104 @@ impl DirectoryIndex {
         LeafIndex::new((self.0 * ENTRIES_PER_PAGE + entry) * PAIRS_PER_CLUSTER)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_cluster_is_the_first_entry_of_the_first_pages() {
+        let (leaf, entry) = map_leaf_of(Lcn::new(0));
+        assert_eq!((leaf.get(), entry), (0, 0));
+        assert_eq!(
+            (leaf.pair(), leaf.directory_entry(), leaf.entry_in_page()),
+            (0, 0, 0)
+        );
+        assert_eq!(
+            (leaf.directory_page().dir(), leaf.directory_page().pair()),
+            (0, 0)
+        );
+    }
+
+    #[test]
+    fn each_level_turns_over_where_the_one_below_is_full() {
+        let leaf_of = |lcn| map_leaf_of(Lcn::new(lcn));
+        assert_eq!((leaf_of(503).0.get(), leaf_of(503).1), (0, 503));
+        assert_eq!((leaf_of(504).0.get(), leaf_of(504).1), (1, 0));
+
+        let leaf = |leaf| LeafIndex::new(leaf).unwrap();
+        assert_eq!((leaf(15).directory_entry(), leaf(15).pair()), (0, 15));
+        assert_eq!((leaf(16).directory_entry(), leaf(16).pair()), (1, 0));
+
+        let last = 16 * 504 - 1;
+        assert_eq!(
+            (
+                leaf(last).directory_page().get(),
+                leaf(last).entry_in_page()
+            ),
+            (0, 503)
+        );
+        assert_eq!(
+            (
+                leaf(last + 1).directory_page().get(),
+                leaf(last + 1).entry_in_page()
+            ),
+            (1, 0)
+        );
+
+        let page = |page| DirectoryIndex::new(page).unwrap();
+        assert_eq!((page(15).dir(), page(15).pair()), (0, 15));
+        assert_eq!((page(16).dir(), page(16).pair()), (1, 0));
+    }
+
+    #[test]
+    fn checksum_pages_cover_31_clusters() {
+        let leaf_of = |lcn| checksum_leaf_of(Lcn::new(lcn));
+        assert_eq!((leaf_of(30).0.get(), leaf_of(30).1), (0, 960));
+        assert_eq!((leaf_of(31).0.get(), leaf_of(31).1), (1, 0));
+        assert_eq!((leaf_of(33).0.get(), leaf_of(33).1), (1, 64));
+    }
+
+    #[test]
+    fn the_largest_objects_stay_within_reach() {
+        let last = |bytes: u64| Lcn::new(u32::try_from(bytes / CLUSTER_BYTES - 1).unwrap());
+        let (leaf, _) = map_leaf_of(last(super::super::object::OBJECT_BYTES_MAX));
+        assert_eq!(LeafIndex::new(leaf.get()), Some(leaf));
+        assert!(leaf.directory_page().dir() < TREE_DIRS);
+        let (leaf, _) = checksum_leaf_of(last(super::super::object::IMAGE_BYTES_MAX));
+        assert!(leaf.directory_page().dir() < TREE_DIRS);
+
+        assert_eq!(LeafIndex::new(LEAVES_MAX), None);
+        assert_eq!(DirectoryIndex::new(DIRECTORY_PAGES_MAX), None);
+        let end = LeafIndex::new(LEAVES_MAX - 1).unwrap();
+        assert_eq!(
+            (end.directory_page().dir(), end.directory_page().pair()),
+            (63, 15)
+        );
+    }
+
+    #[test]
+    fn a_directory_entry_leads_back_to_its_leaves() {
+        for number in [0, 15, 16, 8063, 8064, 123_456, LEAVES_MAX - 1] {
+            let leaf = LeafIndex::new(number).unwrap();
+            let first = leaf
+                .directory_page()
+                .first_leaf(leaf.entry_in_page())
+                .unwrap();
+            assert_eq!(first.get() + leaf.pair(), number);
+        }
+        assert_eq!(DirectoryIndex::new(0).unwrap().first_leaf(504), None);
+    }
+
+    #[test]
+    fn pairs_fill_their_cluster() {
+        let cluster = Pcn::new(3);
+        assert_eq!(page_offset(cluster, 0, PairCopy::A), cluster.offset());
+        assert_eq!(
+            page_offset(cluster, 2, PairCopy::B).get(),
+            3 * 131_072 + 2 * 8192 + 4096
+        );
+        let end = page_offset(cluster, 15, PairCopy::B).plus(BLOCK_BYTES);
+        assert_eq!(end, Pcn::new(4).offset());
+    }
+}
