@@ -1,5 +1,7 @@
 //! The daemon and the command line.
 
 pub mod api;
+pub mod cli;
+pub mod doctor;
 pub mod error_kind;
 pub mod source_format;

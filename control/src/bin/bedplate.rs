@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! `bedplate`, the command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bedplate_control::cli::main(std::env::args_os().collect())
+}

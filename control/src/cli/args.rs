@@ -1,0 +1,310 @@
+//! The commands and their options, as clap reads them.
+
+use super::size;
+use crate::api::{DEFAULT_SOCKET, ImportFormat};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const EXIT_CODES: &str = "Exit codes:
+  0 done            3 not found           6 corruption                        9 busy
+  1 failure         4 exists              7 the kernel lacks what is needed   130 interrupted, the job goes on
+  2 usage           5 daemon unreachable  8 no space
+
+Results go to standard output; progress, notes and errors to standard error, so that a script can
+keep them apart. With -o json an error is one line of JSON: kind, message, object, disk, offset,
+errno, remedy.";
+
+/// VM images on this node's disks, served as block devices.
+#[derive(Debug, Parser)]
+#[command(name = "bedplate", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(disable_help_subcommand = true, max_term_width = 100)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// How results and errors are printed
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "table"
+    )]
+    pub output: OutputFormat,
+    /// Socket of the daemon
+    #[arg(long, global = true, value_name = "PATH", env = "BEDPLATE_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Print results only: no progress, no notes
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Start a job, print its id and return
+    #[arg(long, global = true)]
+    pub no_wait: bool,
+    /// How progress of a job is shown, on standard error; json is one line for each change
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "HOW",
+        default_value = "auto"
+    )]
+    pub progress: ProgressMode,
+}
+
+/// Form of results and errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    Table,
+    /// For programs: the API's own JSON.
+    Json,
+}
+
+/// Form of progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// A bar on a terminal, else nothing.
+    Auto,
+    /// A line now and then.
+    Plain,
+    /// The job as JSON, one line for each change.
+    Json,
+    /// Nothing.
+    None,
+}
+
+/// Nouns.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Disks that hold images
+    #[command(subcommand)]
+    Disk(DiskCommand),
+    /// Images: import, attach, verify
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Disks, images, jobs and problems at a glance
+    Status,
+    /// What this node lacks to serve devices, and how to get it
+    #[command(
+        after_help = "Exits 0 when devices can be served, 7 when the kernel lacks what is needed, 1 when \
+                            something else stands in the way. Works without the daemon."
+    )]
+    Doctor,
+    /// Long work in the daemon
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// Wait for a state, for what must start after it
+    #[command(subcommand)]
+    Wait(WaitCommand),
+}
+
+/// `bedplate disk`.
+#[derive(Debug, Subcommand)]
+pub enum DiskCommand {
+    /// Write the format on a disk and bring it online
+    #[command(
+        after_help = "Refuses a disk that carries a file system, a partition table, LVM, RAID or a Bedplate \
+                            format, unless --force is given: then all of it is lost."
+    )]
+    Format {
+        /// Block device, partition or regular file
+        path: PathBuf,
+        /// Make a regular file of this size (10G is 10 GiB) when nothing is at PATH
+        #[arg(long, value_parser = size::parse)]
+        size: Option<u64>,
+        /// Format whatever the disk carries
+        #[arg(long)]
+        force: bool,
+        /// Write the format only, without the daemon
+        #[arg(long)]
+        offline: bool,
+    },
+    /// Bring a formatted disk online
+    Add {
+        /// Block device, partition or regular file
+        path: PathBuf,
+    },
+    /// List disks
+    List,
+    /// Show a disk and the last changes of its state
+    Show {
+        /// UUID or path
+        disk: String,
+    },
+    /// Take a disk offline and forget it; nothing on it is changed
+    Remove {
+        /// UUID or path
+        disk: String,
+    },
+}
+
+/// `bedplate image`.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Import a raw image from a file or from standard input
+    #[command(
+        after_help = "The daemon reads the file, under the absolute path that SOURCE has here. Where it cannot \
+                            see it (another mount namespace, no permission): bedplate image import NAME - < FILE\n\n\
+                            An import from a file goes on after Ctrl-C; one from standard input fails, and its space \
+                            is given back."
+    )]
+    Import {
+        /// Name of the new image: letters, digits, '.', '_' and '-', at most 128
+        name: String,
+        /// File or block device; - is standard input
+        source: String,
+        /// auto refuses what looks like qcow2, VMDK, gzip, ...; raw takes the bytes as they are
+        #[arg(long, value_enum, default_value = "auto")]
+        format: FormatArg,
+        /// SHA-256 that the content must have, in hexadecimal
+        #[arg(long, value_name = "HEX", value_parser = |s: &str| checksum(s, 64))]
+        sha256: Option<String>,
+        /// SHA-512 that the content must have, in hexadecimal
+        #[arg(long, value_name = "HEX", value_parser = |s: &str| checksum(s, 128))]
+        sha512: Option<String>,
+        /// Copies to keep, each on its own disk
+        #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+        copies: u32,
+    },
+    /// List images
+    List,
+    /// Show an image, its replicas and the last changes of their state
+    Show {
+        /// Name of the image
+        name: String,
+    },
+    /// Attach an image as a read-only block device, now and after each restart; prints its path
+    Attach {
+        /// Name of the image
+        name: String,
+    },
+    /// Remove the block device of an image
+    Detach {
+        /// Name of the image
+        name: String,
+    },
+    /// Read an image's content again and compare it with its checksums
+    Verify {
+        /// Name of the image
+        name: String,
+    },
+    /// Delete an image that is not attached
+    Delete {
+        /// Name of the image
+        name: String,
+    },
+}
+
+/// `--format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    /// Raw, unless it looks like something else.
+    Auto,
+    /// Raw, whatever it looks like.
+    Raw,
+}
+
+impl From<FormatArg> for ImportFormat {
+    fn from(arg: FormatArg) -> Self {
+        match arg {
+            FormatArg::Auto => Self::Auto,
+            FormatArg::Raw => Self::Raw,
+        }
+    }
+}
+
+/// `bedplate job`.
+#[derive(Debug, Subcommand)]
+pub enum JobCommand {
+    /// List jobs that run and the last ones that ended
+    List,
+    /// Follow a job until it ends; exits as the command that started it would have
+    Wait {
+        /// Number of the job
+        id: u64,
+    },
+    /// Cancel a job
+    Cancel {
+        /// Number of the job
+        id: u64,
+    },
+}
+
+/// `bedplate wait`.
+#[derive(Debug, Subcommand)]
+pub enum WaitCommand {
+    /// Wait until an image is Ready and, where it is to be attached, its device is; prints the path of the device
+    #[command(
+        after_help = "Waits for the daemon, too, and for an image that is not there yet. Exits 1 when the time \
+                            is over, 5 when the daemon never answered."
+    )]
+    Image {
+        /// Name of the image
+        name: String,
+        /// How long at most: 30s, 5min, 1h; a bare number is seconds
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timeout)]
+        timeout: Duration,
+    },
+}
+
+fn checksum(text: &str, digits: usize) -> Result<String, String> {
+    let text = text.trim();
+    if text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err(format!("expected {digits} hexadecimal digits"))
+    }
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    match text.parse::<u64>() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text).map_err(|_| {
+            format!("{text:?} is no time: write 30s, 5min, 1h or a number of seconds")
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clap_finds_no_fault_with_the_definition() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_may_stand_anywhere() {
+        for line in [
+            "bedplate -o json disk list",
+            "bedplate disk -o json list",
+            "bedplate disk list -o json",
+        ] {
+            let cli = Cli::try_parse_from(line.split(' ')).expect(line);
+            assert_eq!(cli.global.output, OutputFormat::Json);
+        }
+    }
+
+    #[test]
+    fn times_and_checksums_are_checked_before_anything_is_sent() {
+        assert_eq!(timeout("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(timeout("2min"), Ok(Duration::from_secs(120)));
+        assert!(timeout("soon").is_err());
+        assert_eq!(checksum(&"AB".repeat(32), 64), Ok("ab".repeat(32)));
+        assert!(checksum("abc", 64).is_err());
+        assert!(checksum(&"xy".repeat(32), 64).is_err());
+    }
+}
