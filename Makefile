@@ -1,0 +1,81 @@
+# Bedplate's commands. `make` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+# Where `install` takes the programs from, and where it puts things.
+BIN_DIR ?= $(TARGET_DIR)/release
+DESTDIR ?=
+PREFIX ?= /usr
+STRIP ?=
+
+.PHONY: help
+help: ## List these commands
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## Install what building and testing need (Debian, as root)
+	@tests/vm/setup
+
+.PHONY: build
+build: ## Build the daemon and the command-line tool
+	$(CARGO) build --release --bin bedplated --bin bedplate
+
+# What goes into test guests: optimised a little, with checks on, and its dependencies shared with `cargo test`.
+.PHONY: build-test
+build-test:
+	$(CARGO) build --profile test --bin bedplated --bin bedplate --bin guest-reader
+
+.PHONY: demo
+demo: ## Show it at work: a real image, a kill, a reboot (about 5 minutes)
+	@tests/vm/demo
+
+.PHONY: test
+test: ## Run everything: formatting, lints, unit and simulator tests, guests on two kernels
+	@tests/vm/test-all
+
+.PHONY: vm
+vm: ## Run the guest scenarios only; SCENARIO=NAME for one
+	@tests/vm/setup && $(MAKE) -s build-test && tests/vm/setup images && tests/vm/run $(SCENARIO)
+
+.PHONY: soak
+soak: ## Longer runs, in shards of under 30 minutes; goes on where it was interrupted
+	@tests/vm/soak
+
+.PHONY: bench
+bench: ## Measure the engine (criterion)
+	$(CARGO) bench -p bedplate-benches
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+.PHONY: lint
+lint: ## Check formatting and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	shellcheck -x $(SHELL_SCRIPTS)
+
+SHELL_SCRIPTS := tests/vm/setup tests/vm/run $(wildcard tests/vm/lib/*.sh tests/vm/scenarios/*.sh tests/vm/guest/*)
+
+# The files alone, wherever DESTDIR says.
+.PHONY: install-files
+install-files:
+	install -D $(if $(STRIP),-s) -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN_DIR)/bedplated $(BIN_DIR)/bedplate
+	install -D -m 0644 -t $(DESTDIR)/usr/lib/systemd/system packaging/systemd/*.service packaging/systemd/*.mount
+	install -D -m 0644 -t $(DESTDIR)/usr/lib/sysusers.d packaging/sysusers.d/bedplate.conf
+	install -D -m 0644 -t $(DESTDIR)/usr/lib/tmpfiles.d packaging/tmpfiles.d/bedplate.conf
+	install -D -m 0644 -t $(DESTDIR)/usr/lib/modprobe.d packaging/modprobe.d/bedplate.conf
+	for rules in packaging/udev/*.rules; do [ ! -e "$$rules" ] || install -D -m 0644 -t $(DESTDIR)/usr/lib/udev/rules.d "$$rules"; done
+	install -d -m 0755 $(DESTDIR)/etc/bedplate/conf.d
+	[ -e $(DESTDIR)/etc/bedplate/bedplated.toml ] || install -m 0644 packaging/bedplated.toml $(DESTDIR)/etc/bedplate/bedplated.toml
+
+.PHONY: install
+install: install-files ## Install what `make build` built; DESTDIR= for a package
+	@if [ -z "$(DESTDIR)" ]; then \
+	  systemd-sysusers bedplate.conf; systemd-tmpfiles --create bedplate.conf; udevadm control --reload; systemctl daemon-reload; \
+	  echo "Installed. Start it with: systemctl enable --now bedplated bedplate-devices"; \
+	fi

@@ -1,0 +1,65 @@
+# shellcheck shell=dash disable=SC2154
+# The daemon, as the machine has it: a systemd unit on a node, a child of the scenario elsewhere.
+
+export BEDPLATE_SOCKET="${BEDPLATE_SOCKET:-/run/bedplate/bedplate.sock}"
+
+daemon_is_unit() { [ "$LAB_GUEST" = node ]; }
+
+daemon_pid() {
+  if daemon_is_unit; then
+    systemctl show -P MainPID bedplated.service
+  else
+    cat "$LAB_TMP/bedplated.pid"
+  fi
+}
+
+daemon_settings() {
+  printf 'run_dir = "%s"\nstate_dir = "%s"\n' "${BEDPLATE_SOCKET%/*}" "$LAB_TMP/state"
+  printf '[discovery]\ninterval_ms = 500\n[ublk]\ndata_mode = "%s"\n' "$LAB_DATA_MODE"
+}
+
+daemon_answers() { bedplate status; }
+
+# daemon_start [FLAG...]: and waits until it answers.
+daemon_start() {
+  if daemon_is_unit; then
+    must systemctl start bedplated.service
+  else
+    mkdir -p "$LAB_TMP/state"
+    daemon_settings >"$LAB_TMP/bedplated.toml"
+    bedplated --config "$LAB_TMP/bedplated.toml" "$@" >>"$LAB_TMP/bedplated.log" 2>&1 &
+    echo $! >"$LAB_TMP/bedplated.pid"
+  fi
+  within 30 daemon_answers
+}
+
+# SIGKILL. On a node systemd starts the next one by itself; elsewhere the caller does.
+daemon_kill() {
+  local pid
+  pid=$(daemon_pid)
+  kill -9 "$pid"
+  if ! daemon_is_unit; then
+    wait "$pid" 2>/dev/null || true
+  fi
+}
+
+daemon_stop() {
+  local pid
+  if daemon_is_unit; then
+    must systemctl stop bedplated.service
+  else
+    pid=$(daemon_pid)
+    kill -TERM "$pid"
+    wait "$pid" 2>/dev/null || true
+  fi
+}
+
+daemon_restart() {
+  if daemon_is_unit; then
+    must systemctl restart bedplated.service
+    within 30 daemon_answers
+  else
+    daemon_stop
+    daemon_start "$@"
+  fi
+}

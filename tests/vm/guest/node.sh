@@ -1,0 +1,75 @@
+# shellcheck shell=dash disable=SC2154
+# The machine that a scenario runs on: quick guest, systemd node or, with BEDPLATE_TEST_NATIVE=1, the machine itself.
+
+prepare_boot() {
+  LAB_TMP=${LAB_TMP:-/tmp/lab}
+  # Kept over boots on a node; a quick guest has no memory but its disks.
+  LAB_KEEP=/var/tmp/lab
+  mkdir -p "$LAB_TMP" "$LAB_KEEP"
+  [ "$LAB_GUEST" = node ] && prepare_node
+  return 0
+}
+
+# A node's daemon reads its settings before the scenario starts, so those that differ are set on the first boot.
+prepare_node() {
+  if [ "$LAB_BOOT" = 1 ] && [ "$LAB_DATA_MODE" != auto ]; then
+    mkdir -p /etc/bedplate/conf.d
+    printf '[ublk]\ndata_mode = "%s"\n' "$LAB_DATA_MODE" >/etc/bedplate/conf.d/50-lab.toml
+    systemctl restart bedplated.service
+  fi
+}
+
+# disk N: path of the scenario's disk N, whatever it is called on this boot.
+disk() {
+  local serial name
+  if [ "$LAB_GUEST" = native ]; then
+    cat "$LAB_TMP/disk$1"
+    return
+  fi
+  for serial in /sys/block/nvme*/device/serial; do
+    name=${serial#/sys/block/}
+    name=${name%%/*}
+    # nvme0c0n1 is a path of nvme0n1, not a disk.
+    if [ -b "/dev/$name" ] && [ "$(tr -d ' ' <"$serial")" = "DISK$1" ]; then
+      printf '/dev/%s' "$name"
+      return
+    fi
+  done
+  fail "disk $1 is not there"
+}
+
+# The node goes down in order and comes up again; the next boot_N goes on.
+reboot_node() {
+  sync
+  word reboot
+  exit 0
+}
+
+# The runner pulls the plug as soon as it reads this; the next boot_N goes on.
+power_cut() {
+  # What this shell keeps for the next boot must be on the disk; nothing else is flushed.
+  sync "$LAB_KEEP"/* 2>/dev/null || true
+  word cut
+  sleep 600
+}
+
+leave_guest() {
+  case $LAB_GUEST in
+    native) ;;
+    quick)
+      sleep 0.2
+      case $word_said in reboot) reboot -f ;; *) poweroff -f ;; esac
+      ;;
+    node)
+      case $word_said in reboot) systemctl --no-block reboot ;; *) systemctl --no-block poweroff --force --force ;; esac
+      ;;
+  esac
+}
+
+# What helps to understand a failure.
+show_why() {
+  [ "$LAB_GUEST" = node ] && journalctl -b --no-pager -n 60 -u 'bedplate*' 2>/dev/null
+  [ -e "$LAB_TMP/bedplated.log" ] && tail -n 40 "$LAB_TMP/bedplated.log"
+  dmesg | tail -n 15
+  return 0
+}

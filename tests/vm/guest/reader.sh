@@ -1,0 +1,25 @@
+# shellcheck shell=dash disable=SC2154
+# A reader that keeps one open file on a device and checks every byte (tests/src/bin/guest-reader.rs).
+
+# reader_start NAME DEVICE IMAGE: in the background; IMAGE holds what must be read.
+reader_start() {
+  guest-reader read --device "$2" --expect "$3" --threads 4 --log "$LAB_TMP/reader-$1.log" >"$LAB_TMP/reader-$1.out" 2>&1 &
+  echo $! >"$LAB_TMP/reader-$1.pid"
+  within 20 grep -q reading "$LAB_TMP/reader-$1.log"
+}
+
+# reader_field NAME FIELD: of the last line of its log, such as `reads=12 bytes=4096 ... longest_pause_ms=3`.
+reader_field() { tail -n 1 "$LAB_TMP/reader-$1.log" | tr ' ' '\n' | sed -n "s/^$2=//p"; }
+
+# reader_stop NAME: it must have met no error and no wrong byte.
+reader_stop() {
+  local pid status=0
+  pid=$(cat "$LAB_TMP/reader-$1.pid")
+  kill -TERM "$pid"
+  wait "$pid" || status=$?
+  note "reader $1: $(tail -n 1 "$LAB_TMP/reader-$1.log")"
+  if [ "$status" != 0 ]; then
+    cat "$LAB_TMP/reader-$1.out"
+    fail "reader $1 ended with $status"
+  fi
+}

@@ -1,0 +1,23 @@
+# shellcheck shell=bash
+# QEMU: with KVM where it works, else by emulation.
+
+# /dev/kvm may exist and still not work, so a kernel is booted with a time limit. It panics at once, having no root:
+# reaching that is the proof. The answer is kept.
+probe_accelerator() {
+  local console=$VM_DIR/kvm-probe.console answer=tcg
+  if [ -e /dev/kvm ]; then
+    timeout 20 qemu-system-x86_64 -M q35 -accel kvm -cpu host -m 512 -display none -monitor none -nic none -no-reboot \
+      -serial "file:$console" -kernel "$(kernel_dir stable)/vmlinuz" -append 'console=ttyS0 panic=-1' </dev/null >"$VM_DIR/kvm-probe.log" 2>&1 || true
+    if grep -aq 'Kernel panic' "$console"; then answer=kvm; fi
+  fi
+  printf '%s\n' "$answer" >"$VM_DIR/accelerator"
+  say "set-up: guests run with $answer"
+}
+
+accelerator_options() {
+  if [ "$(cat "$VM_DIR/accelerator")" = kvm ]; then
+    printf '%s' '-accel kvm -cpu host'
+  else
+    printf '%s' '-accel tcg,thread=multi -cpu max'
+  fi
+}

@@ -1,0 +1,50 @@
+# shellcheck shell=bash
+# Debian packages that this machine needs: to build Bedplate, and to make and run guests.
+
+# libublk generates its bindings with clang at build time.
+BUILD_PACKAGES="gcc libc6-dev make pkg-config clang libclang-dev"
+GUEST_PACKAGES="mmdebstrap debian-archive-keyring busybox-static cpio kmod xz-utils zstd e2fsprogs fdisk util-linux procps"
+CHECK_PACKAGES="shellcheck"
+
+apt_install() {
+  DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@" >"$VM_DIR/apt-install.log" 2>&1
+}
+
+missing_packages() {
+  local name
+  for name in "$@"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || printf '%s ' "$name"
+  done
+}
+
+# The stable release's qemu-system-x86 does not install beside a qemu-utils that came from backports; then all of it comes from there.
+install_qemu() {
+  local missing suite archive
+  missing=$(missing_packages qemu-system-x86 qemu-utils)
+  [ -n "$missing" ] || return 0
+  # shellcheck disable=SC2086
+  apt_install $missing && return 0
+  suite=$(machine_codename)-backports
+  archive=$(archive_of "$suite")
+  if [ -z "$archive" ]; then
+    archive=$(debian_archive)
+    say "set-up: adding $suite to this machine's apt sources (/etc/apt/sources.list.d/bedplate-qemu.list), for QEMU"
+    printf 'deb [signed-by=%s] %s %s main\n' "$ARCHIVE_KEYRING" "$archive" "$suite" >/etc/apt/sources.list.d/bedplate-qemu.list
+    apt-get -qq update
+  fi
+  # shellcheck disable=SC2086
+  apt_install -t "$suite" $missing || die "QEMU does not install: see $VM_DIR/apt-install.log"
+}
+
+install_host_packages() {
+  local missing
+  [ "$(id -u)" = 0 ] || die "set-up installs packages and makes a root file system: run it as root"
+  # shellcheck disable=SC2086
+  missing=$(missing_packages $BUILD_PACKAGES $GUEST_PACKAGES $CHECK_PACKAGES)
+  apt-get -qq update
+  if [ -n "$missing" ]; then
+    # shellcheck disable=SC2086
+    apt_install $missing || die "cannot install $missing: see $VM_DIR/apt-install.log"
+  fi
+  install_qemu
+}
