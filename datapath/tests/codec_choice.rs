@@ -1,5 +1,7 @@
 //! Which of several copies is believed: four superblocks, and the A/B pairs.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 use bedplate_datapath::format::geometry::Geometry;
 use bedplate_datapath::format::pair::{self, PairChoice, Versioned};
 use bedplate_datapath::format::superblock::{self, ChoiceError, Superblock, SuperblockCopy};

@@ -1,6 +1,8 @@
 //! Holds `docs/on-disk-format.md` against the code, in both directions: every field of every table, the
 //! magics, and the numbers of the zone table.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 use std::collections::BTreeMap;
 
 use bedplate_datapath::format::checksum_page::{self, RawChecksumPage};

@@ -1,6 +1,8 @@
 //! Every codec of the format against bytes that it did not write: random ones, rotten ones, and forged
 //! ones whose CRC is right.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 mod samples;
 
 use bedplate_datapath::format::checksum_page::{self, ChecksumPage};
