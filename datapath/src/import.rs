@@ -13,7 +13,7 @@ use crate::format::pair::PairCopy;
 use crate::format::tree::{PAIRS_PER_CLUSTER, checksum_leaf_of, page_offset};
 use crate::map::MapEntry;
 use crate::store::PageOwner;
-use crate::units::{BLOCK_BYTES, BlockMask, ByteOffset, CLUSTER_BYTES, Lcn, PAGE_BYTES, Pcn};
+use crate::units::{BlockMask, ByteOffset, CLUSTER_BYTES, Lcn, PAGE_BYTES, Page, Pcn};
 
 const LEAVES: usize = PAIRS_PER_CLUSTER as usize;
 const CLUSTER: usize = PAGE_BYTES * 2 * LEAVES;
@@ -33,7 +33,7 @@ pub enum ClusterVerdict {
 
 /// Looks for blocks that are not zero in one cluster, zero-filled at an image's end.
 pub fn verdict(bytes: &[u8]) -> ClusterVerdict {
-    const ZERO: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
+    const ZERO: Page = [0; PAGE_BYTES];
     let mask = bytes
         .chunks(ZERO.len())
         .enumerate()

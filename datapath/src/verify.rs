@@ -20,6 +20,7 @@ pub const REPORTED_MAX: usize = 64;
 
 const CLUSTERS_PER_STEP: usize = 8;
 const CLUSTER: usize = PAGE_BYTES * BLOCKS_PER_CLUSTER as usize;
+static ZEROS: [u8; CLUSTER] = [0; CLUSTER];
 const _: () = assert!(CLUSTER as u64 == CLUSTER_BYTES && PAGE_BYTES as u64 == BLOCK_BYTES);
 
 /// A block whose bytes are not those that were imported.
@@ -212,7 +213,7 @@ impl VerifyRun {
     ) -> Result<usize, StoreError> {
         let first = self.entry(self.next_lcn);
         let Some((first_pcn, _)) = first else {
-            self.hash(self.next_lcn, &[0; CLUSTER]);
+            self.hash(self.next_lcn, &ZEROS);
             return Ok(1);
         };
         let count = (self.next_lcn..until)

@@ -38,7 +38,7 @@ use crate::alloc::Allocator;
 use crate::format::geometry::Geometry;
 use crate::format::object::ObjectRecord;
 use crate::format::superblock::Superblock;
-use crate::map::LayerMap;
+use crate::map::{LayerMap, MapEntry};
 use crate::medium::{IoFault, Medium};
 use crate::units::{Epoch, Pcn, Seq, SlotIndex};
 
@@ -102,7 +102,7 @@ impl Entry {
             .map
             .iter()
             .flat_map(|map| map.iter())
-            .map(|entry| entry.pcn())
+            .map(MapEntry::pcn)
             .filter(|pcn| !pcn.is_none());
         data.chain(self.map_tree.clusters())
             .chain(self.checksum_tree.clusters())

@@ -289,7 +289,7 @@ fn load_object<M: Medium>(
         Ok(map) => Some(Arc::new(LayerMap::from_entries(map))),
         Err(TreeError::Io(fault)) => return Err(fault),
         Err(TreeError::Damage(damage)) => {
-            object.state = ReplicaState::Failed(damage);
+            object.state = ReplicaState::Failed(*damage);
             None
         }
     };

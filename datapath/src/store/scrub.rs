@@ -105,7 +105,7 @@ impl<M: Medium> Store<M> {
         let result = self.with_reader(target, findings, |reader, target| {
             reader.leaves(&target.map_tree, entry..entry + 1, &mut { differs })
         })?;
-        findings.lost.extend(result.err());
+        findings.lost.extend(result.err().map(|damage| *damage));
         Ok(())
     }
 
@@ -120,7 +120,7 @@ impl<M: Medium> Store<M> {
             reader.checksums(&target.checksum_tree, leaf)
         })?;
         Ok(result.unwrap_or_else(|damage| {
-            findings.lost.push(damage);
+            findings.lost.push(*damage);
             None
         }))
     }
@@ -131,7 +131,7 @@ impl<M: Medium> Store<M> {
         target: &mut ScrubTarget,
         findings: &mut Findings,
         read: impl FnOnce(&mut TreeReader<'_, M>, &ScrubTarget) -> Result<T, TreeError>,
-    ) -> Result<Result<T, Damage>, StoreError> {
+    ) -> Result<Result<T, Box<Damage>>, StoreError> {
         let (slot, epoch) = (target.object.slot, target.object.epoch);
         let mut repairs = Vec::new();
         let mut buffer = std::mem::take(&mut target.buffer);

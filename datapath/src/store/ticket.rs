@@ -70,7 +70,7 @@ impl ImportTicket {
     pub(super) fn take(&mut self, extent: Extent) {
         match self.taken.last_mut() {
             Some(last) if last.pcn.get() + last.count == extent.pcn.get() => {
-                last.count += extent.count
+                last.count += extent.count;
             }
             _ => self.taken.push(extent),
         }

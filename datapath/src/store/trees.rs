@@ -73,13 +73,13 @@ pub(super) struct PendingRepair {
 
 /// Why a tree could not be read: the object is damaged, or the disk failed.
 pub(super) enum TreeError {
-    Damage(Damage),
+    Damage(Box<Damage>),
     Io(IoFault),
 }
 
 impl From<Damage> for TreeError {
     fn from(damage: Damage) -> Self {
-        Self::Damage(damage)
+        Self::Damage(Box::new(damage))
     }
 }
 
@@ -197,26 +197,20 @@ impl<M: Medium> TreeReader<'_, M> {
     pub fn map(&mut self, tree: &Tree, clusters: u64) -> Result<Vec<u64>, TreeError> {
         let mut map = vec![0; usize_of(clusters)];
         let slot_at = self.slot_at;
-        self.leaves(
-            tree,
-            0..tree.entries.len(),
-            &mut |lcn, entry| match map.get_mut(lcn) {
-                Some(word) => {
-                    *word = entry.bits();
-                    Ok(())
-                }
-                None => {
-                    let (what, found) = ("clusters of the map", lcn as u64 + 1);
-                    Err(Damage::Inconsistent {
-                        at: slot_at,
-                        what,
-                        expected: clusters,
-                        found,
-                    }
-                    .into())
-                }
-            },
-        )?;
+        self.leaves(tree, 0..tree.entries.len(), &mut |lcn, entry| {
+            if let Some(word) = map.get_mut(lcn) {
+                *word = entry.bits();
+                return Ok(());
+            }
+            let (what, found) = ("clusters of the map", lcn as u64 + 1);
+            Err(Damage::Inconsistent {
+                at: slot_at,
+                what,
+                expected: clusters,
+                found,
+            }
+            .into())
+        })?;
         Ok(map)
     }
 
@@ -401,20 +395,21 @@ impl<M: Medium> TreeReader<'_, M> {
         }
     }
 
-    fn check_zone(&self, cluster: Pcn) -> Result<(), Damage> {
+    fn check_zone(&self, cluster: Pcn) -> Result<(), TreeError> {
         if cluster >= self.geometry.first_pcn() && cluster < self.geometry.end_pcn() {
             return Ok(());
         }
-        Err(Damage::ClusterOutside { pcn: cluster })
+        Err(Damage::ClusterOutside { pcn: cluster }.into())
     }
 
     fn inconsistent(&self, what: &'static str, expected: u64, found: u64) -> TreeError {
-        TreeError::Damage(Damage::Inconsistent {
+        Damage::Inconsistent {
             at: self.slot_at,
             what,
             expected,
             found,
-        })
+        }
+        .into()
     }
 }
 

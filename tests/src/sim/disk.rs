@@ -233,7 +233,7 @@ impl SimDisk {
                 Survival::ByWrite => Some(rng.percent(50)),
                 Survival::BySector(_) => None,
             };
-            let mut survives = |rng: &mut Rng| match (whole, survival) {
+            let survives = |rng: &mut Rng| match (whole, survival) {
                 (None, Survival::BySector(percent)) => rng.percent(percent),
                 (decided, _) => decided.unwrap_or(false),
             };
