@@ -10,9 +10,10 @@ use crate::ctrl::Control;
 use crate::error::TargetError;
 use crate::kernel_device::{DeviceState, KernelDevice};
 use crate::openers::openers_of;
+use crate::reactor::ReactorHandle;
 use crate::support::KernelSupport;
 use crate::sys::Features;
-use crate::target::{DeviceEntry, REACTOR_TIMEOUT, Target, locked};
+use crate::target::{DeviceEntry, REACTOR_TIMEOUT, Target, locked, reactor_failed};
 
 /// How long another server may take to close `/dev/ublkcN` of a device that was stopped under it.
 const FOREIGN_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,15 +89,31 @@ impl Target {
                 }
             }
         }
-        let leaving: Vec<_> = self.reactors.iter().map(|reactor| (reactor.number(), reactor.leave())).collect();
-        for (reactor, left) in leaving {
-            if !left.wait_closed(deadline.saturating_duration_since(Instant::now())) {
+        self.leave(deadline)
+    }
+
+    /// Ends the reactors: what is in flight is answered, the rest is left to the next process.
+    pub(crate) fn leave(&mut self, deadline: Instant) -> Result<(), TargetError> {
+        let leaving: Vec<_> = self.reactors.iter().map(ReactorHandle::leave).collect();
+        let mut hung = None;
+        for (mut reactor, left) in std::mem::take(&mut self.reactors).into_iter().zip(leaving) {
+            if left.wait_closed(deadline.saturating_duration_since(Instant::now())) {
+                reactor.join();
+            } else {
                 let source = std::io::Error::from_raw_os_error(libc::ETIMEDOUT);
-                return Err(TargetError::Reactor { reactor, doing: "requests in flight do not end", source });
+                hung = Some(reactor_failed(&reactor, "requests in flight do not end", source));
             }
         }
-        self.reactors.iter_mut().for_each(crate::reactor::ReactorHandle::join);
-        Ok(())
+        hung.map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Target {
+    /// As [`Target::quiesce_all`], without asking the kernel first.
+    fn drop(&mut self) {
+        if let Err(error) = self.leave(Instant::now() + self.config.drain_patience) {
+            tracing::error!(%error, "a reactor is left behind");
+        }
     }
 }
 

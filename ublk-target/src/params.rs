@@ -17,6 +17,9 @@ const DISCARD_SECTORS_MAX: u32 = u32::MAX >> 9;
 /// A discard of less frees nothing.
 const DISCARD_GRANULARITY_BYTES: u32 = 1 << 17;
 
+/// The block layer's default, `BLK_SEG_BOUNDARY_MASK`; disks do not tell theirs.
+const SEGMENT_BOUNDARY_MASK: u64 = 0xffff_ffff;
+
 /// What disks below ask of the requests that go straight to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DiskLimits {
@@ -28,8 +31,8 @@ pub(crate) struct DiskLimits {
     pub(crate) segments_max: u16,
     /// Largest piece.
     pub(crate) segment_bytes_max: u32,
-    /// No piece crosses a multiple of this plus one.
-    pub(crate) segment_boundary_mask: u64,
+    /// All pieces but the first start, and all but the last end, at a multiple of this plus one; 0 for anywhere.
+    pub(crate) virt_boundary_mask: u64,
 }
 
 impl DiskLimits {
@@ -39,7 +42,7 @@ impl DiskLimits {
         dma_alignment_bytes: 1,
         segments_max: u16::MAX,
         segment_bytes_max: u32::MAX,
-        segment_boundary_mask: u64::MAX,
+        virt_boundary_mask: 0,
     };
 
     pub(crate) fn of(disk: &DiskFile) -> Self {
@@ -52,7 +55,7 @@ impl DiskLimits {
             dma_alignment_bytes: disk.dma_alignment().max(1),
             segments_max: queue("max_segments").and_then(|value| u16::try_from(value).ok()).unwrap_or(u16::MAX),
             segment_bytes_max: queue("max_segment_size").and_then(|value| u32::try_from(value).ok()).unwrap_or(u32::MAX),
-            segment_boundary_mask: queue("virt_boundary_mask").filter(|mask| *mask > 0).unwrap_or(u64::MAX),
+            virt_boundary_mask: queue("virt_boundary_mask").unwrap_or(0),
         }
     }
 
@@ -63,7 +66,7 @@ impl DiskLimits {
             dma_alignment_bytes: self.dma_alignment_bytes.max(other.dma_alignment_bytes),
             segments_max: self.segments_max.min(other.segments_max),
             segment_bytes_max: self.segment_bytes_max.min(other.segment_bytes_max),
-            segment_boundary_mask: self.segment_boundary_mask.min(other.segment_boundary_mask),
+            virt_boundary_mask: self.virt_boundary_mask.max(other.virt_boundary_mask),
         }
     }
 }
@@ -109,9 +112,14 @@ pub(crate) fn of_device(device_bytes: u64, read_only: bool, mode: DataMode, disk
         params.types |= param_type::DMA_ALIGN | param_type::SEGMENT;
         // ublk_validate_params: below a page, and a power of two minus one.
         params.dma.alignment = alignment.next_power_of_two().min(4096) - 1;
+        params.basic.virt_boundary_mask = disks.virt_boundary_mask;
         params.seg = lib::ublk_param_segment {
-            seg_boundary_mask: disks.segment_boundary_mask.max(u64::from(lib::UBLK_MIN_SEGMENT_SIZE) - 1),
-            max_segment_size: disks.segment_bytes_max.max(lib::UBLK_MIN_SEGMENT_SIZE),
+            seg_boundary_mask: SEGMENT_BOUNDARY_MASK,
+            // The block layer takes no limit beside a boundary (blk_validate_limits, block/blk-settings.c).
+            max_segment_size: match disks.virt_boundary_mask {
+                0 => disks.segment_bytes_max.max(lib::UBLK_MIN_SEGMENT_SIZE),
+                _ => u32::MAX,
+            },
             max_segments: disks.segments_max.max(1),
             ..Default::default()
         };
@@ -130,10 +138,10 @@ mod tests {
 
     #[test]
     fn the_most_restrictive_disk_wins() {
-        let nvme = DiskLimits { segments_max: 127, segment_boundary_mask: 4095, dma_alignment_bytes: 4, ..DiskLimits::NONE };
+        let nvme = DiskLimits { segments_max: 127, virt_boundary_mask: 4095, dma_alignment_bytes: 4, ..DiskLimits::NONE };
         let wide = DiskLimits { logical_block_bytes: 4096, segments_max: 256, ..DiskLimits::NONE };
         let both = nvme.and(wide);
-        assert_eq!((both.logical_block_bytes, both.segments_max, both.segment_boundary_mask), (4096, 127, 4095));
+        assert_eq!((both.logical_block_bytes, both.segments_max, both.virt_boundary_mask), (4096, 127, 4095));
         let params = of_device(1 << 20, true, DataMode::ZeroCopy, &both);
         assert_eq!(params.basic.logical_bs_shift, 12);
         assert_eq!(params.dma.alignment, 4095);

@@ -1,0 +1,89 @@
+//! A server in a process of its own, so that it can be killed: driven by lines on its standard input.
+
+use std::error::Error;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+
+use bedplate_ublk_target::{DataMode, TargetConfig};
+
+use crate::Outcome;
+use crate::fixture::{Bench, bench, config, spec};
+
+/// `serve attach|recover NUMBER MODE REACTORS`
+pub fn serve(args: &[String]) -> Outcome {
+    let [verb, number, mode, reactors] = args else { return Err("usage: serve attach|recover NUMBER MODE REACTORS".into()) };
+    let number: u32 = number.parse()?;
+    let mode = if mode == "UserCopy" { DataMode::UserCopy } else { DataMode::ZeroCopy };
+    let Bench { target, stack, .. } = bench(TargetConfig { reactors: reactors.parse()?, ..config(mode) })?;
+    let spec = spec(number);
+    let attached = match verb.as_str() {
+        "recover" => target.recover(&spec, Arc::clone(&stack))?,
+        _ => target.attach(&spec, Arc::clone(&stack))?,
+    };
+    println!("ready {} {:?}", attached.path.display(), attached.data_mode);
+    for line in std::io::stdin().lines() {
+        match line?.as_str() {
+            "quiesce" => {
+                target.quiesce_all()?;
+                println!("quiesced");
+                return Ok(());
+            }
+            other => return Err(format!("unknown command {other}").into()),
+        }
+    }
+    Ok(())
+}
+
+/// A running server. Killed, without mercy, when dropped.
+pub struct Server {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Server {
+    pub fn start(verb: &str, number: u32, mode: DataMode, reactors: usize) -> Result<Self, Box<dyn Error>> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["serve", verb, &number.to_string(), &format!("{mode:?}"), &reactors.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let input = child.stdin.take().ok_or("no input")?;
+        let output = BufReader::new(child.stdout.take().ok_or("no output")?);
+        let mut server = Self { child, input, output };
+        let line = server.line()?;
+        if line.starts_with("ready") { Ok(server) } else { Err(format!("the server says: {line}").into()) }
+    }
+
+    fn line(&mut self) -> Result<String, Box<dyn Error>> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn kill(mut self) -> Outcome {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    pub fn quiesce(mut self) -> Outcome {
+        writeln!(self.input, "quiesce")?;
+        let line = self.line()?;
+        self.child.wait()?;
+        if line == "quiesced" { Ok(()) } else { Err(format!("the server says: {line}").into()) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Ended already, if all went well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
