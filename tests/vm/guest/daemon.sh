@@ -15,7 +15,8 @@ daemon_pid() {
 
 daemon_settings() {
   printf 'run_dir = "%s"\nstate_dir = "%s"\n' "${BEDPLATE_SOCKET%/*}" "$LAB_TMP/state"
-  printf '[discovery]\ninterval_ms = 500\n[ublk]\ndata_mode = "%s"\n' "$LAB_DATA_MODE"
+  printf '[discovery]\ninterval_ms = 500\nall_block_devices = %s\n' "${LAB_LOOK_EVERYWHERE:-true}"
+  printf '[ublk]\ndata_mode = "%s"\n' "$LAB_DATA_MODE"
 }
 
 daemon_answers() { bedplate status; }
@@ -62,4 +63,22 @@ daemon_restart() {
     daemon_stop
     daemon_start "$@"
   fi
+}
+
+# other_daemon COMMAND...: runs COMMAND as a client of a second daemon, whose files are all in one folder.
+other_daemon() { BEDPLATE_SOCKET="$LAB_TMP/other/bedplate.sock" "$@"; }
+
+# other_daemon_start [FLAG...]: one that knows only the disks that it is given.
+other_daemon_start() {
+  mkdir -p "$LAB_TMP/other"
+  printf '[discovery]\nall_block_devices = false\n' >"$LAB_TMP/other/bedplated.toml"
+  bedplated --config "$LAB_TMP/other/bedplated.toml" --run-dir "$LAB_TMP/other" --state-dir "$LAB_TMP/other" \
+    --socket "$LAB_TMP/other/bedplate.sock" "$@" >"$LAB_TMP/other/bedplated.log" 2>&1 &
+  OTHER_PID=$!
+  within 30 other_daemon bedplate status
+}
+
+other_daemon_stop() {
+  kill -TERM "$OTHER_PID"
+  wait "$OTHER_PID" 2>/dev/null || true
 }

@@ -38,6 +38,18 @@ disk() {
   fail "disk $1 is not there"
 }
 
+# unplug N: takes disk N away from the running machine.
+unplug() {
+  local serial
+  for serial in /sys/class/nvme/nvme*/serial; do
+    if [ "$(tr -d ' ' <"$serial")" = "DISK$1" ]; then
+      echo 1 >"${serial%/serial}/device/remove"
+      return
+    fi
+  done
+  fail "disk $1 is not there"
+}
+
 # The node goes down in order and comes up again; the next boot_N goes on.
 reboot_node() {
   sync

@@ -5,7 +5,7 @@
 write_facts() {
   local lab=$1/lab
   mkdir -p "$lab"
-  cp "$HERE"/guest/{guest-main,assert.sh,node.sh,daemon.sh,reader.sh} "$lab/"
+  cp "$HERE"/guest/{guest-main,assert.sh,node.sh,daemon.sh,images.sh,reader.sh} "$lab/"
   cp "$SCENARIO_FILE" "$lab/scenario.sh"
   printf 'LAB_GUEST=%s\nLAB_KERNEL=%s\nLAB_DATA_MODE=%s\nLAB_BOOT=%s\n' "$2" "$3" "$4" "$5" >"$lab/facts"
 }

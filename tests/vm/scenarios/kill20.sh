@@ -1,0 +1,43 @@
+# shellcheck shell=dash disable=SC2034
+# Twenty times kill -9 under a reader that keeps one open file: it meets pauses, no error and no wrong byte.
+GUESTS="quick"
+DISKS="512"
+MODES="auto user-copy"
+
+KILLS=20
+IMAGE=seed:20:33554432:12582912
+
+boot_1() {
+  daemon_start
+  must bedplate disk format "$(disk 1)"
+  make_image "$LAB_TMP/image" 20 33554432 12582912
+  must bedplate image import kept "$LAB_TMP/image"
+  rm "$LAB_TMP/image"
+  device=$(bedplate image attach kept)
+  reader_start steady "$device" "$IMAGE"
+  kill_number=0
+  while [ "$kill_number" -lt "$KILLS" ]; do
+    kill_number=$((kill_number + 1))
+    one_kill
+  done
+  equal "device after $KILLS kills" "$device" "$(bedplate image attach kept)"
+  reader_stop steady
+  device_is_right "$device" "$IMAGE"
+  must bedplate image detach kept
+  daemon_stop
+}
+
+one_kill() {
+  before=$(reader_field steady reads)
+  within 20 reads_are_more_than "$before"
+  in_flight=$(cut -c1-24 </sys/block/"${device#/dev/}"/inflight | tr -s ' ')
+  from=$(uptime_ms)
+  daemon_kill
+  daemon_start
+  back_on kept "$device"
+  before=$(reader_field steady reads)
+  within 20 reads_are_more_than "$before"
+  note "kill $kill_number: in flight$in_flight, back after $(($(uptime_ms) - from)) ms"
+}
+
+reads_are_more_than() { [ "$(reader_field steady reads)" -gt "$1" ]; }
