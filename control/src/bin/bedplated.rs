@@ -1,2 +1,10 @@
-//! placeholder
-fn main() {}
+//! `bedplated`, the daemon.
+
+use std::process::ExitCode;
+
+use bedplate_control::daemon::{args::Args, run};
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    run::main(&Args::parse())
+}

@@ -1,0 +1,376 @@
+//! The daemon's settings: `/etc/bedplate/bedplated.toml`, then `conf.d/*.toml` beside it in the order of their names.
+//!
+//! A later file wins, key by key; lists of disks add up. What is not known is refused, with the file and the line.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Where the settings are read from when no `--config` says otherwise.
+pub const DEFAULT_CONFIG_PATH: &str = "/etc/bedplate/bedplated.toml";
+
+/// Every setting of `bedplated`, with its default.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Disks that belong to this node: block devices or regular files. Others are found by their superblock.
+    pub disks: Vec<PathBuf>,
+    /// Sockets and other files that do not outlive the boot.
+    pub run_dir: PathBuf,
+    /// Files that outlive the boot: where disks were last seen.
+    pub state_dir: PathBuf,
+    /// The API's Unix socket; `bedplate.sock` in `run_dir` when absent.
+    pub socket: Option<PathBuf>,
+    /// Group that may use the socket (mode 0660). Ignored where there is no such group.
+    pub socket_group: String,
+    /// Filter of the log, in the syntax of `tracing`'s `EnvFilter`.
+    pub log: String,
+    /// How disks are found.
+    pub discovery: Discovery,
+    /// How disks are watched.
+    pub health: Health,
+    /// How images are read in.
+    pub import: Import,
+    /// How images are served.
+    pub ublk: Ublk,
+    /// How the daemon's memory is kept from being paged out.
+    pub memory: Memory,
+    /// How many finished jobs are remembered.
+    pub jobs_remembered: usize,
+}
+
+/// How disks are found.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Discovery {
+    /// Time between two looks for disks that are not there, in milliseconds.
+    pub interval_ms: u64,
+    /// Whether every block device is looked at, or only the paths that are configured or remembered.
+    pub all_block_devices: bool,
+}
+
+/// How disks are watched: each check reads the disk's own superblock.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Health {
+    /// Time between two checks, in milliseconds.
+    pub interval_ms: u64,
+    /// How long a check may take before it counts as a miss, in milliseconds.
+    pub timeout_ms: u64,
+    /// Misses in a row that make a disk Suspect.
+    pub suspect_after: u32,
+    /// Misses in a row that make a disk Offline.
+    pub offline_after: u32,
+    /// Hits in a row that make it Online again.
+    pub online_after: u32,
+}
+
+/// How images are read in.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Import {
+    /// Reads of the source that are in flight at once, 1 MiB each.
+    pub reads_in_flight: usize,
+    /// Writes to the disk that are in flight at once, up to 1 MiB each.
+    pub writes_in_flight: usize,
+    /// Imports that run at once; the others wait.
+    pub at_once: usize,
+}
+
+/// How images are served.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ublk {
+    /// Threads that serve devices; 0 means one for each allowed core.
+    pub reactors: usize,
+    /// Queues of each device.
+    pub queues: u16,
+    /// Requests in flight in one queue.
+    pub queue_depth: u16,
+    /// How data gets to the device's clients.
+    pub data_mode: DataMode,
+    /// Devices that may be attached at once.
+    pub devices_max: u32,
+    /// How long a device of a dead daemon may take to be handed over, in milliseconds, before this is logged as an error. It goes on being tried.
+    pub recovery_warn_ms: u64,
+}
+
+/// How data gets from the disk to a device's client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataMode {
+    /// The best that this kernel has.
+    Auto,
+    /// The disk reads straight into the client's pages.
+    ZeroCopy,
+    /// Through a buffer of the daemon.
+    UserCopy,
+}
+
+/// How the daemon's memory is kept from being paged out.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Memory {
+    /// What is locked.
+    pub lock: MemoryLock,
+}
+
+/// What of the daemon's memory is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoryLock {
+    /// Pages stay once they were touched.
+    OnFault,
+    /// Nothing. For tests: a daemon that is paged out to a disk that it serves itself hangs.
+    Off,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            disks: Vec::new(),
+            run_dir: PathBuf::from("/run/bedplate"),
+            state_dir: PathBuf::from("/var/lib/bedplate"),
+            socket: None,
+            socket_group: "bedplate".to_owned(),
+            log: "info".to_owned(),
+            discovery: Discovery::default(),
+            health: Health::default(),
+            import: Import::default(),
+            ublk: Ublk::default(),
+            memory: Memory::default(),
+            jobs_remembered: 256,
+        }
+    }
+}
+
+impl Default for Discovery {
+    fn default() -> Self {
+        Self { interval_ms: 5000, all_block_devices: true }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { interval_ms: 5000, timeout_ms: 5000, suspect_after: 2, offline_after: 12, online_after: 2 }
+    }
+}
+
+impl Default for Import {
+    fn default() -> Self {
+        Self { reads_in_flight: 12, writes_in_flight: 12, at_once: 2 }
+    }
+}
+
+impl Default for Ublk {
+    fn default() -> Self {
+        Self {
+            reactors: 0,
+            queues: 1,
+            queue_depth: 128,
+            data_mode: DataMode::Auto,
+            devices_max: 1024,
+            recovery_warn_ms: 10_000,
+        }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { lock: MemoryLock::OnFault }
+    }
+}
+
+/// Settings that cannot be used: which file, which line, why.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file could not be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not TOML, or holds what is not a setting.
+    #[error("{path}:{line}: {message}", path = path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there.
+        message: String,
+    },
+    /// A value is outside what can work.
+    #[error("{setting}: {message}")]
+    OutOfRange {
+        /// Its name, as written in the file.
+        setting: &'static str,
+        /// What is allowed.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads `path` and the `conf.d/*.toml` beside it. A main file that is absent is no error unless `must_exist`.
+    ///
+    /// # Errors
+    /// When a file cannot be read or holds something that is not a setting.
+    pub fn load(path: &Path, must_exist: bool) -> Result<Self, ConfigError> {
+        let mut merged = toml::Table::new();
+        for file in files_of(path, must_exist)? {
+            let text = std::fs::read_to_string(&file)
+                .map_err(|source| ConfigError::Unreadable { path: file.clone(), source })?;
+            // Checked file by file, since the merged table no longer knows lines.
+            toml::from_str::<Self>(&text).map_err(|error| malformed(&file, &text, &error))?;
+            let table = toml::from_str::<toml::Table>(&text).map_err(|error| malformed(&file, &text, &error))?;
+            merge(&mut merged, table);
+        }
+        let config: Self = merged.try_into().map_err(|error: toml::de::Error| ConfigError::Malformed {
+            path: path.to_owned(),
+            line: 0,
+            message: error.message().to_owned(),
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses values that cannot work.
+    ///
+    /// # Errors
+    /// The first setting that is out of range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        at_least_one("discovery.interval_ms", self.discovery.interval_ms)?;
+        at_least_one("health.interval_ms", self.health.interval_ms)?;
+        at_least_one("health.timeout_ms", self.health.timeout_ms)?;
+        at_least_one("health.suspect_after", u64::from(self.health.suspect_after))?;
+        at_least_one("health.online_after", u64::from(self.health.online_after))?;
+        if self.health.offline_after < self.health.suspect_after {
+            return Err(ConfigError::OutOfRange {
+                setting: "health.offline_after",
+                message: "must not be less than health.suspect_after".to_owned(),
+            });
+        }
+        between("import.reads_in_flight", self.import.reads_in_flight, 64)?;
+        between("import.writes_in_flight", self.import.writes_in_flight, 64)?;
+        between("import.at_once", self.import.at_once, 64)?;
+        between("ublk.queues", usize::from(self.ublk.queues), 64)?;
+        between("ublk.queue_depth", usize::from(self.ublk.queue_depth), 4096)?;
+        between("ublk.devices_max", self.ublk.devices_max as usize, 16_384)?;
+        between("jobs_remembered", self.jobs_remembered, 100_000)
+    }
+
+    /// The API's socket.
+    pub fn socket_path(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| self.run_dir.join("bedplate.sock"))
+    }
+
+    /// Time between two looks for disks.
+    pub fn discovery_interval(&self) -> Duration {
+        Duration::from_millis(self.discovery.interval_ms)
+    }
+}
+
+fn at_least_one(setting: &'static str, value: u64) -> Result<(), ConfigError> {
+    if value == 0 {
+        return Err(ConfigError::OutOfRange { setting, message: "must be at least 1".to_owned() });
+    }
+    Ok(())
+}
+
+fn between(setting: &'static str, value: usize, most: usize) -> Result<(), ConfigError> {
+    if value == 0 || value > most {
+        return Err(ConfigError::OutOfRange { setting, message: format!("must be from 1 to {most}, not {value}") });
+    }
+    Ok(())
+}
+
+fn files_of(path: &Path, must_exist: bool) -> Result<Vec<PathBuf>, ConfigError> {
+    let mut files = Vec::new();
+    if must_exist || path.exists() {
+        files.push(path.to_owned());
+    }
+    let folder = path.with_file_name("conf.d");
+    match std::fs::read_dir(&folder) {
+        Ok(entries) => {
+            let mut more: Vec<PathBuf> = entries
+                .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+                .filter(|file| file.extension().is_some_and(|ext| ext == "toml"))
+                .collect();
+            more.sort();
+            files.extend(more);
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(source) => return Err(ConfigError::Unreadable { path: folder, source }),
+    }
+    Ok(files)
+}
+
+fn malformed(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let upto = error.span().map_or(0, |span| span.start.min(text.len()));
+    let line = text.as_bytes()[..upto].iter().filter(|byte| **byte == b'\n').count() + 1;
+    ConfigError::Malformed { path: path.to_owned(), line, message: error.message().trim().replace('\n', "; ") }
+}
+
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            (Some(toml::Value::Array(old)), toml::Value::Array(new)) => old.extend(new),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder_with(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("conf.d")).unwrap();
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn later_file_wins_and_disks_add_up() {
+        let folder = folder_with(&[
+            ("bedplated.toml", "disks = ['/dev/a']\n[discovery]\ninterval_ms = 100\nall_block_devices = false\n"),
+            ("conf.d/10-more.toml", "disks = ['/dev/b']\n[discovery]\ninterval_ms = 7\n"),
+            ("conf.d/ignored.txt", "this is = not = toml"),
+        ]);
+        let config = Config::load(&folder.path().join("bedplated.toml"), true).unwrap();
+        assert_eq!(config.disks, [PathBuf::from("/dev/a"), PathBuf::from("/dev/b")]);
+        assert_eq!(config.discovery.interval_ms, 7);
+        assert!(!config.discovery.all_block_devices);
+    }
+
+    #[test]
+    fn unknown_setting_is_refused_with_file_and_line() {
+        let folder = folder_with(&[("conf.d/20-typo.toml", "log = 'info'\n\n[discovery]\nintervall_ms = 3\n")]);
+        let error = Config::load(&folder.path().join("bedplated.toml"), false).unwrap_err().to_string();
+        assert!(error.contains("conf.d/20-typo.toml:4: unknown field `intervall_ms`"), "{error}");
+    }
+
+    #[test]
+    fn absent_file_that_was_named_is_an_error() {
+        let folder = folder_with(&[]);
+        let path = folder.path().join("bedplated.toml");
+        assert!(Config::load(&path, true).is_err());
+        assert!(Config::load(&path, false).is_ok());
+    }
+
+    #[test]
+    fn value_out_of_range_is_refused() {
+        let folder = folder_with(&[("bedplated.toml", "[import]\nreads_in_flight = 0\n")]);
+        let error = Config::load(&folder.path().join("bedplated.toml"), true).unwrap_err().to_string();
+        assert!(error.contains("import.reads_in_flight"), "{error}");
+    }
+}

@@ -1,0 +1,118 @@
+//! What the daemon knows about one disk, whether it is there or not.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bedplate_datapath::plan::DiskIndex;
+use bedplate_datapath::store::PreviousSession;
+use uuid::Uuid;
+
+use super::actor::{Contents, DiskActor};
+use crate::api::{ApiError, Disk, DiskDetail, DiskState};
+use crate::daemon::history::Tracked;
+
+
+/// A known disk.
+#[derive(Debug)]
+pub struct DiskEntry {
+    /// Identity; none for a path that was never opened.
+    pub uuid: Option<Uuid>,
+    /// Where it was seen last.
+    pub path: PathBuf,
+    /// State.
+    pub state: Tracked<DiskState>,
+    /// Why it is not in use.
+    pub error: Option<ApiError>,
+    /// While it is in use.
+    pub actor: Option<Arc<DiskActor>>,
+    /// What it held when it was seen last.
+    pub contents: Arc<Contents>,
+    /// Somebody is opening or closing it right now.
+    pub in_change: bool,
+    /// Its place in the tables of the reactors.
+    pub slot: Option<DiskIndex>,
+}
+
+impl DiskEntry {
+    /// A disk that nothing is known about but where it should be.
+    pub fn absent(path: PathBuf, uuid: Option<Uuid>) -> Self {
+        Self {
+            uuid,
+            path,
+            state: Tracked::new("disk", DiskState::Absent),
+            error: None,
+            actor: None,
+            contents: Arc::default(),
+            in_change: false,
+            slot: None,
+        }
+    }
+
+    /// Its name in messages.
+    pub fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// The actor, where images may be written to the disk.
+    pub fn writable(&self) -> Option<&Arc<DiskActor>> {
+        let online = self.state.get() == DiskState::Online;
+        self.actor.as_ref().filter(|actor| online && !self.in_change && actor.contents().latched.is_none())
+    }
+
+    /// Changes its state, with the error that is the reason, where there is one.
+    pub fn set_state(&mut self, to: DiskState, error: Option<ApiError>, cause: &str) {
+        let name = self.uuid.map_or_else(|| self.name(), |uuid| format!("{} ({uuid})", self.name()));
+        match &error {
+            Some(error) => self.state.set_because(&name, to, &error.message),
+            None => self.state.set(&name, to, cause),
+        }
+        self.error = error;
+    }
+
+    /// What it holds: as of now, or as of when it was last seen.
+    pub fn contents_now(&self) -> Arc<Contents> {
+        self.actor.as_ref().map_or_else(|| Arc::clone(&self.contents), |actor| actor.contents())
+    }
+
+    /// As the API shows it in a list.
+    pub fn view(&self) -> Disk {
+        let contents = self.contents_now();
+        let actor = self.actor.as_ref();
+        let why = contents.latched.clone().or_else(|| self.state.why().map(str::to_owned));
+        Disk {
+            uuid: self.uuid,
+            path: self.name(),
+            state: self.state.get(),
+            why,
+            read_only: contents.latched.is_some(),
+            size_bytes: actor.map(|actor| actor.size_bytes),
+            usable_bytes: actor.map(|actor| actor.usable_bytes),
+            free_bytes: actor.map(|_| contents.free_bytes),
+            replicas: u32::try_from(contents.objects.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// As the API shows it alone.
+    pub fn detail(&self) -> DiskDetail {
+        let report = self.actor.as_ref().map(|actor| &actor.report);
+        let mut images: Vec<String> = self.contents_now().objects.iter().map(|object| object.name.clone()).collect();
+        images.sort();
+        DiskDetail {
+            disk: self.view(),
+            format_version: report.map(|_| 1),
+            session: report.map(|report| report.session),
+            previous_session: report.map(|report| {
+                match report.previous {
+                    PreviousSession::First => "first",
+                    PreviousSession::Clean => "clean",
+                    PreviousSession::CrashSameBoot => "crash_same_boot",
+                    PreviousSession::CrashOtherBoot => "crash_other_boot",
+                }
+                .to_owned()
+            }),
+            repairs: report.map(|report| report.repairs.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+            images,
+            history: self.state.changes().cloned().collect(),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Brings a disk into use: claim, checks, its thread, its place with the reactors, and then its images' devices.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bedplate_datapath::store::PreviousSession;
+use uuid::Uuid;
+
+use super::actor::DiskActor;
+use super::entry::DiskEntry;
+use crate::api::{ApiError, Disk, DiskState};
+use crate::daemon::image::recover;
+use crate::daemon::node::Node;
+use crate::error_kind::ErrorKind;
+
+/// How long a command of a user waits for the claim on a disk.
+pub const CLAIM_FOR_USER: Duration = Duration::from_secs(3);
+
+/// Opens the disk at `path` for a user, and remembers it.
+///
+/// # Errors
+/// Why it cannot be used.
+pub async fn add(node: &Arc<Node>, path: &str) -> Result<Disk, ApiError> {
+    node.require_running()?;
+    let path = absolute(path)?;
+    let uuid = node.bring_online(&path, CLAIM_FOR_USER).await?;
+    let disks = node.disks();
+    disks.iter().find(|entry| entry.uuid == Some(uuid)).map(DiskEntry::view).ok_or_else(|| {
+        ApiError::new(ErrorKind::Busy, "the disk was removed while it was added").disk(path.display().to_string())
+    })
+}
+
+/// A path that means the same to the daemon as to the user.
+pub fn absolute(path: &str) -> Result<PathBuf, ApiError> {
+    let path = PathBuf::from(path);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(ApiError::new(ErrorKind::BadRequest, "the path of a disk must be absolute").disk(path.display().to_string()))
+}
+
+impl Node {
+    /// Opens the disk at `path`; one that is open there already stays as it is. Answers with its identity.
+    ///
+    /// # Errors
+    /// Why it cannot be used; its entry tells the same from then on.
+    pub async fn bring_online(self: &Arc<Self>, path: &Path, claim_within: Duration) -> Result<Uuid, ApiError> {
+        if let Some(open) = self.begin_change(path)? {
+            return Ok(open);
+        }
+        let opened = DiskActor::open(path, Instant::now() + claim_within, self.boot_id).await;
+        match opened {
+            Ok(actor) => self.take_into_use(path, Arc::new(actor)).await,
+            Err(error) => {
+                let mut disks = self.disks();
+                if let Some(entry) = disks.iter_mut().find(|entry| entry.path == path) {
+                    entry.in_change = false;
+                    let state =
+                        if error.kind == ErrorKind::NotFound { DiskState::Absent } else { DiskState::Offline };
+                    entry.set_state(state, Some(error.clone()), "");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Marks the entry of `path` as being opened; answers with the disk's identity if it is open already.
+    fn begin_change(&self, path: &Path) -> Result<Option<Uuid>, ApiError> {
+        let mut disks = self.disks();
+        let at = disks.iter().position(|entry| entry.path == path).unwrap_or_else(|| {
+            disks.push(DiskEntry::absent(path.to_owned(), None));
+            disks.len() - 1
+        });
+        let entry = &mut disks[at];
+        if entry.actor.is_some() && !entry.in_change {
+            return Ok(entry.uuid);
+        }
+        if entry.in_change {
+            return Err(ApiError::new(ErrorKind::Busy, format!("the disk {} is being opened or closed", entry.name()))
+                .disk(entry.name())
+                .remedy("try again in a moment"));
+        }
+        entry.in_change = true;
+        // A disk that is tried again and again does not change its state each time.
+        if entry.state.get() == DiskState::Absent {
+            entry.set_state(DiskState::Opening, None, "found");
+        }
+        Ok(None)
+    }
+
+    async fn take_into_use(self: &Arc<Self>, path: &Path, actor: Arc<DiskActor>) -> Result<Uuid, ApiError> {
+        let uuid = actor.uuid;
+        if let Err(error) = self.refuse_duplicate(path, &actor) {
+            if let Err(error) = actor.close().await {
+                tracing::warn!("closing a duplicate disk: {error}");
+            }
+            return Err(error);
+        }
+        for repair in &actor.report.repairs {
+            tracing::warn!(disk = %actor.name(), "repaired: {repair}");
+        }
+        for held in &actor.report.held {
+            tracing::error!(disk = %actor.name(), image = held.name, "not served: {}", held.why);
+        }
+        let cause = format!(
+            "opened at {}, {}, {} images",
+            path.display(),
+            match actor.report.previous {
+                PreviousSession::First => "for the first time",
+                PreviousSession::Clean => "closed in order before",
+                PreviousSession::CrashSameBoot => "after a crash of the daemon",
+                PreviousSession::CrashOtherBoot => "after a crash of the node",
+            },
+            actor.contents().objects.len(),
+        );
+        {
+            let mut disks = self.disks();
+            if let Some(entry) = disks.iter_mut().find(|entry| entry.path == path) {
+                entry.uuid = Some(uuid);
+                entry.contents = actor.contents();
+                entry.actor = Some(actor);
+                entry.slot = None;
+                entry.in_change = false;
+                entry.set_state(DiskState::Online, None, &cause);
+            }
+        }
+        self.set_problem(&format!("disk:{}", path.display()), None);
+        self.seen().remember(uuid, path);
+        self.refresh_replicas(uuid);
+        recover::disk_came(self, uuid);
+        Ok(uuid)
+    }
+
+    /// One entry for each identity: an older one of a disk that was elsewhere goes; one that is in use refuses the newcomer.
+    fn refuse_duplicate(&self, path: &Path, actor: &DiskActor) -> Result<(), ApiError> {
+        let mut disks = self.disks();
+        let other = disks.iter().find(|entry| entry.uuid == Some(actor.uuid) && entry.actor.is_some());
+        let Some(other) = other else {
+            disks.retain(|entry| entry.path == path || entry.uuid != Some(actor.uuid));
+            return Ok(());
+        };
+        let error = duplicate(actor.uuid, &[other.path.clone(), path.to_owned()]);
+        if let Some(entry) = disks.iter_mut().find(|entry| entry.path == path) {
+            entry.in_change = false;
+            entry.set_state(DiskState::Offline, Some(error.clone()), "");
+        }
+        Err(error)
+    }
+}
+
+/// The error of disks that cannot be told apart.
+pub fn duplicate(uuid: Uuid, paths: &[PathBuf]) -> ApiError {
+    let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    ApiError::new(
+        ErrorKind::DuplicateDisk,
+        format!("the disks at {} have the same identity {uuid}: one is a copy of the other", names.join(" and ")),
+    )
+    .disk(names.last().cloned().unwrap_or_default())
+    .remedy("take the copy away, or format it with `bedplate disk format --force PATH`")
+}

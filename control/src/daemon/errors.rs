@@ -1,0 +1,110 @@
+//! Errors of the layers below, as the API tells them: same words, a kind of the API, the disk by name.
+
+use bedplate_datapath::engine::ClaimError;
+use bedplate_datapath::store::{FormatError, OpenError, OpenErrorKind, StoreError, StoreErrorKind};
+use bedplate_ublk_target::TargetError;
+
+use crate::api::ApiError;
+use crate::error_kind::ErrorKind;
+
+/// An error of the store on `disk`; `image` where it is about one.
+pub fn of_store(disk: &str, image: Option<&str>, error: &StoreError) -> ApiError {
+    let kind = match error.kind() {
+        StoreErrorKind::NotFound => ErrorKind::NotFound,
+        StoreErrorKind::NameTaken => ErrorKind::Exists,
+        StoreErrorKind::NoSpace => ErrorKind::NoSpace,
+        StoreErrorKind::Busy => ErrorKind::Busy,
+        StoreErrorKind::ReadOnlyLatched => ErrorKind::ReadOnly,
+        StoreErrorKind::AllocationRefused => ErrorKind::Held,
+        StoreErrorKind::Corrupt => ErrorKind::Corrupt,
+        StoreErrorKind::Io => ErrorKind::Io,
+        StoreErrorKind::TableFull => ErrorKind::TableFull,
+        StoreErrorKind::BadName => ErrorKind::BadName,
+        StoreErrorKind::TooLarge => ErrorKind::BadSize,
+        _ => ErrorKind::Internal,
+    };
+    let mut told = ApiError::new(kind, format!("{disk}: {error}")).disk(disk).remedy(error.remedy());
+    told.object = image.map(str::to_owned).or_else(|| error.object().map(|uuid| uuid.to_string()));
+    told.offset = error.disk_offset().map(|at| at.get());
+    told.errno = error.errno();
+    told
+}
+
+/// Why `disk` was not opened.
+pub fn of_open(disk: &str, error: &OpenError) -> ApiError {
+    let kind = match error.kind() {
+        OpenErrorKind::NotBedplate => ErrorKind::NotBedplate,
+        OpenErrorKind::UnknownVersion => ErrorKind::UnknownVersion,
+        OpenErrorKind::UnknownFeature => ErrorKind::UnknownFeature,
+        OpenErrorKind::SuperblockLost | OpenErrorKind::MetadataDamaged => ErrorKind::Corrupt,
+        OpenErrorKind::DiskTooShort => ErrorKind::BadSize,
+        OpenErrorKind::Io => ErrorKind::Io,
+        _ => ErrorKind::Internal,
+    };
+    let mut told = ApiError::new(kind, format!("{disk}: {error}")).disk(disk).remedy(error.remedy());
+    told.offset = error.disk_offset().map(|at| at.get());
+    told.errno = error.errno();
+    told
+}
+
+/// Why a path was not opened as a disk.
+pub fn of_claim(error: &ClaimError) -> ApiError {
+    let kind = match error {
+        ClaimError::NotFound { .. } => ErrorKind::NotFound,
+        ClaimError::NotADisk { .. } => ErrorKind::BadRequest,
+        ClaimError::PermissionDenied { .. } => ErrorKind::PermissionDenied,
+        ClaimError::Busy { .. } => ErrorKind::Busy,
+        _ => ErrorKind::Io,
+    };
+    ApiError::new(kind, error.to_string())
+        .disk(error.path().display().to_string())
+        .errno(error.errno())
+        .remedy(error.remedy())
+}
+
+/// Why `disk` was not formatted.
+pub fn of_format(disk: &str, error: &FormatError) -> ApiError {
+    let kind = match error {
+        FormatError::Size(_) => ErrorKind::BadSize,
+        _ => ErrorKind::Io,
+    };
+    let mut told = ApiError::new(kind, format!("{disk}: {error}")).disk(disk).remedy(error.remedy());
+    if let FormatError::Io { fault, .. } = error {
+        told.offset = Some(fault.at.get());
+        told.errno = Some(fault.errno);
+    }
+    told
+}
+
+/// What went wrong with a device of `image`.
+pub fn of_target(image: Option<&str>, error: &TargetError) -> ApiError {
+    let kind = match error {
+        TargetError::NoUblk { .. } | TargetError::KernelTooOld { .. } => ErrorKind::KernelUnsupported,
+        TargetError::DeviceTaken { .. } => ErrorKind::DeviceTaken,
+        TargetError::Busy { .. } | TargetError::Disk { .. } => ErrorKind::Busy,
+        TargetError::NotFound { .. } => ErrorKind::NotFound,
+        TargetError::TimedOut { .. } => ErrorKind::TimedOut,
+        TargetError::Mismatch { .. } => ErrorKind::Held,
+        _ => ErrorKind::Io,
+    };
+    let mut told = ApiError::new(kind, error.to_string()).remedy(error.remedy());
+    told.object = image.map(str::to_owned);
+    told.errno = error.errno();
+    told
+}
+
+/// An I/O error of the operating system while `doing` something.
+pub fn of_io(doing: &str, error: &std::io::Error) -> ApiError {
+    let kind = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+        _ => ErrorKind::Io,
+    };
+    let mut told = ApiError::new(kind, format!("{doing}: {error}"));
+    told.errno = error.raw_os_error();
+    told
+}
+
+/// A promise inside of the daemon that did not hold; it says which.
+pub fn internal(what: &str) -> ApiError {
+    ApiError::new(ErrorKind::Internal, what).remedy("this is a defect: report it with the daemon's log")
+}

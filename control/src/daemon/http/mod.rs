@@ -1,0 +1,85 @@
+//! The API over a Unix socket: routes to what the daemon does, and nothing of their own.
+
+mod disks;
+mod failure;
+mod images;
+mod jobs;
+mod node;
+pub mod socket;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post, put};
+
+use super::node::Node;
+use failure::Failure;
+
+/// Largest JSON body. Content of images is not limited.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Every route of the API.
+pub fn router(node: Arc<Node>) -> Router {
+    Router::new()
+        .route("/v1/status", get(node::status))
+        .route("/v1/doctor", get(node::doctor))
+        .route("/v1/openapi.json", get(node::openapi))
+        .route("/v1/devices/remove", post(node::remove_devices))
+        .route("/v1/disks", get(disks::list).post(disks::add))
+        .route("/v1/disks/format", post(disks::format))
+        .route("/v1/disks/{disk}", get(disks::show).delete(disks::remove))
+        .route("/v1/images", get(images::list).post(images::import))
+        .route("/v1/images/{name}", get(images::show).delete(images::delete))
+        .route("/v1/images/{name}/attach", post(images::attach))
+        .route("/v1/images/{name}/detach", post(images::detach))
+        .route("/v1/images/{name}/verify", post(images::verify))
+        .route("/v1/images/{name}/wait", get(images::wait))
+        .route("/v1/jobs", get(jobs::list))
+        .route("/v1/jobs/{id}", get(jobs::show))
+        .route("/v1/jobs/{id}/events", get(jobs::events))
+        .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{id}/content", put(jobs::content))
+        .fallback(Failure::no_such_route)
+        .method_not_allowed_fallback(Failure::no_such_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::openapi::{ENDPOINTS, Method};
+    use crate::config::Config;
+    use crate::daemon::serving::Serving;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// A method and a path of the table must lead to a handler: what comes back is never "no such endpoint".
+    #[tokio::test]
+    async fn every_endpoint_of_the_document_has_a_route() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { state_dir: folder.path().to_owned(), ..Config::default() };
+        let serving = Serving::new(&config.ublk);
+        let router = router(Node::new(config, uuid::Uuid::new_v4(), serving));
+        let path = folder.path().join("socket");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        for endpoint in ENDPOINTS {
+            let method = match endpoint.method {
+                Method::Get => "GET",
+                Method::Post => "POST",
+                Method::Put => "PUT",
+                Method::Delete => "DELETE",
+            };
+            let target = endpoint.path.replace("{id}", "7").replace("{disk}", "d").replace("{name}", "n");
+            let target = if target.ends_with("/wait") { format!("{target}?timeout_ms=0") } else { target };
+            let mut client = tokio::net::UnixStream::connect(&path).await.unwrap();
+            let head = format!("{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 "), "{method} {target}: {answer}");
+            assert!(!answer.contains("no such endpoint") && !answer.contains("does not take"), "{method} {target}: {answer}");
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! `/v1/status`, `/v1/doctor`, the document, and the removal of all devices at the end of the node.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use super::failure::Failure;
+use crate::api::{DoctorReport, Status, openapi as document};
+use crate::daemon::image::attach::blocking;
+use crate::daemon::node::Node;
+use crate::daemon::remove_devices;
+use crate::doctor;
+
+pub(super) async fn status(State(node): State<Arc<Node>>) -> Json<Status> {
+    Json(node.status())
+}
+
+pub(super) async fn doctor(State(node): State<Arc<Node>>) -> Result<Json<DoctorReport>, Failure> {
+    let place = node.doctor_place();
+    Ok(Json(blocking(move || doctor::examine(&place, "daemon")).await?))
+}
+
+pub(super) async fn openapi() -> Json<utoipa::openapi::OpenApi> {
+    Json(document::document())
+}
+
+pub(super) async fn remove_devices(State(node): State<Arc<Node>>) -> Result<StatusCode, Failure> {
+    remove_devices::in_daemon(&node).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

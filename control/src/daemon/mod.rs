@@ -1,0 +1,32 @@
+//! `bedplated`: disks found and watched, images imported, verified and served, devices brought back.
+//!
+//! ```text
+//! run                  the life of the process: start, recovery, end
+//! node                 what the daemon knows; everything below shares it
+//! disk/                found, opened, watched; an actor thread each
+//! image/               catalogue, attach, detach, delete, recovery of devices
+//! import/, verify      jobs
+//! serving              the ublk target
+//! http/                the API
+//! ```
+
+pub mod args;
+mod device_files;
+pub mod disk;
+mod errors;
+mod history;
+mod http;
+mod image;
+mod import;
+mod jobs;
+mod log;
+mod node;
+mod process;
+mod remove_devices;
+pub mod run;
+mod run_lock;
+mod seen_paths;
+mod serving;
+mod status;
+mod verify;
+mod watchdog;

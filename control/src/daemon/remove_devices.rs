@@ -1,0 +1,102 @@
+//! Removes every device of ours at the end of the node, with or without a daemon. What the disks say stays: after the reboot
+//! the devices are back.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bedplate_ublk_target::Target;
+
+use super::image::attach::{self, blocking, kernel_devices_of_ours};
+use super::node::Node;
+use crate::api::{ApiError, AttachmentState};
+use crate::daemon::errors;
+
+/// What the daemon answers when it removed its devices.
+const DONE: &str = "HTTP/1.1 204";
+
+/// Removes the devices that this daemon serves. From then on it attaches nothing by itself, and takes no new work.
+///
+/// # Errors
+/// The first device that could not be removed; the others are.
+pub async fn in_daemon(node: &Arc<Node>) -> Result<(), ApiError> {
+    tracing::info!("removing all devices: the node goes down");
+    node.stop_attaching();
+    let mut outcome = Ok(());
+    for found in node.replicas() {
+        let image = found.object.uuid;
+        let turn = node.images().of(image).turn.clone();
+        let _turn = turn.lock().await;
+        let Some(number) = node.images().of(image).device else { continue };
+        match attach::take_down(node, &found.object, number).await {
+            Ok(()) => attach::set_attachment(
+                node,
+                &found.object,
+                AttachmentState::Detached,
+                None,
+                "all devices are removed: the node goes down",
+            ),
+            // Whoever still has it open is being ended as well: the node goes down.
+            Err(error) => match remove(number).await {
+                Ok(()) => node.images().of(image).device = None,
+                Err(second) => {
+                    tracing::error!(image = found.object.name, number, "{error}; {second}");
+                    outcome = outcome.and(Err(second));
+                }
+            },
+        }
+    }
+    outcome
+}
+
+async fn remove(number: u32) -> Result<(), ApiError> {
+    let device = bedplate_datapath::units::DevId::new(number);
+    blocking(move || Target::remove_device(device)).await?.map_err(|error| errors::of_target(None, &error))
+}
+
+/// `bedplated remove-devices`: asks the daemon, then removes what is left. Answers whether nothing of ours is left.
+pub fn command(socket: &Path, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
+    match ask_daemon(socket, timeout) {
+        Ok(()) => tracing::info!("the daemon removed its devices"),
+        Err(error) => tracing::info!("no daemon removes them ({error})"),
+    }
+    loop {
+        let left = kernel_devices_of_ours();
+        if left.is_empty() {
+            return true;
+        }
+        let mut failed = false;
+        for device in left {
+            match Target::remove_device(device.dev_id) {
+                Ok(()) => tracing::info!("removed /dev/ublkb{}", device.dev_id),
+                Err(error) => {
+                    failed = true;
+                    tracing::warn!("{error}");
+                }
+            }
+        }
+        if failed && Instant::now() >= deadline {
+            return false;
+        }
+        if failed {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+fn ask_daemon(socket: &Path, timeout: Duration) -> std::io::Result<()> {
+    let mut daemon = UnixStream::connect(socket)?;
+    daemon.set_read_timeout(Some(timeout))?;
+    daemon.write_all(
+        b"POST /v1/devices/remove HTTP/1.1\r\nhost: bedplated\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+    )?;
+    let mut answer = String::new();
+    daemon.read_to_string(&mut answer)?;
+    if answer.starts_with(DONE) {
+        return Ok(());
+    }
+    Err(std::io::Error::other(answer.lines().last().unwrap_or("no answer").to_owned()))
+}

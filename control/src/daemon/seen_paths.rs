@@ -1,0 +1,112 @@
+//! Where disks were seen, and which ones were removed: `disks.json` in the state directory. A hint for discovery only.
+//!
+//! Losing it loses time, and the wish that a removed disk stays away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The remembered disks.
+#[derive(Debug)]
+pub struct SeenPaths {
+    file: PathBuf,
+    disks: Remembered,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Remembered {
+    seen: BTreeMap<Uuid, PathBuf>,
+    #[serde(default)]
+    removed: BTreeSet<Uuid>,
+}
+
+impl SeenPaths {
+    /// Reads the file in `state_dir`. One that is absent or damaged is an empty memory.
+    pub fn load(state_dir: &Path) -> Self {
+        let file = state_dir.join("disks.json");
+        let disks = match std::fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::warn!(file = %file.display(), %error, "forgetting where disks were seen: the file is damaged");
+                Remembered::default()
+            }),
+            Err(error) => {
+                if error.kind() != std::io::ErrorKind::NotFound {
+                    tracing::warn!(file = %file.display(), %error, "cannot read where disks were seen");
+                }
+                Remembered::default()
+            }
+        };
+        Self { file, disks }
+    }
+
+    /// Every remembered disk and its path.
+    pub fn iter(&self) -> impl Iterator<Item = (&Uuid, &PathBuf)> {
+        self.disks.seen.iter()
+    }
+
+    /// Whether somebody removed this disk and has not added it again.
+    pub fn is_removed(&self, disk: Uuid) -> bool {
+        self.disks.removed.contains(&disk)
+    }
+
+    /// Remembers that `disk` is in use, at `path`.
+    pub fn remember(&mut self, disk: Uuid, path: &Path) {
+        let known = self.disks.seen.get(&disk).is_some_and(|known| known == path);
+        let was_removed = self.disks.removed.remove(&disk);
+        if known && !was_removed {
+            return;
+        }
+        self.disks.seen.insert(disk, path.to_owned());
+        self.save();
+    }
+
+    /// Forgets the path of `disk`, and remembers that it is not wanted.
+    pub fn remove(&mut self, disk: Uuid) {
+        self.disks.seen.remove(&disk);
+        self.disks.removed.insert(disk);
+        self.save();
+    }
+
+    fn save(&self) {
+        if let Err(error) = self.write() {
+            tracing::warn!(file = %self.file.display(), %error, "cannot note where disks were seen");
+        }
+    }
+
+    fn write(&self) -> std::io::Result<()> {
+        let folder = self.file.parent().unwrap_or_else(|| Path::new("."));
+        std::fs::create_dir_all(folder)?;
+        let text = serde_json::to_vec_pretty(&self.disks)?;
+        let fresh = self.file.with_extension("json.new");
+        let mut file = std::fs::File::create(&fresh)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, &self.file)?;
+        std::fs::File::open(folder)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_is_known_after_a_restart_and_a_damaged_file_is_no_obstacle() {
+        let folder = tempfile::tempdir().unwrap();
+        let (kept, gone) = (Uuid::new_v4(), Uuid::new_v4());
+        let mut seen = SeenPaths::load(folder.path());
+        seen.remember(kept, Path::new("/dev/one"));
+        seen.remember(gone, Path::new("/dev/two"));
+        seen.remove(gone);
+        let mut again = SeenPaths::load(folder.path());
+        assert_eq!(again.iter().collect::<Vec<_>>(), [(&kept, &PathBuf::from("/dev/one"))]);
+        assert!(again.is_removed(gone));
+        again.remember(gone, Path::new("/dev/two"));
+        assert!(!SeenPaths::load(folder.path()).is_removed(gone));
+        std::fs::write(folder.path().join("disks.json"), b"{ torn").unwrap();
+        assert_eq!(SeenPaths::load(folder.path()).iter().count(), 0);
+    }
+}

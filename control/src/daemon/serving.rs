@@ -1,0 +1,142 @@
+//! The target, and the lack of one: a daemon on a kernel without ublk still formats, imports and verifies.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bedplate_datapath::engine::DiskFile;
+use bedplate_datapath::plan::DiskIndex;
+use bedplate_ublk_target::{DataMode, KernelDevice, Target, TargetConfig, TargetError};
+
+use super::errors;
+use crate::api::ApiError;
+use crate::config;
+use crate::error_kind::ErrorKind;
+
+/// How long the end of the daemon waits for calls into the target that are still under way.
+const CALLS_END_WITHIN: Duration = Duration::from_secs(30);
+
+/// How devices are served. Every call blocks.
+pub struct Serving {
+    config: TargetConfig,
+    state: Mutex<State>,
+}
+
+enum State {
+    Running(Arc<Target>),
+    /// This kernel cannot, or could not when it was asked last.
+    Unavailable,
+    Stopped,
+}
+
+impl Serving {
+    /// With these settings; nothing is started yet.
+    pub fn new(config: &config::Ublk) -> Self {
+        let defaults = TargetConfig::default();
+        let reactors = if config.reactors == 0 { defaults.reactors } else { config.reactors };
+        let config = TargetConfig {
+            reactors,
+            queues: config.queues,
+            queue_depth: config.queue_depth,
+            data_mode: match config.data_mode {
+                config::DataMode::Auto => None,
+                config::DataMode::ZeroCopy => Some(DataMode::ZeroCopy),
+                config::DataMode::UserCopy => Some(DataMode::UserCopy),
+            },
+            devices_max: config.devices_max,
+            ..defaults
+        };
+        Self { config, state: Mutex::new(State::Unavailable) }
+    }
+
+    /// The target; started now if it was not, since the module may have been loaded meanwhile.
+    ///
+    /// # Errors
+    /// `KernelUnsupported` with what is missing; `ShuttingDown`.
+    pub fn target(&self) -> Result<Arc<Target>, ApiError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*state {
+            State::Running(target) => return Ok(Arc::clone(target)),
+            State::Stopped => return Err(ApiError::new(ErrorKind::ShuttingDown, "the daemon is going down")),
+            State::Unavailable => {}
+        }
+        let target = Arc::new(Target::start(self.config.clone()).map_err(|error| errors::of_target(None, &error))?);
+        *state = State::Running(Arc::clone(&target));
+        Ok(target)
+    }
+
+    /// The target, if it was started.
+    pub fn started(&self) -> Option<Arc<Target>> {
+        match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Running(target) => Some(Arc::clone(target)),
+            State::Unavailable | State::Stopped => None,
+        }
+    }
+
+    /// Number of reactors.
+    pub fn reactors(&self) -> usize {
+        if self.started().is_some() { self.config.reactors } else { 0 }
+    }
+
+    /// Puts a disk into the tables of the reactors.
+    ///
+    /// # Errors
+    /// As [`Self::target`], or when the tables are full.
+    pub fn add_disk(&self, disk: &DiskFile) -> Result<DiskIndex, ApiError> {
+        self.target()?.add_disk(disk).map_err(|error| errors::of_target(None, &error))
+    }
+
+    /// Takes a disk out of the tables of the reactors.
+    ///
+    /// # Errors
+    /// `Busy` while an attached device reads from it.
+    pub fn remove_disk(&self, slot: DiskIndex) -> Result<(), ApiError> {
+        match self.started() {
+            Some(target) => target.remove_disk(slot).map_err(|error| errors::of_target(None, &error)),
+            None => Ok(()),
+        }
+    }
+
+    /// The ublk devices that the kernel has; none where it has no ublk.
+    pub fn kernel_devices() -> Vec<KernelDevice> {
+        match Target::kernel_devices() {
+            Ok(devices) => devices,
+            Err(TargetError::NoUblk { .. }) => Vec::new(),
+            Err(error) => {
+                tracing::warn!("cannot ask for the kernel's ublk devices: {error}");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Whether every reactor answers.
+    pub fn all_alive(&self, patience: Duration) -> bool {
+        self.started().is_none_or(|target| target.beats(patience).iter().all(|beat| beat.alive))
+    }
+
+    /// Leaves every device to the next process: its requests wait in the kernel.
+    pub fn leave(&self) {
+        let state = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *state, State::Stopped)
+        };
+        let State::Running(mut shared) = state else { return };
+        let deadline = Instant::now() + CALLS_END_WITHIN;
+        let target = loop {
+            match Arc::try_unwrap(shared) {
+                Ok(target) => break target,
+                Err(still_shared) if Instant::now() < deadline => {
+                    shared = still_shared;
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(_) => {
+                    // The kernel quiesces the devices when the process ends, as after a crash.
+                    tracing::warn!("a call into the target does not end; its devices are left as after a crash");
+                    return;
+                }
+            }
+        };
+        if let Err(error) = target.quiesce_all() {
+            tracing::warn!("leaving the devices: {error}");
+        }
+    }
+}
