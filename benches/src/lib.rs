@@ -1,1 +1,10 @@
-//! Benches.
+//! What the benches share: repeatable random numbers, and the two ways to read a file that the engine bench compares.
+
+pub mod paired;
+pub mod random;
+pub mod read_loop;
+
+/// Whether the benches are only to be run once, to see that they work: `cargo bench ... -- --test`.
+pub fn is_smoke_run() -> bool {
+    std::env::args().any(|argument| argument == "--test")
+}

@@ -1,0 +1,204 @@
+//! Random 4 KiB reads at a fixed depth, in the two ways that are compared: through plan and [`Executor`], as a reactor does it,
+//! and with nothing but `io_uring`. Same ring flags, same registered file, same kind of buffers, same sequence of places.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use bedplate_datapath::engine::DiskFile;
+use bedplate_datapath::engine::executor::{
+    Begun, Executor, FileSlots, RequestBuffer, RequestIndex,
+};
+use bedplate_datapath::engine::ring::{Ring, RingConfig};
+use bedplate_datapath::plan::{LayerStack, RunList};
+use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset};
+use io_uring::squeue::SubmissionQueue;
+use io_uring::{IoUring, opcode, types};
+
+use crate::random::Random;
+
+/// Reads in flight.
+pub const DEPTH: u32 = 32;
+const BLOCK: u32 = 4096;
+/// Upper half of the executor's `user_data`.
+const TAG: u64 = 1 << 32;
+
+const _: () = assert!(BLOCK as u64 == BLOCK_BYTES);
+
+/// Memory for [`DEPTH`] reads. Never given back, so that the kernel may write to it even after a loop has panicked.
+struct Buffers(*mut AlignedBlock);
+
+#[repr(C, align(4096))]
+#[derive(Clone)]
+struct AlignedBlock([u8; BLOCK as usize]);
+
+impl Buffers {
+    fn new() -> Self {
+        Self(
+            vec![AlignedBlock([0; BLOCK as usize]); DEPTH as usize]
+                .leak()
+                .as_mut_ptr(),
+        )
+    }
+
+    /// The buffer of read number `read`, below [`DEPTH`].
+    fn of(&self, read: u32) -> *mut u8 {
+        assert!(read < DEPTH);
+        self.0.wrapping_add(read as usize).cast()
+    }
+}
+
+/// Reads through plan and executor.
+pub struct EngineLoop {
+    ring: Ring,
+    executor: Executor,
+    buffers: Buffers,
+    runs: RunList,
+    stack: LayerStack,
+}
+
+impl EngineLoop {
+    /// Reads of `stack`, of which every layer is on `disk`.
+    ///
+    /// # Errors
+    /// If the kernel gives no ring.
+    pub fn new(disk: &DiskFile, stack: LayerStack) -> io::Result<Self> {
+        let config = RingConfig {
+            submissions: 64,
+            completions: 128,
+            file_slots: 2,
+            buffer_slots: 0,
+        };
+        let ring = Ring::new(&config)?;
+        ring.install_file(1, disk.as_fd())?;
+        let mut executor = Executor::new(
+            FileSlots {
+                zero: 0,
+                first_disk: 1,
+            },
+            TAG,
+        );
+        executor.reserve_requests(DEPTH);
+        Ok(Self {
+            ring,
+            executor,
+            buffers: Buffers::new(),
+            runs: RunList::new(),
+            stack,
+        })
+    }
+
+    /// Does `reads` random reads.
+    ///
+    /// # Panics
+    /// If one of them fails.
+    pub fn run(&mut self, random: &mut Random, reads: u32) {
+        let mut begun = 0;
+        let mut ended = 0;
+        while begun < reads.min(DEPTH) {
+            self.begin(random, begun);
+            begun += 1;
+        }
+        while ended < reads {
+            self.ring.submit_and_wait().expect("submit");
+            while let Some(completion) = self.ring.next_completion() {
+                let Some(done) = self.executor.complete(&mut self.ring, completion) else {
+                    continue;
+                };
+                assert_eq!(done.outcome, Ok(()));
+                ended += 1;
+                if begun < reads {
+                    self.begin(random, done.request.0);
+                    begun += 1;
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, random: &mut Random, read: u32) {
+        let block = random.below(self.stack.size_bytes / BLOCK_BYTES);
+        let at = ByteOffset::new(block * BLOCK_BYTES);
+        self.stack
+            .plan_read(at, BLOCK, &mut self.runs)
+            .expect("plan");
+        let buffer = RequestBuffer::Memory(self.buffers.of(read));
+        // SAFETY: the buffer is as long as the request and is never freed. Nothing but this read uses it before the read has
+        // ended: `run` gives a read's number again only then.
+        let begun = unsafe {
+            self.executor.begin_read(
+                &mut self.ring,
+                RequestIndex(read),
+                buffer,
+                self.runs.as_slice(),
+            )
+        };
+        assert_eq!(begun, Begun::InFlight);
+    }
+}
+
+/// Reads with bare `io_uring`: the least that a program can do.
+pub struct RawLoop {
+    ring: IoUring,
+    buffers: Buffers,
+    blocks: u64,
+}
+
+impl RawLoop {
+    /// Reads of the first `len_bytes` of `disk`.
+    ///
+    /// # Errors
+    /// If the kernel gives no ring.
+    pub fn new(disk: &DiskFile, len_bytes: u64) -> io::Result<Self> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_coop_taskrun()
+            .setup_defer_taskrun()
+            .setup_submit_all()
+            .setup_cqsize(128)
+            .build(64)?;
+        ring.submitter()
+            .register_files(&[disk.as_fd().as_raw_fd()])?;
+        Ok(Self {
+            ring,
+            buffers: Buffers::new(),
+            blocks: len_bytes / BLOCK_BYTES,
+        })
+    }
+
+    /// Does `reads` random reads.
+    ///
+    /// # Panics
+    /// If one of them fails.
+    pub fn run(&mut self, random: &mut Random, reads: u32) {
+        let (submitter, mut submissions, mut completions) = self.ring.split();
+        let (blocks, buffers) = (self.blocks, &self.buffers);
+        let mut begin = |submissions: &mut SubmissionQueue<'_>, read: u32| {
+            let at = random.below(blocks) * BLOCK_BYTES;
+            let entry = opcode::Read::new(types::Fixed(0), buffers.of(read), BLOCK)
+                .offset(at)
+                .build()
+                .user_data(read.into());
+            // SAFETY: as in `EngineLoop::begin`.
+            unsafe { submissions.push(&entry) }.expect("the queue is longer than the depth");
+        };
+        let mut begun = 0;
+        let mut ended = 0;
+        while begun < reads.min(DEPTH) {
+            begin(&mut submissions, begun);
+            begun += 1;
+        }
+        while ended < reads {
+            submissions.sync();
+            submitter.submit_and_wait(1).expect("submit");
+            completions.sync();
+            for completion in completions.by_ref() {
+                assert_eq!(completion.result(), i32::try_from(BLOCK).unwrap_or(0));
+                ended += 1;
+                if begun < reads {
+                    let read = u32::try_from(completion.user_data()).unwrap_or(0);
+                    begin(&mut submissions, read);
+                    begun += 1;
+                }
+            }
+        }
+    }
+}
