@@ -12,9 +12,9 @@ use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, PAGE_BYTES, Page, SECTOR
 use super::rng::{Rng, mix};
 
 /// Errno of an operation on a machine that has crashed already.
-const ESHUTDOWN: i32 = 108;
+pub const ESHUTDOWN: i32 = 108;
 /// Errno of an injected I/O error.
-const EIO: i32 = 5;
+pub const EIO: i32 = 5;
 const SECTOR: usize = 512;
 const SECTORS_PER_PAGE: usize = PAGE_BYTES / SECTOR;
 const _: () = assert!(SECTOR as u64 == SECTOR_BYTES);
@@ -47,6 +47,49 @@ pub enum Fault {
     Ignored,
 }
 
+/// A rule of the write order that the disk breaks on the code's behalf, to prove that the oracle would notice code that does.
+/// Counted from [`SimDisk::enter`] on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sabotage {
+    /// Where it strikes.
+    pub phase: Phase,
+    /// What it does.
+    pub strike: Strike,
+}
+
+/// What the node is about to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing in particular.
+    Other,
+    /// Format.
+    Format,
+    /// Open.
+    Open,
+    /// Seal of an import.
+    Seal,
+    /// Delete.
+    Delete,
+    /// Close.
+    Close,
+}
+
+/// How a [`Sabotage`] strikes. All of it reports success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strike {
+    /// The n-th flush of the phase, from 0 on, does nothing.
+    SkipFlush(u64),
+    /// No flush of the phase does anything.
+    SkipFlushes,
+    /// Writes below this byte and from that one on do nothing: repairs of a zone are left out.
+    SkipWrites {
+        /// First byte.
+        from: u64,
+        /// One past the last.
+        until: u64,
+    },
+}
+
 /// A page of the store. Kept small: a fresh disk is a slice of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cell {
@@ -56,7 +99,7 @@ enum Cell {
 }
 
 /// What a write that is not yet flushed put where.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Pending {
     Bytes { page: usize, bytes: Vec<u8> },
     Zeroes { page: usize, pages: usize },
@@ -74,7 +117,7 @@ enum Survival {
 }
 
 /// A disk in memory. See the head of this file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SimDisk {
     poison: u64,
     len_bytes: u64,
@@ -90,6 +133,9 @@ pub struct SimDisk {
     crashed: bool,
     faults: Vec<(u64, Fault)>,
     log: Option<Vec<IoOp>>,
+    sabotage: Option<Sabotage>,
+    phase: Phase,
+    flushes_in_phase: u64,
 }
 
 impl SimDisk {
@@ -111,6 +157,9 @@ impl SimDisk {
             crashed: false,
             faults: Vec::new(),
             log: None,
+            sabotage: None,
+            phase: Phase::Other,
+            flushes_in_phase: 0,
         }
     }
 
@@ -127,6 +176,8 @@ impl SimDisk {
         self.power_on();
         self.faults.clear();
         self.log = None;
+        self.sabotage = None;
+        self.enter(Phase::Other);
     }
 
     /// Writes and flushes so far.
@@ -158,6 +209,35 @@ impl SimDisk {
     /// Forgets the faults that have not happened yet.
     pub fn clear_faults(&mut self) {
         self.faults.clear();
+    }
+
+    /// Breaks a rule from here on.
+    pub fn sabotage(&mut self, sabotage: Option<Sabotage>) {
+        self.sabotage = sabotage;
+    }
+
+    /// Tells what comes next.
+    pub fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.flushes_in_phase = 0;
+    }
+
+    fn is_struck(&mut self, op: IoOp, at: ByteOffset) -> bool {
+        let nth = self.flushes_in_phase;
+        self.flushes_in_phase += u64::from(op == IoOp::Flush);
+        let Some(sabotage) = self
+            .sabotage
+            .filter(|sabotage| sabotage.phase == self.phase)
+        else {
+            return false;
+        };
+        match sabotage.strike {
+            Strike::SkipFlush(which) => op == IoOp::Flush && which == nth,
+            Strike::SkipFlushes => op == IoOp::Flush,
+            Strike::SkipWrites { from, until } => {
+                op != IoOp::Flush && (from..until).contains(&at.get())
+            }
+        }
     }
 
     /// Notes the kind of every write and flush from here on.
@@ -355,7 +435,7 @@ impl SimDisk {
     }
 
     /// Counts an operation and says what happens to it.
-    fn next_operation(&mut self, op: IoOp) -> Next {
+    fn next_operation(&mut self, op: IoOp, at: ByteOffset) -> Next {
         if self.crashed {
             return Next::Crashed;
         }
@@ -367,6 +447,9 @@ impl SimDisk {
         if self.crash_at == Some(operation) {
             self.crashed = true;
             return Next::CrashNow;
+        }
+        if self.is_struck(op, at) {
+            return Next::Fault(Fault::Ignored);
         }
         match self.faults.iter().find(|(at, _)| *at == operation) {
             Some((_, fault)) => Next::Fault(*fault),
@@ -412,7 +495,7 @@ impl SimDisk {
                 errno,
             })
         };
-        match self.next_operation(op) {
+        match self.next_operation(op, at) {
             Next::Do => self.apply(write(page, pages)),
             Next::Crashed => return fault(ESHUTDOWN),
             // The write was on its way: it may land like any other that was not flushed.
@@ -485,13 +568,17 @@ impl Medium for SimDisk {
                 errno,
             })
         };
-        match self.next_operation(IoOp::Flush) {
+        match self.next_operation(IoOp::Flush, ByteOffset::new(0)) {
             Next::Do => {
                 self.settle();
                 Ok(())
             }
             Next::Crashed | Next::CrashNow => fault(ESHUTDOWN),
-            Next::Fault(Fault::Error | Fault::Short) => fault(EIO),
+            Next::Fault(Fault::Error | Fault::Short) => {
+                // As a kernel does: what it could not write it drops, and the next flush succeeds.
+                self.lose_power(mix(self.poison ^ self.operations));
+                fault(EIO)
+            }
             Next::Fault(Fault::Ignored | Fault::Misdirected { .. }) => Ok(()),
         }
     }
@@ -506,7 +593,7 @@ fn offset_of(page: usize) -> u64 {
 }
 
 /// Page numbers are spread well enough by one multiplication, and the map is the simulator's hot spot.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PageHasher(u64);
 
 impl std::hash::Hasher for PageHasher {

@@ -5,5 +5,8 @@
 
 pub mod content;
 pub mod disk;
+pub mod model;
 pub mod node;
 pub mod rng;
+pub mod schedule;
+pub mod trace;
