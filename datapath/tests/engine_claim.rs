@@ -1,4 +1,8 @@
 //! Claims: one holder at a time, over processes and through their deaths; and what is refused as a disk.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper that fails is the failure of its test"
+)]
 
 mod engine_common;
 

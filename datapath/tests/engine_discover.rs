@@ -1,4 +1,8 @@
 //! Discovery on real files and loop devices: what is found, what is refused, and what counts as the same disk.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper that fails is the failure of its test"
+)]
 
 mod engine_common;
 

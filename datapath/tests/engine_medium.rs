@@ -1,4 +1,8 @@
 //! `UringMedium` on a regular file, and on a loop device where this machine gives one.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper that fails is the failure of its test"
+)]
 
 mod engine_common;
 
