@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 /// Data and holes alternate in pieces of this size.
-const PIECE_BYTES: u64 = 64 * 1024;
+const PIECE_BYTES: u64 = 128 * 1024;
 /// Some blocks inside a piece of data are zero, to show that presence is kept by the block.
 const BLOCK_BYTES: u64 = 4096;
 
@@ -16,7 +16,7 @@ pub struct Pattern {
     pub seed: u64,
     /// Exact length; any number.
     pub size_bytes: u64,
-    /// How much of it is data, in whole pieces of 64 KiB.
+    /// How much of it is data, in whole pieces of 128 KiB.
     pub allocated_bytes: u64,
 }
 
