@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    bedplate_control::cli::main(std::env::args_os().collect())
+    bedplate_control::cli::main(&std::env::args_os().collect::<Vec<_>>())
 }

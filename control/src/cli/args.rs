@@ -2,23 +2,27 @@
 
 use super::size;
 use crate::api::{DEFAULT_SOCKET, ImportFormat};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
 const EXIT_CODES: &str = "Exit codes:
-  0 done            3 not found           6 corruption                        9 busy
-  1 failure         4 exists              7 the kernel lacks what is needed   130 interrupted, the job goes on
-  2 usage           5 daemon unreachable  8 no space
+  0 done      3 not found            6 corruption                        9 busy
+  1 failure   4 exists               7 the kernel lacks what is needed
+  2 usage     5 daemon unreachable   8 no space         130 interrupted, the job goes on
 
-Results go to standard output; progress, notes and errors to standard error, so that a script can
-keep them apart. With -o json an error is one line of JSON: kind, message, object, disk, offset,
-errno, remedy.";
+Results go to standard output; progress, notes and errors to standard error, so that a script
+can keep them apart. With -o json an error is one line of JSON: kind, message, object, disk,
+offset, errno, remedy.";
 
 /// VM images on this node's disks, served as block devices.
 #[derive(Debug, Parser)]
 #[command(name = "bedplate", version, after_help = EXIT_CODES, arg_required_else_help = true)]
-#[command(disable_help_subcommand = true, max_term_width = 100)]
+#[command(
+    disable_help_subcommand = true,
+    disable_help_flag = true,
+    max_term_width = 100
+)]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
@@ -60,6 +64,10 @@ pub struct Global {
         default_value = "auto"
     )]
     pub progress: ProgressMode,
+    // One form of help: clap would otherwise make a long one of the comments below.
+    /// Print help
+    #[arg(short, long, global = true, action = ArgAction::HelpShort)]
+    help: Option<bool>,
 }
 
 /// Form of results and errors.

@@ -44,7 +44,7 @@ pub async fn run(context: &Context, command: Command) -> Result<u8, ApiError> {
         }
         Command::Doctor => return doctor(context).await,
         Command::Wait(WaitCommand::Image { name, timeout }) => {
-            wait::image(context, &name, timeout).await?
+            wait::image(context, &name, timeout).await?;
         }
     }
     Ok(0)

@@ -26,10 +26,10 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 /// Runs one command line and says how it ended.
-pub fn main(args: Vec<OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(&args) {
+pub fn main(args: &[OsString]) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        Err(error) => return ExitCode::from(usage(&error, wants_json(&args))),
+        Err(error) => return ExitCode::from(usage(&error, wants_json(args))),
     };
     let output = Output::new(&cli.global);
     let context = Context {

@@ -5,6 +5,7 @@ use super::render::{job_kind, percent};
 use super::size::human;
 use crate::api::{Job, JobPhase};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
@@ -123,18 +124,16 @@ impl Plain {
             human(progress.done_bytes)
         );
         if let Some(total) = progress.total_bytes {
-            line.push_str(&format!(" of {}", human(total)));
+            let _ = write!(line, " of {}", human(total));
         }
         if let Some(percent) = percent(progress) {
-            line.push_str(&format!(", {percent} %"));
+            let _ = write!(line, ", {percent} %");
         }
         let millis = (now - self.began).as_millis();
         if millis >= 1000 {
             let rate = u128::from(progress.done_bytes) * 1000 / millis;
-            line.push_str(&format!(
-                ", {}/s",
-                human(u64::try_from(rate).unwrap_or(u64::MAX))
-            ));
+            let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+            let _ = write!(line, ", {}/s", human(rate));
         }
         Some(line)
     }

@@ -7,6 +7,7 @@ use crate::api::{
     Attachment, AttachmentState, DataMode, Disk, DiskDetail, DiskState, DoctorReport, Image,
     ImageDetail, Job, JobKind, JobState, Progress, ReplicaState, Status, Transition, Verdict,
 };
+use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 /// Shown where a value is not known or does not apply.
@@ -249,11 +250,11 @@ pub fn doctor(report: &DoctorReport, paint: Paint) -> String {
             Verdict::Warn => paint.fair("warn"),
             Verdict::Fail => paint.bad("FAIL"),
         };
-        text.push_str(&format!("{mark}  {}: {}\n", check.id, check.found));
+        let _ = writeln!(text, "{mark}  {}: {}", check.id, check.found);
         if check.verdict != Verdict::Ok {
-            text.push_str(&format!("      {}\n", check.means));
+            let _ = writeln!(text, "      {}", check.means);
             if let Some(remedy) = &check.remedy {
-                text.push_str(&format!("      try: {remedy}\n"));
+                let _ = writeln!(text, "      try: {remedy}");
             }
         }
     }

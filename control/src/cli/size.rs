@@ -68,7 +68,7 @@ pub fn human(bytes: u64) -> String {
         unit += 1;
     }
     let tenths = tenths(bytes, unit);
-    if tenths % 10 == 0 {
+    if tenths.is_multiple_of(10) {
         format!("{} {}", tenths / 10, UNITS[unit])
     } else {
         format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])

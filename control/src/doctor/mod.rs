@@ -55,10 +55,8 @@ pub fn exit_code(report: &DoctorReport) -> u8 {
         .any(|check| check.kernel)
     {
         ErrorKind::KernelUnsupported.exit_code()
-    } else if report.checks.iter().any(|check| failed(&check)) {
-        1
     } else {
-        0
+        u8::from(report.checks.iter().any(|check| failed(&check)))
     }
 }
 
