@@ -54,12 +54,14 @@ fmt: ## Format the code
 	$(CARGO) fmt --all
 
 .PHONY: lint
-lint: ## Check formatting and lints
+lint: lint-scripts ## Check formatting and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	shellcheck -x $(SHELL_SCRIPTS)
 
-SHELL_SCRIPTS := tests/vm/setup tests/vm/run $(wildcard tests/vm/lib/*.sh tests/vm/scenarios/*.sh tests/vm/guest/*)
+.PHONY: lint-scripts
+lint-scripts:
+	shellcheck -x -P SCRIPTDIR .ci/run $(addprefix tests/vm/,setup run test-all demo soak) $(wildcard tests/vm/lib/*.sh tests/vm/scenarios/*.sh tests/vm/guest/*.sh) \
+	  tests/vm/guest/guest-main tests/vm/guest/node-agent tests/vm/guest/quick-init
 
 # The files alone, wherever DESTDIR says.
 .PHONY: install-files

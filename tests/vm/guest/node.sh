@@ -4,7 +4,7 @@
 prepare_boot() {
   LAB_TMP=${LAB_TMP:-/tmp/lab}
   # Kept over boots on a node; a quick guest has no memory but its disks.
-  LAB_KEEP=/var/tmp/lab
+  LAB_KEEP=${LAB_KEEP:-/var/tmp/lab}
   mkdir -p "$LAB_TMP" "$LAB_KEEP"
   [ "$LAB_GUEST" = node ] && prepare_node
   return 0

@@ -7,7 +7,7 @@ write_facts() {
   mkdir -p "$lab"
   cp "$HERE"/guest/{guest-main,assert.sh,node.sh,daemon.sh,images.sh,reader.sh} "$lab/"
   cp "$SCENARIO_FILE" "$lab/scenario.sh"
-  printf 'LAB_GUEST=%s\nLAB_KERNEL=%s\nLAB_DATA_MODE=%s\nLAB_BOOT=%s\n' "$2" "$3" "$4" "$5" >"$lab/facts"
+  printf 'LAB_GUEST=%s\nLAB_KERNEL=%s\nLAB_DATA_MODE=%s\nLAB_BOOT=%s\nLAB_KILLS=%s\n' "$2" "$3" "$4" "$5" "${LAB_KILLS:-20}" >"$lab/facts"
 }
 
 # start_guest FOLDER GUEST KERNEL BOOT ORDER: in the background; sets GUEST_PID.

@@ -25,11 +25,11 @@ boot_1() {
 foreign_signatures() {
   for maker in "mke2fs -q -F -t ext4" "mkswap -q" "pvcreate -qq -ff -y" gpt mbr raid; do
     must dd if=/dev/zero of="$(disk 2)" bs=1M count=4 conv=fsync
+    # shellcheck disable=SC2086
     case $maker in
       gpt) printf 'label: gpt\n' | must sfdisk -q "$(disk 2)" ;;
       mbr) printf 'label: dos\n' | must sfdisk -q "$(disk 2)" ;;
       raid) yes | must mdadm --create /dev/md0 --quiet --run --level=1 --metadata=1.2 --raid-devices=2 "$(disk 2)" missing ;;
-      # shellcheck disable=SC2086
       *) must $maker "$(disk 2)" ;;
     esac
     [ "$maker" != raid ] || mdadm --stop /dev/md0 >/dev/null 2>&1 || true

@@ -1,10 +1,11 @@
 # shellcheck shell=dash disable=SC2034
-# Twenty times kill -9 under a reader that keeps one open file: it meets pauses, no error and no wrong byte.
+# Twenty times kill -9 (`make soak`: more) under a reader that keeps one open file: it meets pauses, no error and no wrong byte.
 GUESTS="quick"
 DISKS="512"
 MODES="auto user-copy"
+LIMIT_S=900
 
-KILLS=20
+KILLS=${LAB_KILLS:-20}
 IMAGE=seed:20:33554432:12582912
 
 boot_1() {
