@@ -1,6 +1,7 @@
 //! The protocol of one hardware queue: descriptors in, FETCH and COMMIT commands out.
 
 use std::fs::File;
+use std::os::fd::RawFd;
 
 use io_uring::{opcode, squeue, types};
 use libublk::sys as lib;
@@ -66,11 +67,24 @@ pub(crate) fn page_bytes() -> usize {
     usize::try_from(answer).unwrap_or(4096)
 }
 
+/// How FETCH and COMMIT name `/dev/ublkcN`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum CommandFile {
+    /// By its slot in the file table.
+    Slot(u32),
+    /// By its descriptor. Up to Linux 6.12 a file that is taken out of the table is put only when every older request that
+    /// came by any file of the table has ended (`io_rsrc_node_ref_zero`, io_uring/rsrc.c): one device's idle FETCH would keep
+    /// all others from being removed. So there nothing that waits comes by the table.
+    Descriptor(RawFd),
+}
+
 /// Where a tag's commands go, and what they carry besides a result.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TagAddress {
-    /// Slot of `/dev/ublkcN` in the ring's file table.
-    pub(crate) file: u32,
+    /// `/dev/ublkcN`, for what ends soon: its slot in the ring's file table.
+    pub(crate) slot: u32,
+    /// `/dev/ublkcN`, for what may stay in the kernel for ever.
+    pub(crate) commands: CommandFile,
     pub(crate) queue: u16,
     pub(crate) tag: u16,
     /// For a device with auto buffer registration: slot of the buffer table.
@@ -89,13 +103,17 @@ impl TagAddress {
     }
 
     fn command(&self, op: u32, result: i32, user_data: u64) -> squeue::Entry {
-        let command = opcode::UringCmd16::new(types::Fixed(self.file), op).cmd(sys::io_command(self.queue, self.tag, result));
+        let command = match self.commands {
+            CommandFile::Slot(slot) => opcode::UringCmd16::new(types::Fixed(slot), op),
+            CommandFile::Descriptor(fd) => opcode::UringCmd16::new(types::Fd(fd), op),
+        };
+        let command = command.cmd(sys::io_command(self.queue, self.tag, result));
         command.addr(self.buffer.map(sys::auto_buffer)).build().user_data(user_data)
     }
 
     /// Moves bytes of ours into the request's pages, from byte `offset` of the request on.
     pub(crate) fn copy_in(&self, from: *const u8, len_bytes: u32, offset: u32, user_data: u64) -> squeue::Entry {
-        opcode::Write::new(types::Fixed(self.file), from, len_bytes)
+        opcode::Write::new(types::Fixed(self.slot), from, len_bytes)
             .offset(sys::copy_position(self.queue, self.tag, offset))
             .build()
             .user_data(user_data)

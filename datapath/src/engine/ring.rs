@@ -203,11 +203,4 @@ impl Ring {
             };
         }
     }
-
-    /// Lets go of every registered file and buffer. For the end of the ring's life: the kernel would do the same, later.
-    pub fn clear_tables(&self) {
-        // Nothing is lost when there was no table.
-        let _ = self.uring.submitter().unregister_files();
-        let _ = self.uring.submitter().unregister_buffers();
-    }
 }

@@ -1,7 +1,8 @@
 //! Queues come to a reactor and go. Off the request path: here it may allocate.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use bedplate_datapath::plan::LayerStack;
@@ -10,7 +11,7 @@ use bedplate_datapath::units::DevId;
 use super::command::{NewQueue, NewQueues, Reply};
 use super::requests::Slot;
 use super::{Reactor, TAGS_MAX};
-use crate::queue::{Descriptors, TagAddress};
+use crate::queue::{CommandFile, Descriptors, TagAddress};
 
 /// Buffer index of a tag that has no place in the buffer table: no table is that long, so the kernel delivers the request
 /// marked as lacking a buffer, and it is copied.
@@ -24,6 +25,7 @@ pub(super) struct Served {
     depth: u16,
     /// Slot of `/dev/ublkcN` in the file table.
     file: u32,
+    commands: CommandFile,
     /// First slot of the reactor that is this queue's.
     first_slot: u32,
     buffers: Buffers,
@@ -54,6 +56,8 @@ enum Buffers {
 pub(super) struct Device {
     dev_id: DevId,
     file: u32,
+    /// Kept only where commands name it.
+    plain: Option<Arc<File>>,
     queues_left: usize,
     /// Told when nothing is left.
     forgotten: Vec<Reply<()>>,
@@ -73,7 +77,7 @@ impl Served {
             Buffers::NoRoom => Some(NO_BUFFER),
             Buffers::Registered(first) => Some(first + tag),
         };
-        TagAddress { file: self.file, queue: self.queue, tag, buffer }
+        TagAddress { slot: self.file, commands: self.commands, queue: self.queue, tag, buffer }
     }
 }
 
@@ -119,9 +123,14 @@ impl Reactor {
                 return Err(error);
             }
         };
-        // The ring has it now, and nobody else may: recovery waits for the last reference.
-        drop(new.device);
-        self.devices.push(Device { dev_id: new.dev_id, file, queues_left: ranges.len(), forgotten: Vec::new() });
+        // The ring has it now, and nobody else should: recovery waits for the last reference.
+        let (commands, plain) = if self.commands_by_table {
+            drop(new.device);
+            (CommandFile::Slot(file), None)
+        } else {
+            (CommandFile::Descriptor(new.device.as_raw_fd()), Some(new.device))
+        };
+        self.devices.push(Device { dev_id: new.dev_id, file, plain, queues_left: ranges.len(), forgotten: Vec::new() });
         let mut placed = Vec::with_capacity(ranges.len());
         for (NewQueue { queue, descriptors }, first_slot) in new.queues.into_iter().zip(ranges) {
             let buffers = self.place_buffers(new.auto_buffers, depth);
@@ -133,6 +142,7 @@ impl Reactor {
                 queue,
                 depth: new.depth,
                 file,
+                commands,
                 first_slot,
                 buffers,
                 descriptors,
@@ -219,6 +229,7 @@ impl Reactor {
             tracing::error!(dev_id = %device.dev_id, %error, "cannot let go of /dev/ublkcN");
         }
         self.free_device_files.push(device.file);
+        drop(device.plain);
         for reply in device.forgotten {
             // The one who asked may be gone.
             let _ = reply.send(());

@@ -11,7 +11,7 @@ use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use bedplate_datapath::engine::executor::{Executor, FileSlots};
@@ -55,8 +55,7 @@ const PR_SET_IO_FLUSHER: libc::c_int = 57;
 
 /// Slots of the file table.
 const FILE_ZERO: u32 = 0;
-const FILE_WAKE: u32 = 1;
-const FILE_FIRST_DISK: u32 = 2;
+const FILE_FIRST_DISK: u32 = 1;
 
 /// Sizes of a reactor; fixed for its life.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +92,8 @@ pub(super) struct Reactor {
     tags: Ranges,
     buffers: Ranges,
     free_device_files: Vec<u32>,
+    /// Whether FETCHes may come by the file table; see `CommandFile`.
+    commands_by_table: bool,
     commands: Receiver<Command>,
     wake: Arc<EventFd>,
     wake_count: Box<UnsafeCell<u64>>,
@@ -161,7 +162,6 @@ impl Reactor {
             buffer_slots,
         })?;
         ring.install_file(FILE_ZERO, File::open("/dev/zero")?.as_fd())?;
-        ring.install_file(FILE_WAKE, wake.as_fd())?;
         let first_device = FILE_FIRST_DISK + u32::from(config.disks_max);
         let mut reactor = Self {
             number,
@@ -177,6 +177,8 @@ impl Reactor {
             tags: Ranges::new(TAGS_MAX),
             buffers: Ranges::new(buffer_slots),
             free_device_files: (first_device..first_device + config.devices_max).rev().collect(),
+            // A kernel with auto buffer registration (6.16) has the new tables (6.13).
+            commands_by_table: config.zero_copy,
             commands,
             wake,
             wake_count: Box::new(UnsafeCell::new(0)),
@@ -233,7 +235,8 @@ impl Reactor {
     /// Asks to be woken by the next write to the eventfd.
     fn listen(&mut self) {
         let to = self.wake_count.get().cast::<u8>();
-        let entry = opcode::Read::new(types::Fixed(FILE_WAKE), to, 8).build().user_data(kind::WAKE);
+        let entry = opcode::Read::new(types::Fd(self.wake.as_raw_fd()), to, 8).build().user_data(kind::WAKE);
+        // Not by the file table: see `CommandFile::Descriptor`.
         // SAFETY: the eight bytes are on the heap, are never looked at, and outlive the ring (see `wind_up`). There is one
         // such read at a time.
         unsafe { self.ring.push(entry) };
@@ -283,14 +286,14 @@ impl Reactor {
         }
     }
 
-    /// Hands over what is queued, then lets go of everything: mappings, files, buffers. What the kernel still has of ours
-    /// (fetched tags) it cancels when the ring is closed.
+    /// Hands over what is queued, then lets go of mappings and ring. What the kernel still has of ours (fetched tags, files,
+    /// buffers) it cancels and frees when the ring is closed.
     fn wind_up(mut self) {
         if let Err(error) = self.ring.submit() {
             tracing::warn!(reactor = self.number, %error, "the last commits were not handed over; their requests are issued again");
         }
         self.queues.clear();
-        self.ring.clear_tables();
+        self.devices.clear();
         let Self { ring, executor, pool, wake_count, leaving, wake, .. } = self;
         if !executor.is_idle() {
             // Reads may still land in these, whatever becomes of the ring.
