@@ -99,7 +99,8 @@ fn a_disk_is_found_by_its_superblock_and_left_as_it_was() {
 #[test]
 fn a_disk_is_found_while_its_daemon_holds_the_claim() {
     let file = bedplate_disk(Uuid::new_v4());
-    let _claim = DiskFile::claim(file.path()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let _claim = DiskFile::claim_waiting(file.path(), deadline, |_| {}).unwrap();
     assert_eq!(scan(&paths(&[file.path()]), false).found.len(), 1);
 }
 

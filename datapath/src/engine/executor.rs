@@ -148,8 +148,8 @@ impl Executor {
                 unsafe {
                     start
                         .add(run.request_offset as usize)
-                        .write_bytes(0, run.len_bytes as usize)
-                };
+                        .write_bytes(0, run.len_bytes as usize);
+                }
                 continue;
             }
             let Some(number) = self.free.pop() else { break };
