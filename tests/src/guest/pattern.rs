@@ -34,8 +34,19 @@ impl Pattern {
 
     /// Fills `into` with what the image holds from `at_bytes` on; zeros past its end.
     pub fn fill(&self, at_bytes: u64, into: &mut [u8]) {
-        for (offset, byte) in (at_bytes..).zip(into.iter_mut()) {
-            *byte = self.byte(offset);
+        let mut offset_bytes = at_bytes;
+        let mut rest = into;
+        while !rest.is_empty() {
+            // Up to the next multiple of 8: these bytes come from one number.
+            let first = (offset_bytes % 8) as usize;
+            let (now, later) = rest.split_at_mut((8 - first).min(rest.len()));
+            now.copy_from_slice(&self.eight_bytes(offset_bytes)[first..first + now.len()]);
+            let end_bytes = self.size_bytes.saturating_sub(offset_bytes);
+            if (now.len() as u64) > end_bytes {
+                now[usize::try_from(end_bytes).unwrap_or(0)..].fill(0);
+            }
+            offset_bytes += now.len() as u64;
+            rest = later;
         }
     }
 
@@ -60,23 +71,25 @@ impl Pattern {
         Ok(())
     }
 
-    fn byte(&self, offset_bytes: u64) -> u8 {
-        if offset_bytes >= self.size_bytes || !self.has_data(offset_bytes / PIECE_BYTES) {
-            return 0;
-        }
-        let block = offset_bytes / BLOCK_BYTES;
+    /// The eight bytes, from a multiple of 8 on, among which `offset_bytes` is.
+    fn eight_bytes(&self, offset_bytes: u64) -> [u8; 8] {
         // Block 0 of the image always has data, so that an image of one block is not empty.
-        if block % 7 == 3 {
-            return 0;
+        let is_zero = offset_bytes >= self.size_bytes
+            || (offset_bytes / BLOCK_BYTES) % 7 == 3
+            || !self.has_data(offset_bytes / PIECE_BYTES);
+        if is_zero {
+            [0; 8]
+        } else {
+            mix(self.seed ^ (offset_bytes / 8)).to_le_bytes()
         }
-        mix(self.seed ^ (offset_bytes / 8)).to_le_bytes()[(offset_bytes % 8) as usize]
     }
 
     fn has_data(&self, piece: u64) -> bool {
-        let pieces = u128::from(self.size_bytes.div_ceil(PIECE_BYTES).max(1));
-        let with_data = u128::from(self.allocated_bytes.div_ceil(PIECE_BYTES)).min(pieces);
-        let up_to = |count: u128| (count * with_data).div_ceil(pieces);
-        up_to(u128::from(piece) + 1) > up_to(u128::from(piece))
+        let pieces = self.size_bytes.div_ceil(PIECE_BYTES).max(1);
+        let with_data = self.allocated_bytes.div_ceil(PIECE_BYTES).min(pieces);
+        // Below 2^32 pieces, that is 512 TiB, nothing overflows.
+        let up_to = |count: u64| count.saturating_mul(with_data).div_ceil(pieces);
+        up_to(piece + 1) > up_to(piece)
     }
 }
 
@@ -131,7 +144,13 @@ mod tests {
         let mut written = vec![0; 200_001];
         file.read_exact_at(&mut written, 0).unwrap();
         let mut computed = vec![1; 200_010];
-        pattern.fill(0, &mut computed);
+        // In uneven pieces, as a reader asks for them.
+        let mut at = 0;
+        while at < computed.len() {
+            let end = (at + 4099).min(computed.len());
+            pattern.fill(at as u64, &mut computed[at..end]);
+            at = end;
+        }
         assert_eq!(written, computed[..200_001]);
         assert_eq!(computed[200_001..], [0; 9]);
         assert!(written.iter().any(|byte| *byte != 0));

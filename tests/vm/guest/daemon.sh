@@ -44,6 +44,21 @@ daemon_kill() {
   fi
 }
 
+# kill_in_flight DEVICE: SIGKILL at a moment when DEVICE has requests in flight; sets IN_FLIGHT to their number. Shell built-ins
+# only between the look and the kill, so that they are still there.
+kill_in_flight() {
+  local pid
+  pid=$(daemon_pid)
+  IN_FLIGHT=0
+  while [ "$IN_FLIGHT" = 0 ]; do
+    read -r IN_FLIGHT _ <"/sys/block/${1#/dev/}/inflight"
+  done
+  kill -9 "$pid"
+  if ! daemon_is_unit; then
+    wait "$pid" 2>/dev/null || true
+  fi
+}
+
 daemon_stop() {
   local pid
   if daemon_is_unit; then

@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 # The quick guest: a busybox initramfs with the modules, Bedplate's binaries and a few tools of the node's root, with its libraries.
 
-QUICK_MODULES="ublk_drv loop"
-QUICK_TOOLS="/usr/bin/lsblk /usr/sbin/wipefs /usr/sbin/blkid /usr/sbin/mke2fs /usr/sbin/sfdisk /usr/sbin/mkswap /usr/sbin/pvcreate /usr/sbin/mdadm /usr/bin/dd /usr/bin/setpriv /usr/bin/cmp"
+QUICK_MODULES="ublk_drv loop raid1"
+# dash too: the shell of busybox prefers its own programs to those of the same name.
+QUICK_TOOLS="/usr/bin/dash /usr/bin/lsblk /usr/sbin/wipefs /usr/sbin/blkid /usr/sbin/mke2fs /usr/sbin/sfdisk /usr/sbin/mkswap /usr/sbin/pvcreate /usr/sbin/mdadm /usr/bin/dd /usr/bin/setpriv /usr/bin/cmp"
 
 # copy_libraries STAGE PROGRAM: what the node's root has for it.
 copy_libraries() {
@@ -35,6 +36,7 @@ build_quick_image() {
     install -D "$NODE_ROOT$tool" "$stage$tool"
     copy_libraries "$stage" "$tool"
   done
+  ln -sf dash "$stage/usr/bin/sh"
   for name in $BINARIES; do
     strip --strip-debug -o "$NODE_ROOT/tmp/$name" "$BIN_DIR/$name"
     copy_libraries "$stage" "/tmp/$name"

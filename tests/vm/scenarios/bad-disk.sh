@@ -23,6 +23,7 @@ boot_1() {
 }
 
 foreign_signatures() {
+  must modprobe raid1
   for maker in "mke2fs -q -F -t ext4" "mkswap -q" "pvcreate -qq -ff -y" gpt mbr raid; do
     must dd if=/dev/zero of="$(disk 2)" bs=1M count=4 conv=fsync
     # shellcheck disable=SC2086

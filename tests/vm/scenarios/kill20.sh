@@ -31,14 +31,13 @@ boot_1() {
 one_kill() {
   before=$(reader_field steady reads)
   within 20 reads_are_more_than "$before"
-  in_flight=$(cut -c1-24 </sys/block/"${device#/dev/}"/inflight | tr -s ' ')
   from=$(uptime_ms)
-  daemon_kill
+  kill_in_flight "$device"
   daemon_start
   back_on kept "$device"
   before=$(reader_field steady reads)
   within 20 reads_are_more_than "$before"
-  note "kill $kill_number: in flight$in_flight, back after $(($(uptime_ms) - from)) ms"
+  note "kill $kill_number: $IN_FLIGHT in flight, back after $(($(uptime_ms) - from)) ms"
 }
 
 reads_are_more_than() { [ "$(reader_field steady reads)" -gt "$1" ]; }
