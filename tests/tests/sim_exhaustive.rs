@@ -1,86 +1,12 @@
 //! Every crash point of short traces, by process crash and by power loss with several outcomes, and at each of them every crash
 //! point of the recovery as well.
 
-use bedplate_tests::sim::disk::Crash;
-use bedplate_tests::sim::rng::mix;
-use bedplate_tests::sim::trace::{Node, Step};
+use bedplate_tests::sim::trace::{self, Step};
 
-const DISK_BYTES: u64 = 64 << 20;
-
-/// Process crash, and power losses: all lost, all there, and sectors at random.
-fn crashes(point: u64) -> impl Iterator<Item = Crash> {
-    let power = (0..5).map(move |nth| Crash::Power {
-        seed: mix(point * 8 + nth),
-    });
-    std::iter::once(Crash::Process).chain(power)
-}
-
-fn second_crashes(point: u64) -> [Crash; 3] {
-    [
-        Crash::Process,
-        Crash::Power { seed: mix(!point) },
-        Crash::Power {
-            seed: mix(!point - 1),
-        },
-    ]
-}
-
-/// Crashes `trace` at each of its operations, on a disk on which `before` was done.
 fn crash_everywhere(before: &[Step], trace: &[Step]) {
-    let mut ready = Node::new(DISK_BYTES);
-    if !before.is_empty() {
-        ready.run(before).unwrap();
-    }
-    let first = ready.disk.operations();
-    let mut whole = ready.clone();
-    whole.run(trace).unwrap();
-    assert!(!whole.disk.has_crashed());
-    let end = whole.disk.operations();
-    let (mut points, mut recoveries) = (0u64, 0u64);
-    // One more than there are operations: the crash after the last.
-    for point in first..=end {
-        let mut crashed = ready.clone();
-        crashed.disk.crash_at(point);
-        crashed
-            .run(trace)
-            .unwrap_or_else(|why| panic!("{trace:?}, operation {point}: {why}"));
-        for crash in crashes(point) {
-            points += 1;
-            let mut node = crashed.clone();
-            node.crash(crash);
-            let mut recovering = node.clone();
-            check(
-                &mut recovering,
-                &format!("{trace:?}, {crash:?} at operation {point}"),
-            );
-            let last = recovering.disk.operations();
-            for second in node.disk.operations()..last {
-                for again in second_crashes(second) {
-                    recoveries += 1;
-                    let mut node = node.clone();
-                    node.disk.crash_at(second);
-                    let story = format!(
-                        "{trace:?}, {crash:?} at operation {point}, {again:?} at {second} of the recovery"
-                    );
-                    node.recover()
-                        .unwrap_or_else(|why| panic!("{story}: {why}"));
-                    node.crash(again);
-                    check(&mut node, &story);
-                }
-            }
-        }
-    }
-    println!(
-        "{trace:?}: {} operations, {points} crashes, {recoveries} crashes of a recovery",
-        end - first
-    );
-}
-
-fn check(node: &mut Node, story: &str) {
-    match node.recover() {
-        Ok(false) => {}
-        Ok(true) => panic!("{story}: the recovery crashed by itself"),
-        Err(why) => panic!("{story}: {why}"),
+    match trace::crash_everywhere(before, trace, None) {
+        Ok(count) => println!("{trace:?}: {count:?}"),
+        Err(why) => panic!("{why}"),
     }
 }
 

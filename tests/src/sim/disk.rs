@@ -77,11 +77,14 @@ pub enum Phase {
 /// How a [`Sabotage`] strikes. All of it reports success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strike {
-    /// The n-th flush of the phase, from 0 on, does nothing.
-    SkipFlush(u64),
-    /// No flush of the phase does anything.
-    SkipFlushes,
-    /// Writes below this byte and from that one on do nothing: repairs of a zone are left out.
+    /// The flushes with these numbers do nothing, counted in each phase from 0 on.
+    SkipFlushes {
+        /// The first of them.
+        from: u64,
+        /// One past the last.
+        until: u64,
+    },
+    /// Writes that begin in this range do nothing: repairs of a zone are left out.
     SkipWrites {
         /// First byte.
         from: u64,
@@ -232,8 +235,9 @@ impl SimDisk {
             return false;
         };
         match sabotage.strike {
-            Strike::SkipFlush(which) => op == IoOp::Flush && which == nth,
-            Strike::SkipFlushes => op == IoOp::Flush,
+            Strike::SkipFlushes { from, until } => {
+                op == IoOp::Flush && (from..until).contains(&nth)
+            }
             Strike::SkipWrites { from, until } => {
                 op != IoOp::Flush && (from..until).contains(&at.get())
             }

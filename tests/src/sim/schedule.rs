@@ -524,17 +524,17 @@ impl Run<'_> {
     fn rot_target(&mut self) -> Option<ByteOffset> {
         let geometry = bedplate_datapath::format::geometry::Geometry::of_disk(DISK_BYTES).ok()?;
         let copy = self.rng.below(2) * BLOCK_BYTES;
-        match self.rng.below(4) {
+        match self.rng.below(6) {
             0 => {
                 let copy = usize::try_from(self.rng.below(4)).unwrap_or(0);
                 Some(geometry.superblock_offsets()[copy])
             }
             1 => Some(ByteOffset::new(262_144 + copy)),
             // Slots that are in use, or were.
-            2 => Some(
+            2..=4 => Some(
                 geometry
                     .table_offset()
-                    .plus(self.rng.below(5) * 2 * BLOCK_BYTES + copy),
+                    .plus(self.rng.below(4) * 2 * BLOCK_BYTES + copy),
             ),
             _ => {
                 let tree = |page: &[u8]| {

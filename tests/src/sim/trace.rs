@@ -7,9 +7,11 @@ use bedplate_datapath::units::DevId;
 use uuid::Uuid;
 
 use super::content::{Content, content};
-use super::disk::{Crash, ESHUTDOWN, SimDisk};
+use super::disk::{Crash, ESHUTDOWN, Phase, Sabotage, SimDisk};
 use super::model::Model;
 use super::node;
+use super::rng::mix;
+use super::schedule::DISK_BYTES;
 
 /// One operation of a trace. Images go by a number that is their UUID.
 #[derive(Clone, Copy, Debug)]
@@ -80,11 +82,13 @@ impl Node {
                 continue;
             }
             let start = self.start();
+            self.disk.enter(Phase::Open);
             let mut store = match Store::open(&mut self.disk, &start) {
                 Ok((store, _)) => store,
                 Err(error) if error.kind() == OpenErrorKind::Io => return Ok(()),
                 Err(error) => return Err(format!("open: {error}")),
             };
+            store.medium_mut().enter(Phase::Other);
             let mut result = Ok(());
             for step in part {
                 result = one(&mut store, &mut self.model, *step);
@@ -136,6 +140,7 @@ impl Node {
     /// A broken promise.
     pub fn recover(&mut self) -> Result<bool, String> {
         let start = self.start();
+        self.disk.enter(Phase::Open);
         match Store::open(&mut self.disk, &start) {
             Ok((mut store, _)) => {
                 let former = self
@@ -156,6 +161,15 @@ impl Node {
                 }
                 _ => Err(error.to_string()),
             },
+        }
+    }
+}
+
+impl Node {
+    fn recover_whole(&mut self) -> Result<(), String> {
+        match self.recover()? {
+            false => Ok(()),
+            true => Err("the recovery crashed by itself".to_owned()),
         }
     }
 }
@@ -200,4 +214,91 @@ fn one(store: &mut Store<&mut SimDisk>, model: &mut Model, step: Step) -> Result
 /// Small contents with several clusters and with none, by the image's number.
 fn content_of(number: u128) -> Arc<Content> {
     content(usize::try_from(number % 64).unwrap_or(0) + 16)
+}
+
+/// How much was tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried {
+    /// Writes and flushes of the trace.
+    pub operations: u64,
+    /// Crashes in it.
+    pub crashes: u64,
+    /// Crashes in a recovery after one.
+    pub second_crashes: u64,
+}
+
+/// Process crash, and power losses: among their outcomes are all lost, all there, and sectors at random.
+fn crashes(point: u64) -> impl Iterator<Item = Crash> {
+    let power = (0..5).map(move |nth| Crash::Power {
+        seed: mix(point * 8 + nth),
+    });
+    std::iter::once(Crash::Process).chain(power)
+}
+
+fn second_crashes(point: u64) -> [Crash; 3] {
+    [
+        Crash::Process,
+        Crash::Power { seed: mix(!point) },
+        Crash::Power {
+            seed: mix(!point - 1),
+        },
+    ]
+}
+
+/// Crashes `trace` at each of its operations, on a disk on which `before` was done, and each recovery at each of its own. With
+/// `sabotage`, a rule is broken in all of it but `before`.
+///
+/// # Errors
+/// The first broken promise, and where to crash to see it.
+pub fn crash_everywhere(
+    before: &[Step],
+    trace: &[Step],
+    sabotage: Option<Sabotage>,
+) -> Result<Tried, String> {
+    let mut ready = Node::new(DISK_BYTES);
+    if !before.is_empty() {
+        ready.run(before)?;
+    }
+    ready.disk.sabotage(sabotage);
+    let first = ready.disk.operations();
+    let mut whole = ready.clone();
+    whole.run(trace)?;
+    let end = whole.disk.operations();
+    let mut tried = Tried {
+        operations: end - first,
+        ..Tried::default()
+    };
+    // One more than there are operations: the crash after the last.
+    for point in first..=end {
+        let mut crashed = ready.clone();
+        crashed.disk.crash_at(point);
+        crashed
+            .run(trace)
+            .map_err(|why| format!("{trace:?}, operation {point}: {why}"))?;
+        for crash in crashes(point) {
+            tried.crashes += 1;
+            let mut node = crashed.clone();
+            node.crash(crash);
+            let mut recovering = node.clone();
+            recovering
+                .recover_whole()
+                .map_err(|why| format!("{trace:?}, {crash:?} at operation {point}: {why}"))?;
+            for second in node.disk.operations()..recovering.disk.operations() {
+                for again in second_crashes(second) {
+                    tried.second_crashes += 1;
+                    let mut node = node.clone();
+                    node.disk.crash_at(second);
+                    node.recover()
+                        .and_then(|_| {
+                            node.crash(again);
+                            node.recover_whole()
+                        })
+                        .map_err(|why| {
+                            format!("{trace:?}, {crash:?} at operation {point}, {again:?} at {second} of the recovery: {why}")
+                        })?;
+                }
+            }
+        }
+    }
+    Ok(tried)
 }
