@@ -78,8 +78,19 @@ fn repairs_from_a_twin_that_is_only_in_the_drives_cache_are_found() {
         strike: flush(0),
     };
     let before = [Step::Format(0xd15c), Step::Import(1, "a")];
-    let why = trace::crash_everywhere(&before, &[Step::Delete(1)], Some(sabotage)).unwrap_err();
-    println!("found: {why}");
+    let traces = [
+        &[Step::Delete(1)][..],
+        &[Step::Attach(1, true)],
+        &[
+            Step::Attach(1, true),
+            Step::Attach(1, false),
+            Step::Attach(1, true),
+        ],
+    ];
+    let found = traces
+        .iter()
+        .find_map(|trace| trace::crash_everywhere(&before, trace, Some(sabotage)).err());
+    println!("found: {}", found.expect("no trace finds it"));
 }
 
 #[test]

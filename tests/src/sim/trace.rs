@@ -235,14 +235,11 @@ fn crashes(point: u64) -> impl Iterator<Item = Crash> {
     std::iter::once(Crash::Process).chain(power)
 }
 
-fn second_crashes(point: u64) -> [Crash; 3] {
-    [
-        Crash::Process,
-        Crash::Power { seed: mix(!point) },
-        Crash::Power {
-            seed: mix(!point - 1),
-        },
-    ]
+fn second_crashes(first: u64, second: u64) -> impl Iterator<Item = Crash> {
+    let power = (0..3).map(move |nth| Crash::Power {
+        seed: mix((first << 32) + second * 4 + nth),
+    });
+    std::iter::once(Crash::Process).chain(power)
 }
 
 /// Crashes `trace` at each of its operations, on a disk on which `before` was done, and each recovery at each of its own. With
@@ -284,7 +281,7 @@ pub fn crash_everywhere(
                 .recover_whole()
                 .map_err(|why| format!("{trace:?}, {crash:?} at operation {point}: {why}"))?;
             for second in node.disk.operations()..recovering.disk.operations() {
-                for again in second_crashes(second) {
+                for again in second_crashes(point, second) {
                     tried.second_crashes += 1;
                     let mut node = node.clone();
                     node.disk.crash_at(second);
