@@ -79,6 +79,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "This document",
         Body::Document,
     ),
+    post(
+        "/v1/devices/remove",
+        "devices_remove",
+        "Remove every device as the node goes down; nothing is attached from then on, and all are back after the next start",
+        204,
+        Body::Nothing,
+        Body::Nothing,
+    ),
     get(
         "/v1/disks",
         "disk_list",

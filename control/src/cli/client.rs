@@ -301,4 +301,18 @@ mod tests {
             "/v1/images/ubuntu-22.04/attach"
         );
     }
+
+    #[test]
+    fn no_permission_is_told_from_no_daemon() {
+        let error = unreachable(
+            Path::new("/run/b.sock"),
+            &io::Error::from_raw_os_error(libc::EACCES),
+        );
+        assert_eq!(
+            (error.kind, error.errno),
+            (ErrorKind::DaemonUnreachable, Some(libc::EACCES))
+        );
+        assert!(error.message.contains("no permission"), "{error}");
+        assert!(error.remedy.expect("remedy").contains("group bedplate"));
+    }
 }

@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 /// Time between two lines of `--progress plain`.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 
+const TEMPLATE_OF_KNOWN_LENGTH: &str =
+    "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+const TEMPLATE_OF_UNKNOWN_LENGTH: &str = "{msg} {spinner} {binary_bytes}, {binary_bytes_per_sec}";
+
 /// Shows the states of one job as they come.
 pub enum Reporter {
     /// A bar.
@@ -75,13 +79,11 @@ impl Reporter {
 
 fn show_bar(bar: &ProgressBar, job: &Job) {
     let template = match job.progress.total_bytes {
-        Some(_) => {
-            "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left"
-        }
-        None => "{msg} {spinner} {binary_bytes}, {binary_bytes_per_sec}",
+        Some(_) => TEMPLATE_OF_KNOWN_LENGTH,
+        None => TEMPLATE_OF_UNKNOWN_LENGTH,
     };
     if bar.length() != job.progress.total_bytes || bar.message().is_empty() {
-        // The templates are constants that a test builds.
+        // A test holds that the templates are legal.
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
@@ -159,6 +161,13 @@ mod tests {
             ended_unix_ms: None,
             error: None,
             verify: None,
+        }
+    }
+
+    #[test]
+    fn the_templates_are_legal() {
+        for template in [TEMPLATE_OF_KNOWN_LENGTH, TEMPLATE_OF_UNKNOWN_LENGTH] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }
 

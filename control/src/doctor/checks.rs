@@ -285,7 +285,7 @@ fn files(max: u64) -> Check {
 fn live(facts: &Facts) -> Check {
     let id = "live_state";
     let at = facts.live_dir.display();
-    let means = "What must survive a crash of the daemon is not kept apart from it, or is lost later than the boot.";
+    let means = "State that is to live as long as the boot would be lost with the daemon, or outlive the boot.";
     let mount =
         "systemctl start run-bedplate-live.mount; bedplated.service does that at each start";
     match facts.live {
