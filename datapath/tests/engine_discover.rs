@@ -297,6 +297,19 @@ fn signatures_of_others_are_named() {
 }
 
 #[test]
+fn nothing_of_a_partition_table_outlives_the_format() {
+    if !have("wipefs") || !have("sfdisk") {
+        return;
+    }
+    let file = disk_file(DISK_BYTES);
+    partition(file.path());
+    format(file.path(), Uuid::new_v4());
+    // The second header of a GPT is at the end of the device: a tool that finds it offers to "repair" the first.
+    let left = foreign_signatures(file.path()).unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn a_mounted_disk_is_told_with_its_mount_point() {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     let Some((device, point)) = mounts.lines().find_map(|line| {

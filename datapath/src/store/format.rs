@@ -45,9 +45,16 @@ pub fn format<M: Medium>(medium: &mut M, params: &FormatParams) -> Result<Geomet
 
     // 2. Everything that a superblock points at, durable before the first copy of it is written. Otherwise a crash could leave
     //    a disk that opens, with a table of whatever was there before.
+    //    Around the zones nothing may stay that names another owner: a GPT has a second header at the end of the device, some
+    //    RAID formats have their only one there, and their tools would "repair" the disk from it.
+    let zones_end = geometry.end_pcn().offset();
+    let tail_bytes = medium.len_bytes() / BLOCK_BYTES * BLOCK_BYTES - zones_end.get();
     medium
-        .write_zeroes(ByteOffset::new(0), BLOCK_BYTES)
-        .map_err(io("zeroing the boot block"))?;
+        .write_zeroes(ByteOffset::new(0), geometry.table_offset().get())
+        .map_err(io("zeroing what precedes the object table"))?;
+    medium
+        .write_zeroes(zones_end, tail_bytes)
+        .map_err(io("zeroing what follows the clusters"))?;
     medium
         .write_zeroes(geometry.table_offset(), geometry.table_bytes())
         .map_err(io("zeroing the object table"))?;
