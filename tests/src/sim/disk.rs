@@ -280,6 +280,12 @@ impl SimDisk {
         self.cells[page] = self.keep(bytes);
     }
 
+    /// Makes the device longer or shorter, as an operator might.
+    pub fn resize(&mut self, len_bytes: u64) {
+        self.cells.resize(page_of(len_bytes), Cell::Poison);
+        self.len_bytes = len_bytes;
+    }
+
     /// The page at `at` as a read would return it.
     pub fn peek(&self, at: ByteOffset) -> Page {
         self.page(page_of(at.get()))
