@@ -18,6 +18,9 @@ use crate::target::{DeviceEntry, REACTOR_TIMEOUT, Target, locked, reactor_failed
 /// How long another server may take to close `/dev/ublkcN` of a device that was stopped under it.
 const FOREIGN_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the kernel may take to let go of a dead server, before its device is removed regardless.
+const DEAD_SERVER_TIMEOUT: Duration = Duration::from_secs(20);
+
 impl Target {
     /// Takes the device away from the kernel.
     ///
@@ -68,6 +71,12 @@ impl Target {
         let device = KernelDevice::of(&info);
         if device.state == DeviceState::Live && device.server_pid.is_some() {
             flush(dev_id);
+        } else if device.state != DeviceState::Dead {
+            // While a dead server's commands are still being cancelled, Linux 6.12 crashes if the device is stopped under them.
+            // This command changes nothing of a device that is then removed, and is refused until they are gone.
+            if let Err(error) = control.start_recovery(dev_id, DEAD_SERVER_TIMEOUT) {
+                tracing::info!(%dev_id, %error, "removing the device all the same");
+            }
         }
         control.stop(dev_id)?;
         control.delete(dev_id, FOREIGN_CLOSE_TIMEOUT)

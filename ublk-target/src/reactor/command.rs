@@ -12,6 +12,7 @@ use bedplate_datapath::units::DevId;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::sys::eventfd::EventFd;
 
+use super::Remains;
 use crate::queue::Descriptors;
 
 /// Where an answer goes.
@@ -52,7 +53,7 @@ pub(crate) struct ReactorHandle {
     pub(super) number: usize,
     pub(super) commands: Sender<Command>,
     pub(super) wake: Arc<EventFd>,
-    pub(super) thread: Option<JoinHandle<()>>,
+    pub(super) thread: Option<JoinHandle<Option<Remains>>>,
 }
 
 /// An answer that is on its way.
@@ -117,7 +118,7 @@ impl ReactorHandle {
     /// Waits until the thread has ended; [`ReactorHandle::leave`] must have been sent.
     pub(crate) fn join(&mut self) {
         if let Some(thread) = self.thread.take() {
-            // A panic has been reported by the thread itself.
+            // Drops what it left. It cannot have panicked.
             let _ = thread.join();
         }
     }

@@ -75,6 +75,8 @@ impl ReactorConfig {
 }
 
 pub(super) struct Reactor {
+    /// First: fields are dropped in this order.
+    _guard: AbortOnPanic,
     number: usize,
     ring: Ring,
     executor: Executor,
@@ -119,10 +121,11 @@ pub(crate) fn spawn(number: usize, config: ReactorConfig) -> Result<ReactorHandl
                 Ok(reactor) => {
                     // Whoever waited gave up: there is no one to tell.
                     let _ = ready.send(Ok(()));
-                    reactor.run();
+                    Some(reactor.run())
                 }
                 Err(error) => {
                     let _ = ready.send(Err(error));
+                    None
                 }
             }
         })
@@ -164,6 +167,7 @@ impl Reactor {
         ring.install_file(FILE_ZERO, File::open("/dev/zero")?.as_fd())?;
         let first_device = FILE_FIRST_DISK + u32::from(config.disks_max);
         let mut reactor = Self {
+            _guard: AbortOnPanic,
             number,
             ring,
             executor: Executor::new(FileSlots { zero: FILE_ZERO, first_disk: FILE_FIRST_DISK }, kind::OPERATION),
@@ -189,7 +193,7 @@ impl Reactor {
         Ok(reactor)
     }
 
-    fn run(mut self) {
+    fn run(mut self) -> Remains {
         loop {
             if let Err(error) = self.ring.submit_and_wait() {
                 tracing::error!(reactor = self.number, %error, "the ring failed: the reactor ends, its devices wait");
@@ -202,7 +206,7 @@ impl Reactor {
                 break;
             }
         }
-        self.wind_up();
+        self.wind_up()
     }
 
     fn take_completions(&mut self) {
@@ -237,7 +241,7 @@ impl Reactor {
         let to = self.wake_count.get().cast::<u8>();
         let entry = opcode::Read::new(types::Fd(self.wake.as_raw_fd()), to, 8).build().user_data(kind::WAKE);
         // Not by the file table: see `CommandFile::Descriptor`.
-        // SAFETY: the eight bytes are on the heap, are never looked at, and outlive the ring (see `wind_up`). There is one
+        // SAFETY: the eight bytes are on the heap, are never looked at, and outlive the thread and its reads (see `Remains`). There is one
         // such read at a time.
         unsafe { self.ring.push(entry) };
     }
@@ -286,23 +290,40 @@ impl Reactor {
         }
     }
 
-    /// Hands over what is queued, then lets go of mappings and ring. What the kernel still has of ours (fetched tags, files,
-    /// buffers) it cancels and frees when the ring is closed.
-    fn wind_up(mut self) {
+    /// Hands over what is queued, lets go of the mappings, and leaves the ring to whoever joins the thread: see [`Remains`].
+    fn wind_up(mut self) -> Remains {
         if let Err(error) = self.ring.submit() {
             tracing::warn!(reactor = self.number, %error, "the last commits were not handed over; their requests are issued again");
         }
         self.queues.clear();
         self.devices.clear();
-        let Self { ring, executor, pool, wake_count, leaving, wake, .. } = self;
-        if !executor.is_idle() {
-            // Reads may still land in these, whatever becomes of the ring.
-            std::mem::forget(pool);
+        if !self.executor.is_idle() {
+            // The ring failed, and reads may still land in the pool, whatever becomes of the ring.
+            std::mem::forget(self.pool);
         }
-        // The read of the eventfd is cancelled some time after the ring is closed.
-        std::mem::forget(wake_count);
-        drop(ring);
-        drop(wake);
-        drop(leaving);
+        Remains { _ring: self.ring, _wake_count: self.wake_count, _wake: self.wake }
+    }
+}
+
+/// What a reactor leaves when its thread ends; to be dropped after that.
+///
+/// The kernel cancels the thread's FETCHes as it exits, in the thread's own context, as it does for a killed process. If the ring were
+/// closed before, a kernel worker would cancel them: on Linux 6.12 that corrupts the kernel's memory (seen on 6.12.107: an
+/// oops in `io_ring_exit_work`).
+pub(super) struct Remains {
+    _ring: Ring,
+    _wake_count: Box<UnsafeCell<u64>>,
+    _wake: Arc<EventFd>,
+}
+
+/// Ends the process if a reactor panics: its devices' clients would hang, and unwinding would close the ring under its FETCHes (see
+/// [`Remains`]). The next process recovers the devices.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
     }
 }
