@@ -59,7 +59,8 @@ async fn disk(context: &Context, command: DiskCommand) -> Result<(), ApiError> {
             force,
             offline: true,
         } => {
-            let disk = offline::format(absolute(&disk)?, size, force)?;
+            let disk = offline::format(absolute(&disk)?, size, force)
+                .map_err(|error| no_such_disk(error, size))?;
             output.done(&disk, || {
                 format!(
                     "{}; bedplate disk add {} brings it online",
@@ -79,9 +80,10 @@ async fn disk(context: &Context, command: DiskCommand) -> Result<(), ApiError> {
                 size_bytes: size,
                 force,
             };
-            let disk: Disk = client
+            let formatted = client
                 .post_json(&path(&["disks", "format"]), &request)
-                .await?;
+                .await;
+            let disk: Disk = formatted.map_err(|error| no_such_disk(error, size))?;
             output.done(&disk, || disk_line("formatted", &disk))
         }
         DiskCommand::Add { path: disk } => {
@@ -112,6 +114,15 @@ async fn disk(context: &Context, command: DiskCommand) -> Result<(), ApiError> {
                 format!("removed {disk}; nothing on it was changed")
             })
         }
+    }
+}
+
+/// Nothing is at the path, and no size was given to make a file of.
+fn no_such_disk(error: ApiError, size: Option<u64>) -> ApiError {
+    if error.kind == ErrorKind::NotFound && size.is_none() {
+        error.remedy("check the path; or --size 10G makes a regular file of that size there")
+    } else {
+        error
     }
 }
 

@@ -120,8 +120,11 @@ pub fn error_text(error: &ApiError, paint: Paint) -> String {
         detail("byte", offset.to_string());
     }
     if let Some(errno) = error.errno {
-        let known = nix::errno::Errno::from_raw(errno);
-        detail("errno", format!("{errno} ({})", known.desc()));
+        let meaning = nix::errno::Errno::from_raw(errno).desc();
+        // Where the sentence has the meaning, the number is for programs: JSON has it.
+        if !error.message.contains(meaning) {
+            detail("errno", format!("{errno} ({meaning})"));
+        }
     }
     if !details.is_empty() {
         text.push_str("\n  at: ");

@@ -30,7 +30,8 @@ pub enum Reporter {
 
 /// What `--progress plain` printed last.
 pub struct Plain {
-    began: Instant,
+    /// When the first state came, and the bytes that were done then: the rate counts from there.
+    first: Option<(Instant, u64)>,
     printed: Option<(Instant, JobPhase)>,
 }
 
@@ -43,7 +44,7 @@ impl Reporter {
             }
             ProgressMode::Auto | ProgressMode::None => Self::None,
             ProgressMode::Plain => Self::Plain(Plain {
-                began: Instant::now(),
+                first: None,
                 printed: None,
             }),
             ProgressMode::Json => Self::Json,
@@ -90,6 +91,9 @@ fn show_bar(bar: &ProgressBar, job: &Job) {
         if let Some(total) = job.progress.total_bytes {
             bar.set_length(total);
         }
+        // What was done before anybody looked says nothing about the rate.
+        bar.set_position(job.progress.done_bytes);
+        bar.reset_eta();
     }
     bar.set_message(format!(
         "{} {}{}",
@@ -111,6 +115,7 @@ const fn phase(phase: JobPhase) -> &'static str {
 impl Plain {
     fn line(&mut self, job: &Job, now: Instant) -> Option<String> {
         let progress = &job.progress;
+        let (began, done_before_bytes) = *self.first.get_or_insert((now, progress.done_bytes));
         let due = self
             .printed
             .is_none_or(|(at, phase)| phase != progress.phase || now - at >= PLAIN_EVERY);
@@ -131,10 +136,10 @@ impl Plain {
         if let Some(percent) = percent(progress) {
             let _ = write!(line, ", {percent} %");
         }
-        let millis = (now - self.began).as_millis();
+        let millis = (now - began).as_millis();
         if millis >= 1000 {
-            let rate = u128::from(progress.done_bytes) * 1000 / millis;
-            let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+            let done_bytes = u128::from(progress.done_bytes.saturating_sub(done_before_bytes));
+            let rate = u64::try_from(done_bytes * 1000 / millis).unwrap_or(u64::MAX);
             let _ = write!(line, ", {}/s", human(rate));
         }
         Some(line)
@@ -185,17 +190,20 @@ mod tests {
     fn plain_lines_come_with_a_new_phase_and_then_seldom() {
         let began = Instant::now();
         let mut plain = Plain {
-            began,
+            first: None,
             printed: None,
         };
-        let copying = job(JobPhase::Copying, 1 << 30, Some(4 << 30));
-        let first = plain.line(&copying, began).expect("first line");
+        let copying = |done_bytes| job(JobPhase::Copying, done_bytes, Some(4 << 30));
+        let first = plain.line(&copying(1 << 30), began).expect("first line");
         assert_eq!(first, "import debian: 1 GiB of 4 GiB, 25 %");
-        assert_eq!(plain.line(&copying, began + Duration::from_secs(4)), None);
+        assert_eq!(
+            plain.line(&copying(1 << 30), began + Duration::from_secs(4)),
+            None
+        );
         let later = plain
-            .line(&copying, began + Duration::from_secs(8))
+            .line(&copying(2 << 30), began + Duration::from_secs(8))
             .expect("due");
-        assert_eq!(later, "import debian: 1 GiB of 4 GiB, 25 %, 128 MiB/s");
+        assert_eq!(later, "import debian: 2 GiB of 4 GiB, 50 %, 128 MiB/s");
         let sealing = job(JobPhase::Sealing, 4 << 30, Some(4 << 30));
         assert!(
             plain

@@ -394,7 +394,8 @@ fn attachment(attachment: &Attachment) -> String {
 
 fn session(detail: &DiskDetail) -> Option<String> {
     let number = detail.session?;
-    Some(match &detail.previous_session {
+    Some(match detail.previous_session.as_deref() {
+        Some("first") => format!("{number}, the first one"),
         Some(previous) => format!(
             "{number}, the one before ended: {}",
             previous.replace('_', " ")
