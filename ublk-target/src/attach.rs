@@ -59,7 +59,11 @@ impl Target {
     /// # Errors
     /// [`TargetError::DeviceTaken`] if the number is in use, with who has it; [`TargetError::Busy`] if another operation changes
     /// the device; or the step that failed. Nothing is left behind then.
-    pub fn attach(&self, spec: &DeviceSpec, stack: Arc<LayerStack>) -> Result<Attached, TargetError> {
+    pub fn attach(
+        &self,
+        spec: &DeviceSpec,
+        stack: Arc<LayerStack>,
+    ) -> Result<Attached, TargetError> {
         self.changing(spec.dev_id, || {
             let limits = self.limits_below(spec, &stack)?;
             self.free_number(spec)?;
@@ -81,7 +85,10 @@ impl Target {
         {
             let mut devices = locked(&self.devices);
             if devices.contains_key(&dev_id) {
-                return Err(TargetError::Busy { dev_id, by: Vec::new() });
+                return Err(TargetError::Busy {
+                    dev_id,
+                    by: Vec::new(),
+                });
             }
             devices.insert(dev_id, DeviceEntry::Changing);
         }
@@ -100,23 +107,37 @@ impl Target {
     }
 
     /// Limits of the disks that the stack reads from.
-    pub(crate) fn limits_below(&self, spec: &DeviceSpec, stack: &LayerStack) -> Result<DiskLimits, TargetError> {
+    pub(crate) fn limits_below(
+        &self,
+        spec: &DeviceSpec,
+        stack: &LayerStack,
+    ) -> Result<DiskLimits, TargetError> {
         let disks = locked(&self.disks);
-        let mut limits = DiskLimits { dma_alignment_bytes: spec.dma_alignment.max(1), ..DiskLimits::NONE };
+        let mut limits = DiskLimits {
+            dma_alignment_bytes: spec.dma_alignment.max(1),
+            ..DiskLimits::NONE
+        };
         for layer in &stack.layers {
             let index = layer.disk.get();
             let disk = disks.get(usize::from(index)).copied().flatten();
-            limits = limits.and(disk.ok_or(TargetError::Disk { index, why: "is not known here" })?);
+            limits = limits.and(disk.ok_or(TargetError::Disk {
+                index,
+                why: "is not known here",
+            })?);
         }
         Ok(limits)
     }
 
     /// Makes sure that nobody has the number.
     fn free_number(&self, spec: &DeviceSpec) -> Result<(), TargetError> {
-        let Some(info) = self.control.info(spec.dev_id)? else { return Ok(()) };
+        let Some(info) = self.control.info(spec.dev_id)? else {
+            return Ok(());
+        };
         let device = KernelDevice::of(&info);
         if device.owner != Some(spec.owner) || device.state != DeviceState::Dead {
-            return Err(TargetError::DeviceTaken { by: Box::new(device) });
+            return Err(TargetError::DeviceTaken {
+                by: Box::new(device),
+            });
         }
         tracing::info!(dev_id = %spec.dev_id, "removing a device of ours that never came up");
         self.control.delete(spec.dev_id, REACTOR_TIMEOUT)
@@ -135,9 +156,17 @@ impl Target {
         match self.control.add(&mut info) {
             Ok(()) => Ok(info),
             // Somebody was faster.
-            Err(TargetError::Command { errno: Errno::EEXIST, .. }) => match self.control.info(spec.dev_id)? {
-                Some(other) => Err(TargetError::DeviceTaken { by: Box::new(KernelDevice::of(&other)) }),
-                None => Err(TargetError::Busy { dev_id: spec.dev_id, by: Vec::new() }),
+            Err(TargetError::Command {
+                errno: Errno::EEXIST,
+                ..
+            }) => match self.control.info(spec.dev_id)? {
+                Some(other) => Err(TargetError::DeviceTaken {
+                    by: Box::new(KernelDevice::of(&other)),
+                }),
+                None => Err(TargetError::Busy {
+                    dev_id: spec.dev_id,
+                    by: Vec::new(),
+                }),
             },
             Err(error) => Err(error),
         }
@@ -157,7 +186,10 @@ impl Target {
         let reactors = self.fetch(spec, info, &stack)?;
         self.control.start(spec.dev_id)?;
         choose_scheduler(spec.dev_id);
-        Ok((attached(spec, info), DeviceEntry::Served { reactors, stack }))
+        Ok((
+            attached(spec, info),
+            DeviceEntry::Served { reactors, stack },
+        ))
     }
 
     /// Opens `/dev/ublkcN`, spreads its queues over the reactors, and returns when the kernel has the FETCH of every tag. From
@@ -171,12 +203,17 @@ impl Target {
         let path = PathBuf::from(format!("/dev/ublkc{}", spec.dev_id));
         let failed = |doing| {
             let path = path.clone();
-            move |source| TargetError::Io { doing, path, source }
+            move |source| TargetError::Io {
+                doing,
+                path,
+                source,
+            }
         };
         let device = Arc::new(open_node(&path).map_err(failed("cannot open"))?);
         let mut shares: Vec<Vec<NewQueue>> = self.reactors.iter().map(|_| Vec::new()).collect();
         for queue in 0..info.nr_hw_queues {
-            let descriptors = Descriptors::map(&device, queue, info.queue_depth).map_err(failed("cannot map"))?;
+            let descriptors =
+                Descriptors::map(&device, queue, info.queue_depth).map_err(failed("cannot map"))?;
             let reactor = (spec.dev_id.get() as usize + usize::from(queue)) % self.reactors.len();
             shares[reactor].push(NewQueue { queue, descriptors });
         }
@@ -219,7 +256,11 @@ impl Target {
 
     /// Waits until these reactors have nothing of the device any more.
     pub(crate) fn wait_forgotten(&self, dev_id: DevId, reactors: impl IntoIterator<Item = usize>) {
-        let asked: Vec<_> = reactors.into_iter().filter_map(|number| self.reactors.get(number)).map(|r| r.forget(dev_id)).collect();
+        let asked: Vec<_> = reactors
+            .into_iter()
+            .filter_map(|number| self.reactors.get(number))
+            .map(|r| r.forget(dev_id))
+            .collect();
         for answer in asked {
             if let Err(error) = answer.wait(REACTOR_TIMEOUT) {
                 tracing::error!(%dev_id, %error, "a reactor does not let go of a device");
@@ -230,7 +271,11 @@ impl Target {
 
 /// The mode that a device was added with.
 pub(crate) fn mode_of(info: &DevInfo) -> DataMode {
-    if Features::from_bits(info.flags).contains(Features::AUTO_BUF_REG) { DataMode::ZeroCopy } else { DataMode::UserCopy }
+    if Features::from_bits(info.flags).contains(Features::AUTO_BUF_REG) {
+        DataMode::ZeroCopy
+    } else {
+        DataMode::UserCopy
+    }
 }
 
 pub(crate) fn attached(spec: &DeviceSpec, info: &DevInfo) -> Attached {
@@ -251,7 +296,10 @@ pub(crate) fn whole_blocks(stack: Arc<LayerStack>, limits: &DiskLimits) -> Arc<L
         return stack;
     }
     let size_bytes = stack.size_bytes.next_multiple_of(block_bytes);
-    Arc::new(LayerStack { layers: stack.layers.clone(), size_bytes })
+    Arc::new(LayerStack {
+        layers: stack.layers.clone(),
+        size_bytes,
+    })
 }
 
 /// `O_NONBLOCK`: so that io_uring copies at once, in our thread, instead of handing the copy to a worker of its own.
@@ -266,7 +314,8 @@ fn open_node(path: &PathBuf) -> std::io::Result<File> {
         match opened {
             // udev may still be at it.
             Err(error)
-                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES)) && Instant::now() < deadline =>
+                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES))
+                    && Instant::now() < deadline =>
             {
                 std::thread::sleep(Duration::from_millis(1));
             }

@@ -14,8 +14,13 @@ pub(crate) struct CopyPool {
 
 impl CopyPool {
     pub(crate) fn new(buffers: u16) -> std::io::Result<Self> {
-        let memory = MmapOptions::new().len(usize::from(buffers) * BUFFER_BYTES).map_anon()?;
-        Ok(Self { memory, free: (0..buffers).rev().collect() })
+        let memory = MmapOptions::new()
+            .len(usize::from(buffers) * BUFFER_BYTES)
+            .map_anon()?;
+        Ok(Self {
+            memory,
+            free: (0..buffers).rev().collect(),
+        })
     }
 
     pub(crate) fn take(&mut self) -> Option<u16> {
@@ -28,6 +33,8 @@ impl CopyPool {
 
     /// First byte of `buffer`, page aligned. The memory lives as long as the pool.
     pub(crate) fn start(&mut self, buffer: u16) -> *mut u8 {
-        self.memory.as_mut_ptr().wrapping_add(usize::from(buffer) * BUFFER_BYTES)
+        self.memory
+            .as_mut_ptr()
+            .wrapping_add(usize::from(buffer) * BUFFER_BYTES)
     }
 }

@@ -46,7 +46,13 @@ struct Command {
 
 impl Command {
     fn new(name: &'static str, number: u32, dev_id: DevId) -> Self {
-        Self { name, number, dev_id, data: 0, timeout: COMMAND_TIMEOUT }
+        Self {
+            name,
+            number,
+            dev_id,
+            data: 0,
+            timeout: COMMAND_TIMEOUT,
+        }
     }
 
     fn data(self, data: u64) -> Self {
@@ -72,18 +78,28 @@ unsafe impl KernelStruct for u64 {}
 
 impl Control {
     pub(crate) fn open() -> Result<Self, TargetError> {
-        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(CONTROL_PATH).map_err(
-            |error| TargetError::NoUblk {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(CONTROL_PATH)
+            .map_err(|error| TargetError::NoUblk {
                 path: CONTROL_PATH,
                 errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
-            },
-        )?;
-        Ok(Self { file: Arc::new(file.into()), idle: Mutex::new(Vec::new()) })
+            })?;
+        Ok(Self {
+            file: Arc::new(file.into()),
+            idle: Mutex::new(Vec::new()),
+        })
     }
 
     /// What the driver can do. `GET_FEATURES` is in Linux 6.5 and newer.
     pub(crate) fn features(&self) -> Result<Features, TargetError> {
-        let command = Command::new("GET_FEATURES", lib::UBLK_U_CMD_GET_FEATURES, DevId::new(u32::MAX));
+        let command = Command::new(
+            "GET_FEATURES",
+            lib::UBLK_U_CMD_GET_FEATURES,
+            DevId::new(u32::MAX),
+        );
         let mut bits = 0_u64;
         self.run_with(&command, &mut bits, sys::FEATURES_BYTES)?;
         Ok(Features::from_bits(bits))
@@ -103,7 +119,10 @@ impl Control {
 
     pub(crate) fn params(&self, dev_id: DevId) -> Result<Params, TargetError> {
         let command = Command::new("GET_PARAMS", lib::UBLK_U_CMD_GET_PARAMS, dev_id);
-        let mut params = Params { len: u32::from(sys::PARAMS_BYTES), ..Params::default() };
+        let mut params = Params {
+            len: u32::from(sys::PARAMS_BYTES),
+            ..Params::default()
+        };
         self.run_with(&command, &mut params, sys::PARAMS_BYTES)?;
         Ok(params)
     }
@@ -114,7 +133,10 @@ impl Control {
         let mut info = DevInfo::default();
         match self.run_with(&command, &mut info, sys::DEV_INFO_BYTES) {
             Ok(()) => Ok(Some(info)),
-            Err(TargetError::Command { errno: Errno::ENODEV, .. }) => Ok(None),
+            Err(TargetError::Command {
+                errno: Errno::ENODEV,
+                ..
+            }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -132,7 +154,11 @@ impl Control {
 
     /// Takes the block device down unless somebody has it open; needs [`Features::SAFE_STOP_DEV`].
     pub(crate) fn try_stop(&self, dev_id: DevId) -> Result<(), TargetError> {
-        self.run(&Command::new("TRY_STOP_DEV", lib::UBLK_U_CMD_TRY_STOP_DEV, dev_id))
+        self.run(&Command::new(
+            "TRY_STOP_DEV",
+            lib::UBLK_U_CMD_TRY_STOP_DEV,
+            dev_id,
+        ))
     }
 
     /// Frees the number; waits until nobody has `/dev/ublkcN` open.
@@ -141,13 +167,24 @@ impl Control {
     }
 
     /// Waits, in short sleeps, until the kernel has let go of the dead server; `EBUSY` until then.
-    pub(crate) fn start_recovery(&self, dev_id: DevId, patience: Duration) -> Result<(), TargetError> {
-        let command = Command::new("START_USER_RECOVERY", lib::UBLK_U_CMD_START_USER_RECOVERY, dev_id);
+    pub(crate) fn start_recovery(
+        &self,
+        dev_id: DevId,
+        patience: Duration,
+    ) -> Result<(), TargetError> {
+        let command = Command::new(
+            "START_USER_RECOVERY",
+            lib::UBLK_U_CMD_START_USER_RECOVERY,
+            dev_id,
+        );
         let deadline = Instant::now() + patience;
         let mut pause = Duration::from_millis(1);
         loop {
             match self.run(&command) {
-                Err(TargetError::Command { errno: Errno::EBUSY, .. }) if Instant::now() < deadline => {
+                Err(TargetError::Command {
+                    errno: Errno::EBUSY,
+                    ..
+                }) if Instant::now() < deadline => {
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(Duration::from_millis(5));
                 }
@@ -159,13 +196,22 @@ impl Control {
     /// Resumes a device. Every tag must have been fetched, by this process.
     pub(crate) fn end_recovery(&self, dev_id: DevId) -> Result<(), TargetError> {
         let pid = u64::from(std::process::id());
-        self.run(&Command::new("END_USER_RECOVERY", lib::UBLK_U_CMD_END_USER_RECOVERY, dev_id).data(pid))
+        self.run(
+            &Command::new(
+                "END_USER_RECOVERY",
+                lib::UBLK_U_CMD_END_USER_RECOVERY,
+                dev_id,
+            )
+            .data(pid),
+        )
     }
 
     /// Stops delivery and hands back fetched tags; the device is quiesced once `/dev/ublkcN` is let go of. `EBUSY` when
     /// a queue had no idle tag within `patience`.
     pub(crate) fn quiesce(&self, dev_id: DevId, patience: Duration) -> Result<(), TargetError> {
-        let millis = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).max(1);
+        let millis = u64::try_from(patience.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
         self.run(&Command::new("QUIESCE_DEV", lib::UBLK_U_CMD_QUIESCE_DEV, dev_id).data(millis))
     }
 
@@ -174,8 +220,17 @@ impl Control {
         unsafe { self.run_raw(command, (0, 0), Some(command.timeout)) }
     }
 
-    fn run_with<T: KernelStruct>(&self, command: &Command, value: &mut T, len: u16) -> Result<(), TargetError> {
-        debug_assert_eq!(usize::from(len), size_of::<T>(), "the kernel gets the whole struct");
+    fn run_with<T: KernelStruct>(
+        &self,
+        command: &Command,
+        value: &mut T,
+        len: u16,
+    ) -> Result<(), TargetError> {
+        debug_assert_eq!(
+            usize::from(len),
+            size_of::<T>(),
+            "the kernel gets the whole struct"
+        );
         let address = std::ptr::from_mut(value).expose_provenance() as u64;
         // SAFETY: `value` lives, mutably borrowed, until the call returns; without a time limit it returns only when the
         // kernel has answered. Every bit pattern that the kernel writes is a value, says the trait.
@@ -190,20 +245,35 @@ impl Control {
         buffer: (u64, u16),
         timeout: Option<Duration>,
     ) -> Result<(), TargetError> {
-        let failed = |errno| TargetError::Command { command: command.name, dev_id: command.dev_id, errno };
-        let io_failed = |error: std::io::Error| failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)));
+        let failed = |errno| TargetError::Command {
+            command: command.name,
+            dev_id: command.dev_id,
+            errno,
+        };
+        let io_failed = |error: std::io::Error| {
+            failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+        };
         let mut ring = self.take_ring().map_err(io_failed)?;
         let bytes = sys::control_command(command.dev_id.get(), buffer, command.data);
-        let entry = opcode::UringCmd80::new(Fd(self.file.as_raw_fd()), command.number).cmd(bytes).build();
+        let entry = opcode::UringCmd80::new(Fd(self.file.as_raw_fd()), command.number)
+            .cmd(bytes)
+            .build();
         // SAFETY: the caller vouches for the buffer; the file outlives the call. The ring was empty.
         unsafe { ring.submission().push(&entry) }.map_err(|_| failed(Errno::EBUSY))?;
         let deadline = timeout.map(|timeout| (timeout, Instant::now() + timeout));
         loop {
             let answer = ring.completion().next();
             if let Some(answer) = answer {
-                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(ring);
+                self.idle
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(ring);
                 let result = answer.result();
-                return if result < 0 { Err(failed(Errno::from_raw(-result))) } else { Ok(()) };
+                return if result < 0 {
+                    Err(failed(Errno::from_raw(-result)))
+                } else {
+                    Ok(())
+                };
             }
             let waited = match deadline {
                 None => ring.submit_and_wait(1),
@@ -217,7 +287,8 @@ impl Control {
                             waited: timeout,
                         });
                     }
-                    ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&Timespec::from(left)))
+                    ring.submitter()
+                        .submit_with_args(1, &SubmitArgs::new().timespec(&Timespec::from(left)))
                 }
             };
             match waited {
@@ -229,7 +300,12 @@ impl Control {
     }
 
     fn take_ring(&self) -> std::io::Result<ControlRing> {
-        if let Some(ring) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+        if let Some(ring) = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+        {
             return Ok(ring);
         }
         IoUring::builder().dontfork().build(2)

@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::time::{Duration, Instant};
 
 use bedplate_datapath::units::DevId;
+use crossbeam::channel::bounded;
 use nix::errno::Errno;
 
 use crate::ctrl::Control;
@@ -17,6 +18,9 @@ use crate::target::{DeviceEntry, REACTOR_TIMEOUT, Target, locked, reactor_failed
 
 /// How long another server may take to close `/dev/ublkcN` of a device that was stopped under it.
 const FOREIGN_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a flush may take before the device is removed without.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the kernel may take to let go of a dead server, before its device is removed regardless.
 const DEAD_SERVER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -32,7 +36,12 @@ impl Target {
             let mut devices = locked(&self.devices);
             match devices.get(&dev_id) {
                 None => return Err(TargetError::NotFound { dev_id }),
-                Some(DeviceEntry::Changing) => return Err(TargetError::Busy { dev_id, by: Vec::new() }),
+                Some(DeviceEntry::Changing) => {
+                    return Err(TargetError::Busy {
+                        dev_id,
+                        by: Vec::new(),
+                    });
+                }
                 Some(DeviceEntry::Served { .. }) => devices.insert(dev_id, DeviceEntry::Changing),
             }
         };
@@ -43,7 +52,10 @@ impl Target {
         match stop_unless_open(&self.control, &self.support, dev_id) {
             Ok(()) => {}
             // Removed by somebody else.
-            Err(TargetError::Command { errno: Errno::ENODEV, .. }) => {}
+            Err(TargetError::Command {
+                errno: Errno::ENODEV,
+                ..
+            }) => {}
             Err(error) => {
                 if let Some(entry) = entry {
                     locked(&self.devices).insert(dev_id, entry);
@@ -53,7 +65,10 @@ impl Target {
         }
         self.wait_forgotten(dev_id, reactors);
         let deleted = match self.control.delete(dev_id, REACTOR_TIMEOUT) {
-            Err(TargetError::Command { errno: Errno::ENODEV, .. }) => Ok(()),
+            Err(TargetError::Command {
+                errno: Errno::ENODEV,
+                ..
+            }) => Ok(()),
             other => other,
         };
         locked(&self.devices).remove(&dev_id);
@@ -67,7 +82,9 @@ impl Target {
     /// [`TargetError::NotFound`]; [`TargetError::TimedOut`] if its server keeps `/dev/ublkcN` open.
     pub fn remove_device(dev_id: DevId) -> Result<(), TargetError> {
         let control = Control::open()?;
-        let info = control.info(dev_id)?.ok_or(TargetError::NotFound { dev_id })?;
+        let info = control
+            .info(dev_id)?
+            .ok_or(TargetError::NotFound { dev_id })?;
         let device = KernelDevice::of(&info);
         if device.state == DeviceState::Live && device.server_pid.is_some() {
             flush(dev_id);
@@ -110,7 +127,11 @@ impl Target {
                 reactor.join();
             } else {
                 let source = std::io::Error::from_raw_os_error(libc::ETIMEDOUT);
-                hung = Some(reactor_failed(&reactor, "requests in flight do not end", source));
+                hung = Some(reactor_failed(
+                    &reactor,
+                    "requests in flight do not end",
+                    source,
+                ));
             }
         }
         hung.map_or(Ok(()), Err)
@@ -128,24 +149,56 @@ impl Drop for Target {
 
 /// Stops the device if nobody has it open. Where the kernel cannot check and stop in one step, somebody may open the device in
 /// between, and gets errors.
-fn stop_unless_open(control: &Control, support: &KernelSupport, dev_id: DevId) -> Result<(), TargetError> {
+fn stop_unless_open(
+    control: &Control,
+    support: &KernelSupport,
+    dev_id: DevId,
+) -> Result<(), TargetError> {
     if support.features.contains(Features::SAFE_STOP_DEV) {
         return match control.try_stop(dev_id) {
-            Err(TargetError::Command { errno: Errno::EBUSY, .. }) => {
-                Err(TargetError::Busy { dev_id, by: openers_of(dev_id) })
-            }
+            Err(TargetError::Command {
+                errno: Errno::EBUSY,
+                ..
+            }) => Err(TargetError::Busy {
+                dev_id,
+                by: openers_of(dev_id),
+            }),
             other => other,
         };
     }
     let by = openers_of(dev_id);
-    if by.is_empty() { control.stop(dev_id) } else { Err(TargetError::Busy { dev_id, by }) }
+    if by.is_empty() {
+        control.stop(dev_id)
+    } else {
+        Err(TargetError::Busy { dev_id, by })
+    }
 }
 
-/// Writes back what the page cache has for the device. Best effort.
+/// Writes back what the page cache has for the device. Best effort, and not for ever: if the server dies meanwhile, the flush
+/// waits for the next one, in a thread that the device's removal sets free.
 fn flush(dev_id: DevId) {
     let path = format!("/dev/ublkb{dev_id}");
-    let flushed = OpenOptions::new().read(true).open(&path).and_then(|device| device.sync_all());
-    if let Err(error) = flushed {
-        tracing::warn!(%dev_id, %error, "cannot flush the device");
+    let (done, is_done) = bounded(1);
+    let flusher = std::thread::Builder::new()
+        .name("ublk-flush".to_owned())
+        .spawn(move || {
+            let flushed = OpenOptions::new()
+                .read(true)
+                .open(&path)
+                .and_then(|device| device.sync_all());
+            // The one who waited may have given up.
+            let _ = done.send(flushed);
+        });
+    let answer = flusher
+        .map_err(Some)
+        .and_then(|_| is_done.recv_timeout(FLUSH_TIMEOUT).map_err(|_| None));
+    match answer {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) | Err(Some(error)) => {
+            tracing::warn!(%dev_id, %error, "cannot flush the device")
+        }
+        Err(None) => {
+            tracing::warn!(%dev_id, "the device's flush does not end: removing it all the same")
+        }
     }
 }

@@ -119,7 +119,11 @@ pub enum TargetError {
 
 fn describe_openers(openers: &[Opener]) -> String {
     let names: Vec<String> = openers.iter().map(ToString::to_string).collect();
-    if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) }
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", names.join(", "))
+    }
 }
 
 impl TargetError {
@@ -137,25 +141,41 @@ impl TargetError {
     /// What a person can do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::NoUblk { errno: Errno::ENOENT, .. } => {
-                "load the module: modprobe ublk_drv (Linux 6.8 or newer, CONFIG_BLK_DEV_UBLK)"
-            }
+            Self::NoUblk {
+                errno: Errno::ENOENT,
+                ..
+            } => "load the module: modprobe ublk_drv (Linux 6.8 or newer, CONFIG_BLK_DEV_UBLK)",
             Self::NoUblk { .. } => "run as root (CAP_SYS_ADMIN)",
             Self::KernelTooOld { .. } => "boot Linux 6.8 or newer; zero copy needs 6.16",
-            Self::Command { errno: Errno::ENOMEM, .. } => "free memory, or lower queue_depth",
-            Self::Command { errno: Errno::EPERM | Errno::EACCES, .. } => "run as root (CAP_SYS_ADMIN)",
-            Self::Command { errno: Errno::ENOSPC, .. } => {
+            Self::Command {
+                errno: Errno::ENOMEM,
+                ..
+            } => "free memory, or lower queue_depth",
+            Self::Command {
+                errno: Errno::EPERM | Errno::EACCES,
+                ..
+            } => "run as root (CAP_SYS_ADMIN)",
+            Self::Command {
+                errno: Errno::ENOSPC,
+                ..
+            } => {
                 "raise the ublks_max parameter of the ublk_drv module (it caps all devices before Linux 6.15)"
             }
             Self::Command { .. } => "see the kernel's log (dmesg)",
-            Self::TimedOut { .. } => "look for a hung disk or a process that holds /dev/ublkcN open; then try again",
+            Self::TimedOut { .. } => {
+                "look for a hung disk or a process that holds /dev/ublkcN open; then try again"
+            }
             Self::DeviceTaken { .. } => "stop its owner, or remove that device, then attach again",
             Self::NotFound { .. } => "attach the object first",
             Self::Busy { .. } => "close or unmount it, then try again",
-            Self::Mismatch { .. } => "remove the device (bedplated remove-devices), then attach again",
+            Self::Mismatch { .. } => {
+                "remove the device (bedplated remove-devices), then attach again"
+            }
             Self::Full { .. } => "detach devices, or add reactors",
             Self::Disk { .. } => "detach the devices that read from the disk first",
-            Self::Io { .. } => "check that /dev and /sys are mounted and that the process may open files there",
+            Self::Io { .. } => {
+                "check that /dev and /sys are mounted and that the process may open files there"
+            }
             Self::Reactor { .. } => {
                 "check kernel.io_uring_disabled, RLIMIT_NOFILE and RLIMIT_MEMLOCK (bedplate doctor does)"
             }

@@ -59,7 +59,11 @@ pub struct KernelDevice {
 
 impl fmt::Display for KernelDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whose = if self.owner.is_some() { "a device of Bedplate" } else { "a foreign ublk device" };
+        let whose = if self.owner.is_some() {
+            "a device of Bedplate"
+        } else {
+            "a foreign ublk device"
+        };
         write!(f, "{whose}, {}", self.state)?;
         match (self.server_pid, &self.server_name) {
             (Some(pid), Some(name)) => write!(f, ", served by {name} (pid {pid})"),
@@ -71,7 +75,9 @@ impl fmt::Display for KernelDevice {
 
 impl KernelDevice {
     pub(crate) fn of(info: &DevInfo) -> Self {
-        let server_pid = (info.ublksrv_pid > 0).then_some(info.ublksrv_pid);
+        // Before 7.x the kernel tells the last server's number, dead or alive.
+        let server_pid =
+            (info.ublksrv_pid > 0 && is_alive(info.ublksrv_pid)).then_some(info.ublksrv_pid);
         Self {
             dev_id: DevId::new(info.dev_id),
             state: match info.state {
@@ -95,7 +101,15 @@ impl KernelDevice {
         let mut numbers: Vec<u32> = std::fs::read_dir("/sys/class/ublk-char")
             .into_iter()
             .flatten()
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("ublkc")?.parse().ok())
+            .filter_map(|entry| {
+                entry
+                    .ok()?
+                    .file_name()
+                    .to_str()?
+                    .strip_prefix("ublkc")?
+                    .parse()
+                    .ok()
+            })
             .collect();
         numbers.sort_unstable();
         let mut devices = Vec::with_capacity(numbers.len());
@@ -109,7 +123,22 @@ impl KernelDevice {
     }
 }
 
+/// Whether there is such a process, and it is more than a zombie (proc(5), `stat`, third field).
+fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(')')
+        .next()
+        .and_then(|fields| fields.split_whitespace().next());
+    state.is_some_and(|state| !matches!(state, "Z" | "X"))
+}
+
 /// `comm` of a process that is alive.
 pub(crate) fn process_name(pid: i32) -> Option<String> {
-    Some(std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
+    Some(
+        std::fs::read_to_string(format!("/proc/{pid}/comm"))
+            .ok()?
+            .trim_end()
+            .to_owned(),
+    )
 }

@@ -33,7 +33,9 @@ impl fmt::Display for Opener {
         match self {
             Self::Process { pid, name } => write!(f, "open by {name} (pid {pid})"),
             Self::Holder(name) => write!(f, "block device {name} lies on it"),
-            Self::Exclusive => f.write_str("held exclusively, by a mounted file system most likely"),
+            Self::Exclusive => {
+                f.write_str("held exclusively, by a mounted file system most likely")
+            }
         }
     }
 }
@@ -52,10 +54,17 @@ pub(crate) fn openers_of(dev_id: DevId) -> Vec<Opener> {
     }
     for node in &nodes {
         let holders = fs::read_dir(format!("/sys/class/block/{node}/holders"));
-        let names = holders.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let names = holders
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok());
         openers.extend(names.map(Opener::Holder));
     }
-    let numbers: Vec<u64> = nodes.iter().filter_map(|node| Some(fs::metadata(format!("/dev/{node}")).ok()?.rdev())).collect();
+    let numbers: Vec<u64> = nodes
+        .iter()
+        .filter_map(|node| Some(fs::metadata(format!("/dev/{node}")).ok()?.rdev()))
+        .collect();
     openers.extend(processes_with(&numbers));
     if openers.is_empty() && nodes.iter().any(|node| is_held(node)) {
         openers.push(Opener::Exclusive);
@@ -65,7 +74,10 @@ pub(crate) fn openers_of(dev_id: DevId) -> Vec<Opener> {
 
 /// Whether somebody holds it with `O_EXCL`, as mounts, device mapper and RAID do.
 fn is_held(node: &str) -> bool {
-    let opened = fs::OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC | libc::O_NONBLOCK).open(format!("/dev/{node}"));
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_EXCL | libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open(format!("/dev/{node}"));
     matches!(opened, Err(error) if error.raw_os_error() == Some(libc::EBUSY))
 }
 
@@ -75,9 +87,14 @@ fn processes_with(numbers: &[u64]) -> Vec<Opener> {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let files = fs::read_dir(entry.path().join("fd")).ok()?;
         let open = files.flatten().any(|file| {
-            fs::metadata(file.path()).is_ok_and(|file| file.file_type().is_block_device() && numbers.contains(&file.rdev()))
+            fs::metadata(file.path()).is_ok_and(|file| {
+                file.file_type().is_block_device() && numbers.contains(&file.rdev())
+            })
         });
-        open.then(|| Opener::Process { pid, name: process_name(pid).unwrap_or_default() })
+        open.then(|| Opener::Process {
+            pid,
+            name: process_name(pid).unwrap_or_default(),
+        })
     })
     .collect()
 }

@@ -14,7 +14,9 @@ impl OwnerTag {
     /// The tag of the object with this UUID.
     pub fn of(uuid: Uuid) -> Self {
         // FNV-1a: a UUID is random already, this only folds it to 32 bits, the same in every version of this program.
-        let hash = uuid.as_bytes().iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+        let hash = uuid.as_bytes().iter().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+        });
         Self(MAGIC << 32 | u64::from(hash))
     }
 

@@ -53,8 +53,12 @@ impl DiskLimits {
         Self {
             logical_block_bytes: disk.logical_block_bytes().max(512),
             dma_alignment_bytes: disk.dma_alignment().max(1),
-            segments_max: queue("max_segments").and_then(|value| u16::try_from(value).ok()).unwrap_or(u16::MAX),
-            segment_bytes_max: queue("max_segment_size").and_then(|value| u32::try_from(value).ok()).unwrap_or(u32::MAX),
+            segments_max: queue("max_segments")
+                .and_then(|value| u16::try_from(value).ok())
+                .unwrap_or(u16::MAX),
+            segment_bytes_max: queue("max_segment_size")
+                .and_then(|value| u32::try_from(value).ok())
+                .unwrap_or(u32::MAX),
             virt_boundary_mask: queue("virt_boundary_mask").unwrap_or(0),
         }
     }
@@ -75,15 +79,35 @@ impl DiskLimits {
 fn queue_attribute(number: u64, name: &str) -> Option<u64> {
     let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
     let own = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
-    let whole = if own.join("partition").exists() { own.parent()? } else { &own };
-    std::fs::read_to_string(whole.join("queue").join(name)).ok()?.trim().parse().ok()
+    let whole = if own.join("partition").exists() {
+        own.parent()?
+    } else {
+        &own
+    };
+    std::fs::read_to_string(whole.join("queue").join(name))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// The parameters of a device of `device_bytes`, a multiple of the logical block.
-pub(crate) fn of_device(device_bytes: u64, read_only: bool, mode: DataMode, disks: &DiskLimits) -> Params {
-    let read_only_attr = if read_only { lib::UBLK_ATTR_READ_ONLY } else { 0 };
+pub(crate) fn of_device(
+    device_bytes: u64,
+    read_only: bool,
+    mode: DataMode,
+    disks: &DiskLimits,
+) -> Params {
+    let read_only_attr = if read_only {
+        lib::UBLK_ATTR_READ_ONLY
+    } else {
+        0
+    };
     let logical_bs_shift = shift_of(disks.logical_block_bytes);
-    let mut params = Params { types: param_type::BASIC, ..Params::default() };
+    let mut params = Params {
+        types: param_type::BASIC,
+        ..Params::default()
+    };
     params.basic = lib::ublk_param_basic {
         // Without the attribute no flush would ever arrive.
         attrs: lib::UBLK_ATTR_VOLATILE_CACHE | lib::UBLK_ATTR_FUA | read_only_attr,
@@ -138,10 +162,26 @@ mod tests {
 
     #[test]
     fn the_most_restrictive_disk_wins() {
-        let nvme = DiskLimits { segments_max: 127, virt_boundary_mask: 4095, dma_alignment_bytes: 4, ..DiskLimits::NONE };
-        let wide = DiskLimits { logical_block_bytes: 4096, segments_max: 256, ..DiskLimits::NONE };
+        let nvme = DiskLimits {
+            segments_max: 127,
+            virt_boundary_mask: 4095,
+            dma_alignment_bytes: 4,
+            ..DiskLimits::NONE
+        };
+        let wide = DiskLimits {
+            logical_block_bytes: 4096,
+            segments_max: 256,
+            ..DiskLimits::NONE
+        };
         let both = nvme.and(wide);
-        assert_eq!((both.logical_block_bytes, both.segments_max, both.virt_boundary_mask), (4096, 127, 4095));
+        assert_eq!(
+            (
+                both.logical_block_bytes,
+                both.segments_max,
+                both.virt_boundary_mask
+            ),
+            (4096, 127, 4095)
+        );
         let params = of_device(1 << 20, true, DataMode::ZeroCopy, &both);
         assert_eq!(params.basic.logical_bs_shift, 12);
         assert_eq!(params.dma.alignment, 4095);
@@ -152,8 +192,14 @@ mod tests {
     fn a_read_only_device_advertises_no_discard() {
         let params = of_device(512, true, DataMode::UserCopy, &DiskLimits::NONE);
         assert_eq!(params.types, param_type::BASIC);
-        assert_eq!(params.basic.attrs & lib::UBLK_ATTR_READ_ONLY, lib::UBLK_ATTR_READ_ONLY);
-        assert_eq!((params.basic.logical_bs_shift, params.basic.dev_sectors), (9, 1));
+        assert_eq!(
+            params.basic.attrs & lib::UBLK_ATTR_READ_ONLY,
+            lib::UBLK_ATTR_READ_ONLY
+        );
+        assert_eq!(
+            (params.basic.logical_bs_shift, params.basic.dev_sectors),
+            (9, 1)
+        );
         let writable = of_device(512, false, DataMode::UserCopy, &DiskLimits::NONE);
         assert!(writable.discard.max_discard_sectors <= u32::MAX >> 9);
     }

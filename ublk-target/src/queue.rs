@@ -46,7 +46,11 @@ impl Descriptors {
     /// The descriptor of `tag`; meaningful only between the completion of the tag's FETCH and its COMMIT.
     pub(crate) fn get(&self, tag: u16) -> Descriptor {
         debug_assert!(tag < self.depth, "tags are below the depth");
-        let start = self.map.as_ptr().cast::<lib::ublksrv_io_desc>().wrapping_add(usize::from(tag));
+        let start = self
+            .map
+            .as_ptr()
+            .cast::<lib::ublksrv_io_desc>()
+            .wrapping_add(usize::from(tag));
         // SAFETY: the mapping covers `depth` descriptors of this size (asserted in sys.rs), page aligned, and lives as long as
         // `self`. The kernel wrote the descriptor before the completion that brought us here, and leaves it alone until the
         // COMMIT; volatile, since the compiler cannot see that.
@@ -108,11 +112,20 @@ impl TagAddress {
             CommandFile::Descriptor(fd) => opcode::UringCmd16::new(types::Fd(fd), op),
         };
         let command = command.cmd(sys::io_command(self.queue, self.tag, result));
-        command.addr(self.buffer.map(sys::auto_buffer)).build().user_data(user_data)
+        command
+            .addr(self.buffer.map(sys::auto_buffer))
+            .build()
+            .user_data(user_data)
     }
 
     /// Moves bytes of ours into the request's pages, from byte `offset` of the request on.
-    pub(crate) fn copy_in(&self, from: *const u8, len_bytes: u32, offset: u32, user_data: u64) -> squeue::Entry {
+    pub(crate) fn copy_in(
+        &self,
+        from: *const u8,
+        len_bytes: u32,
+        offset: u32,
+        user_data: u64,
+    ) -> squeue::Entry {
         opcode::Write::new(types::Fixed(self.slot), from, len_bytes)
             .offset(sys::copy_position(self.queue, self.tag, offset))
             .build()

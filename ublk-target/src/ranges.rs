@@ -9,7 +9,13 @@ pub(crate) struct Ranges {
 
 impl Ranges {
     pub(crate) fn new(limit: u32) -> Self {
-        Self { free: if limit > 0 { vec![(0, limit)] } else { Vec::new() } }
+        Self {
+            free: if limit > 0 {
+                vec![(0, limit)]
+            } else {
+                Vec::new()
+            },
+        }
     }
 
     /// The first free range of `len` numbers.
@@ -31,7 +37,8 @@ impl Ranges {
         self.free.insert(position, (start, len));
         // With the one after, then with the one before.
         for first in [position, position.wrapping_sub(1)] {
-            if let (Some(&(a, a_len)), Some(&(b, b_len))) = (self.free.get(first), self.free.get(first.wrapping_add(1)))
+            if let (Some(&(a, a_len)), Some(&(b, b_len))) =
+                (self.free.get(first), self.free.get(first.wrapping_add(1)))
                 && a + a_len == b
             {
                 self.free[first] = (a, a_len + b_len);

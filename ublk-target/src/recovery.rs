@@ -19,11 +19,22 @@ impl Target {
     /// [`TargetError::NotFound`]; [`TargetError::DeviceTaken`] if it is not of this owner, or lives under another server;
     /// [`TargetError::Mismatch`] if its size is not the object's; a `START_USER_RECOVERY` with `EBUSY` if the kernel did not let go
     /// of the dead server in time. The device is left quiesced.
-    pub fn recover(&self, spec: &DeviceSpec, stack: Arc<LayerStack>) -> Result<Attached, TargetError> {
-        let info = self.control.info(spec.dev_id)?.ok_or(TargetError::NotFound { dev_id: spec.dev_id })?;
+    pub fn recover(
+        &self,
+        spec: &DeviceSpec,
+        stack: Arc<LayerStack>,
+    ) -> Result<Attached, TargetError> {
+        let info = self
+            .control
+            .info(spec.dev_id)?
+            .ok_or(TargetError::NotFound {
+                dev_id: spec.dev_id,
+            })?;
         let device = KernelDevice::of(&info);
         if device.owner != Some(spec.owner) {
-            return Err(TargetError::DeviceTaken { by: Box::new(device) });
+            return Err(TargetError::DeviceTaken {
+                by: Box::new(device),
+            });
         }
         if device.state == DeviceState::Dead {
             return self.attach(spec, stack);
@@ -31,28 +42,54 @@ impl Target {
         self.changing(spec.dev_id, || self.take_over(spec, stack))
     }
 
-    fn take_over(&self, spec: &DeviceSpec, stack: Arc<LayerStack>) -> Result<(Attached, DeviceEntry), TargetError> {
+    fn take_over(
+        &self,
+        spec: &DeviceSpec,
+        stack: Arc<LayerStack>,
+    ) -> Result<(Attached, DeviceEntry), TargetError> {
         let limits = self.limits_below(spec, &stack)?;
         let stack = whole_blocks(stack, &limits);
         let params = self.control.params(spec.dev_id)?;
         let expected = stack.device_bytes() / SECTOR_BYTES;
         if params.basic.dev_sectors != expected {
             let actual = params.basic.dev_sectors;
-            return Err(TargetError::Mismatch { dev_id: spec.dev_id, what: "a size in sectors of", actual, expected });
-        }
-        if let Err(error) = self.control.start_recovery(spec.dev_id, self.config.recovery_patience) {
-            // Still served by somebody: say by whom.
-            return Err(match self.control.info(spec.dev_id)?.map(|info| KernelDevice::of(&info)) {
-                Some(by) if by.state == DeviceState::Live && by.server_pid.is_some() => {
-                    TargetError::DeviceTaken { by: Box::new(by) }
-                }
-                _ => error,
+            return Err(TargetError::Mismatch {
+                dev_id: spec.dev_id,
+                what: "a size in sectors of",
+                actual,
+                expected,
             });
         }
+        if let Err(error) = self
+            .control
+            .start_recovery(spec.dev_id, self.config.recovery_patience)
+        {
+            // Still served by somebody: say by whom.
+            return Err(
+                match self
+                    .control
+                    .info(spec.dev_id)?
+                    .map(|info| KernelDevice::of(&info))
+                {
+                    Some(by) if by.state == DeviceState::Live && by.server_pid.is_some() => {
+                        TargetError::DeviceTaken { by: Box::new(by) }
+                    }
+                    _ => error,
+                },
+            );
+        }
         // Asked again: what the kernel has now is what FETCH must match.
-        let info = self.control.info(spec.dev_id)?.ok_or(TargetError::NotFound { dev_id: spec.dev_id })?;
+        let info = self
+            .control
+            .info(spec.dev_id)?
+            .ok_or(TargetError::NotFound {
+                dev_id: spec.dev_id,
+            })?;
         let reactors = self.fetch(spec, &info, &stack)?;
         self.control.end_recovery(spec.dev_id)?;
-        Ok((attached(spec, &info), DeviceEntry::Served { reactors, stack }))
+        Ok((
+            attached(spec, &info),
+            DeviceEntry::Served { reactors, stack },
+        ))
     }
 }

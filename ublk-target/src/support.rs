@@ -25,12 +25,17 @@ pub struct KernelSupport {
 /// Without these no device of ours can be added.
 const NEEDED: [(Features, &str); 3] = [
     (Features::USER_RECOVERY, "UBLK_F_USER_RECOVERY"),
-    (Features::USER_RECOVERY_REISSUE, "UBLK_F_USER_RECOVERY_REISSUE"),
+    (
+        Features::USER_RECOVERY_REISSUE,
+        "UBLK_F_USER_RECOVERY_REISSUE",
+    ),
     (Features::USER_COPY, "UBLK_F_USER_COPY"),
 ];
 
 /// With these, where the kernel has them.
-const WANTED: Features = Features::QUIESCE.with(Features::UPDATE_SIZE).with(Features::NO_AUTO_PART_SCAN);
+const WANTED: Features = Features::QUIESCE
+    .with(Features::UPDATE_SIZE)
+    .with(Features::NO_AUTO_PART_SCAN);
 
 const ZERO_COPY: Features = Features::AUTO_BUF_REG.with(Features::SUPPORT_ZERO_COPY);
 
@@ -53,7 +58,10 @@ impl KernelSupport {
         let ublks_max = std::fs::read_to_string("/sys/module/ublk_drv/parameters/ublks_max")
             .ok()
             .and_then(|text| text.trim().parse().ok());
-        Ok(Self { features, ublks_max })
+        Ok(Self {
+            features,
+            ublks_max,
+        })
     }
 
     /// Whether data can move without a copy.
@@ -68,12 +76,18 @@ impl KernelSupport {
 
     /// The better mode of this kernel.
     pub fn best_mode(&self) -> DataMode {
-        if self.zero_copy() { DataMode::ZeroCopy } else { DataMode::UserCopy }
+        if self.zero_copy() {
+            DataMode::ZeroCopy
+        } else {
+            DataMode::UserCopy
+        }
     }
 
     /// Flags of a new device in `mode`.
     pub(crate) fn device_flags(&self, mode: DataMode) -> Features {
-        let needed = NEEDED.iter().fold(Features::default(), |all, (feature, _)| all.with(*feature));
+        let needed = NEEDED
+            .iter()
+            .fold(Features::default(), |all, (feature, _)| all.with(*feature));
         let base = needed.with(WANTED.among(self.features));
         match mode {
             DataMode::ZeroCopy => base.with(ZERO_COPY),
@@ -88,8 +102,13 @@ mod tests {
 
     #[test]
     fn an_old_kernel_is_asked_only_for_what_it_has() {
-        let old = Features::USER_RECOVERY.with(Features::USER_RECOVERY_REISSUE).with(Features::USER_COPY);
-        let support = KernelSupport { features: old, ublks_max: None };
+        let old = Features::USER_RECOVERY
+            .with(Features::USER_RECOVERY_REISSUE)
+            .with(Features::USER_COPY);
+        let support = KernelSupport {
+            features: old,
+            ublks_max: None,
+        };
         assert_eq!(support.best_mode(), DataMode::UserCopy);
         assert_eq!(support.device_flags(DataMode::UserCopy), old);
     }

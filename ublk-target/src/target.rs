@@ -118,7 +118,9 @@ impl Target {
             config,
         };
         for number in 0..target.config.reactors.max(1) {
-            target.reactors.push(reactor::spawn(number, reactor_config)?);
+            target
+                .reactors
+                .push(reactor::spawn(number, reactor_config)?);
         }
         Ok(target)
     }
@@ -156,9 +158,17 @@ impl Target {
 
     fn take_disk_index(&self, limits: DiskLimits) -> Result<DiskIndex, TargetError> {
         let mut disks = locked(&self.disks);
-        let place = disks.iter().position(Option::is_none).unwrap_or(disks.len());
-        let index = u16::try_from(place).ok().filter(|index| *index < self.config.disks_max);
-        let index = index.ok_or(TargetError::Full { what: "disk", limit: self.config.disks_max.into() })?;
+        let place = disks
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or(disks.len());
+        let index = u16::try_from(place)
+            .ok()
+            .filter(|index| *index < self.config.disks_max);
+        let index = index.ok_or(TargetError::Full {
+            what: "disk",
+            limit: self.config.disks_max.into(),
+        })?;
         if place == disks.len() {
             disks.push(None);
         }
@@ -169,7 +179,10 @@ impl Target {
     fn install_disk(&self, index: DiskIndex, fd: OwnedFd) -> Result<(), TargetError> {
         let fd = Arc::new(fd);
         for reactor in &self.reactors {
-            let answer = reactor.install_disk(index, &fd).wait(REACTOR_TIMEOUT).flatten();
+            let answer = reactor
+                .install_disk(index, &fd)
+                .wait(REACTOR_TIMEOUT)
+                .flatten();
             answer.map_err(|source| reactor_failed(reactor, "cannot take a disk", source))?;
         }
         Ok(())
@@ -180,14 +193,26 @@ impl Target {
     /// # Errors
     /// [`TargetError::Disk`] if there is no such disk, or an attached device reads from it.
     pub fn remove_disk(&self, index: DiskIndex) -> Result<(), TargetError> {
-        let unknown = TargetError::Disk { index: index.get(), why: "is not known here" };
-        locked(&self.disks).get(usize::from(index.get())).copied().flatten().ok_or(unknown)?;
+        let unknown = TargetError::Disk {
+            index: index.get(),
+            why: "is not known here",
+        };
+        locked(&self.disks)
+            .get(usize::from(index.get()))
+            .copied()
+            .flatten()
+            .ok_or(unknown)?;
         let used = locked(&self.devices).values().any(|device| match device {
             DeviceEntry::Changing => false,
-            DeviceEntry::Served { stack, .. } => stack.layers.iter().any(|layer| layer.disk == index),
+            DeviceEntry::Served { stack, .. } => {
+                stack.layers.iter().any(|layer| layer.disk == index)
+            }
         });
         if used {
-            return Err(TargetError::Disk { index: index.get(), why: "is read by attached devices" });
+            return Err(TargetError::Disk {
+                index: index.get(),
+                why: "is read by attached devices",
+            });
         }
         self.drop_disk(index);
         Ok(())
@@ -208,12 +233,19 @@ impl Target {
     /// all did.
     pub fn beats(&self, patience: Duration) -> Vec<Beat> {
         let deadline = Instant::now() + patience;
-        let pings: Vec<_> = self.reactors.iter().map(|reactor| (reactor.number(), reactor.ping())).collect();
+        let pings: Vec<_> = self
+            .reactors
+            .iter()
+            .map(|reactor| (reactor.number(), reactor.ping()))
+            .collect();
         pings
             .into_iter()
             .map(|(reactor, ping)| {
                 let left = deadline.saturating_duration_since(Instant::now());
-                Beat { reactor, alive: ping.wait(left).is_ok() }
+                Beat {
+                    reactor,
+                    alive: ping.wait(left).is_ok(),
+                }
             })
             .collect()
     }
@@ -232,13 +264,23 @@ pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(crate) fn reactor_failed(reactor: &ReactorHandle, doing: &'static str, source: std::io::Error) -> TargetError {
-    TargetError::Reactor { reactor: reactor.number(), doing, source }
+pub(crate) fn reactor_failed(
+    reactor: &ReactorHandle,
+    doing: &'static str,
+    source: std::io::Error,
+) -> TargetError {
+    TargetError::Reactor {
+        reactor: reactor.number(),
+        doing,
+        source,
+    }
 }
 
 /// The kernel wants a file table within `RLIMIT_NOFILE`, whose soft limit is 1024 on most systems.
 fn raise_file_limit(slots: u64) {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
     let wanted = slots.max(soft).min(hard);
     if wanted > soft
         && let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)

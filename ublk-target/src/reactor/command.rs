@@ -37,15 +37,32 @@ pub(crate) struct NewQueues {
 }
 
 pub(super) enum Command {
-    InstallDisk { index: DiskIndex, file: Arc<OwnedFd>, reply: Reply<io::Result<()>> },
-    RemoveDisk { index: DiskIndex, reply: Reply<io::Result<()>> },
+    InstallDisk {
+        index: DiskIndex,
+        file: Arc<OwnedFd>,
+        reply: Reply<io::Result<()>>,
+    },
+    RemoveDisk {
+        index: DiskIndex,
+        reply: Reply<io::Result<()>>,
+    },
     /// Answered when every tag is fetched, or one was refused.
-    Serve { new: NewQueues, reply: Reply<io::Result<()>> },
+    Serve {
+        new: NewQueues,
+        reply: Reply<io::Result<()>>,
+    },
     /// Answered when nothing of the device is left in the ring.
-    Forget { dev_id: DevId, reply: Reply<()> },
+    Forget {
+        dev_id: DevId,
+        reply: Reply<()>,
+    },
     /// Finish what is in flight, begin nothing, end the thread; the answer is that its channel closes.
-    Leave { reply: Reply<()> },
-    Ping { reply: Reply<()> },
+    Leave {
+        reply: Reply<()>,
+    },
+    Ping {
+        reply: Reply<()>,
+    },
 }
 
 /// A running reactor.
@@ -81,7 +98,11 @@ impl ReactorHandle {
         self.number
     }
 
-    pub(crate) fn install_disk(&self, index: DiskIndex, file: &Arc<OwnedFd>) -> Pending<io::Result<()>> {
+    pub(crate) fn install_disk(
+        &self,
+        index: DiskIndex,
+        file: &Arc<OwnedFd>,
+    ) -> Pending<io::Result<()>> {
         let file = Arc::clone(file);
         self.send(|reply| Command::InstallDisk { index, file, reply })
     }

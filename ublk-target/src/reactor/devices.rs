@@ -77,7 +77,13 @@ impl Served {
             Buffers::NoRoom => Some(NO_BUFFER),
             Buffers::Registered(first) => Some(first + tag),
         };
-        TagAddress { slot: self.file, commands: self.commands, queue: self.queue, tag, buffer }
+        TagAddress {
+            slot: self.file,
+            commands: self.commands,
+            queue: self.queue,
+            tag,
+            buffer,
+        }
     }
 }
 
@@ -111,14 +117,24 @@ impl Reactor {
                 None => break,
             }
         }
-        let file = if ranges.len() == new.queues.len() { self.free_device_files.pop() } else { None };
+        let file = if ranges.len() == new.queues.len() {
+            self.free_device_files.pop()
+        } else {
+            None
+        };
         let installed = file
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENFILE))
-            .and_then(|file| self.ring.install_file(file, new.device.as_fd()).map(|()| file));
+            .and_then(|file| {
+                self.ring
+                    .install_file(file, new.device.as_fd())
+                    .map(|()| file)
+            });
         let file = match installed {
             Ok(file) => file,
             Err(error) => {
-                ranges.into_iter().for_each(|first| self.tags.give(first, depth));
+                ranges
+                    .into_iter()
+                    .for_each(|first| self.tags.give(first, depth));
                 self.free_device_files.extend(file);
                 return Err(error);
             }
@@ -128,9 +144,18 @@ impl Reactor {
             drop(new.device);
             (CommandFile::Slot(file), None)
         } else {
-            (CommandFile::Descriptor(new.device.as_raw_fd()), Some(new.device))
+            (
+                CommandFile::Descriptor(new.device.as_raw_fd()),
+                Some(new.device),
+            )
         };
-        self.devices.push(Device { dev_id: new.dev_id, file, plain, queues_left: ranges.len(), forgotten: Vec::new() });
+        self.devices.push(Device {
+            dev_id: new.dev_id,
+            file,
+            plain,
+            queues_left: ranges.len(),
+            forgotten: Vec::new(),
+        });
         let mut placed = Vec::with_capacity(ranges.len());
         for (NewQueue { queue, descriptors }, first_slot) in new.queues.into_iter().zip(ranges) {
             let buffers = self.place_buffers(new.auto_buffers, depth);
@@ -161,17 +186,26 @@ impl Reactor {
         if !wanted {
             return Buffers::Copied;
         }
-        let first = self.buffers.take(depth).and_then(|first| u16::try_from(first).ok());
+        let first = self
+            .buffers
+            .take(depth)
+            .and_then(|first| u16::try_from(first).ok());
         first.map_or(Buffers::NoRoom, Buffers::Registered)
     }
 
     fn place(&mut self, served: Served) {
-        let number = self.queues.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.queues.push(None);
-            self.queues.len() - 1
-        });
+        let number = self
+            .queues
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or_else(|| {
+                self.queues.push(None);
+                self.queues.len() - 1
+            });
         // TAGS_MAX bounds the number of queues.
-        let Ok(queue) = u32::try_from(number) else { return };
+        let Ok(queue) = u32::try_from(number) else {
+            return;
+        };
         let end = served.first_slot + u32::from(served.depth);
         debug_assert!(end <= TAGS_MAX, "ranges are handed out below the limit");
         if self.slots.len() < end as usize {
@@ -187,7 +221,11 @@ impl Reactor {
 
     /// Answers when nothing is left of a device; the kernel must have been told to stop it.
     pub(super) fn forget(&mut self, dev_id: DevId, reply: Reply<()>) {
-        match self.devices.iter_mut().find(|device| device.dev_id == dev_id) {
+        match self
+            .devices
+            .iter_mut()
+            .find(|device| device.dev_id == dev_id)
+        {
             Some(device) => device.forgotten.push(reply),
             None => {
                 // The one who asked may be gone.
@@ -202,14 +240,23 @@ impl Reactor {
             // Every tag came back, and the device is released already.
             return Some(libc::ENODEV);
         }
-        self.queues.iter().flatten().filter(|queue| queue.dev_id == dev_id).find_map(|queue| queue.refused)
+        self.queues
+            .iter()
+            .flatten()
+            .filter(|queue| queue.dev_id == dev_id)
+            .find_map(|queue| queue.refused)
     }
 
     /// Lets go of a queue when the kernel has taken all its tags back, and of the device with its last queue: this is the fence
     /// of recovery, `/dev/ublkcN` leaves the ring only when no operation of the device is in it.
     pub(super) fn release_if_done(&mut self, number: u32) {
-        let Some(place) = self.queues.get_mut(number as usize) else { return };
-        if !place.as_ref().is_some_and(|queue| queue.closing && queue.fetching == 0 && queue.working == 0) {
+        let Some(place) = self.queues.get_mut(number as usize) else {
+            return;
+        };
+        if !place
+            .as_ref()
+            .is_some_and(|queue| queue.closing && queue.fetching == 0 && queue.working == 0)
+        {
             return;
         }
         let Some(queue) = place.take() else { return };
@@ -218,7 +265,13 @@ impl Reactor {
         if let Buffers::Registered(first) = queue.buffers {
             self.buffers.give(u32::from(first), depth);
         }
-        let Some(index) = self.devices.iter().position(|device| device.dev_id == queue.dev_id) else { return };
+        let Some(index) = self
+            .devices
+            .iter()
+            .position(|device| device.dev_id == queue.dev_id)
+        else {
+            return;
+        };
         let device = &mut self.devices[index];
         device.queues_left -= 1;
         if device.queues_left > 0 {

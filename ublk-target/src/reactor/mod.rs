@@ -106,7 +106,13 @@ pub(super) struct Reactor {
 
 /// Starts a reactor's thread, and waits until its ring is ready.
 pub(crate) fn spawn(number: usize, config: ReactorConfig) -> Result<ReactorHandle, TargetError> {
-    let failed = |doing| move |source| TargetError::Reactor { reactor: number, doing, source };
+    let failed = |doing| {
+        move |source| TargetError::Reactor {
+            reactor: number,
+            doing,
+            source,
+        }
+    };
     let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)
         .map_err(|errno| failed("cannot make an eventfd")(errno.into()))
         .map(Arc::new)?;
@@ -134,7 +140,12 @@ pub(crate) fn spawn(number: usize, config: ReactorConfig) -> Result<ReactorHandl
         .recv()
         .unwrap_or_else(|_| Err(io::Error::other("its thread ended")))
         .map_err(failed("cannot make its ring"))?;
-    Ok(ReactorHandle { number, commands: sender, wake, thread: Some(thread) })
+    Ok(ReactorHandle {
+        number,
+        commands: sender,
+        wake,
+        thread: Some(thread),
+    })
 }
 
 /// Signals are for other threads. And memory that this thread needs must not be waited for by writing to a device that it
@@ -170,7 +181,13 @@ impl Reactor {
             _guard: AbortOnPanic,
             number,
             ring,
-            executor: Executor::new(FileSlots { zero: FILE_ZERO, first_disk: FILE_FIRST_DISK }, kind::OPERATION),
+            executor: Executor::new(
+                FileSlots {
+                    zero: FILE_ZERO,
+                    first_disk: FILE_FIRST_DISK,
+                },
+                kind::OPERATION,
+            ),
             plan: Box::default(),
             pool: CopyPool::new(config.copy_buffers)?,
             slots: Vec::new(),
@@ -180,7 +197,9 @@ impl Reactor {
             working: 0,
             tags: Ranges::new(TAGS_MAX),
             buffers: Ranges::new(buffer_slots),
-            free_device_files: (first_device..first_device + config.devices_max).rev().collect(),
+            free_device_files: (first_device..first_device + config.devices_max)
+                .rev()
+                .collect(),
             // A kernel with auto buffer registration (6.16) has the new tables (6.13).
             commands_by_table: config.zero_copy,
             commands,
@@ -232,14 +251,20 @@ impl Reactor {
                 self.listen();
                 self.take_commands();
             }
-            other => tracing::error!(reactor = self.number, user_data = other, "a completion that nobody asked for"),
+            other => tracing::error!(
+                reactor = self.number,
+                user_data = other,
+                "a completion that nobody asked for"
+            ),
         }
     }
 
     /// Asks to be woken by the next write to the eventfd.
     fn listen(&mut self) {
         let to = self.wake_count.get().cast::<u8>();
-        let entry = opcode::Read::new(types::Fd(self.wake.as_raw_fd()), to, 8).build().user_data(kind::WAKE);
+        let entry = opcode::Read::new(types::Fd(self.wake.as_raw_fd()), to, 8)
+            .build()
+            .user_data(kind::WAKE);
         // Not by the file table: see `CommandFile::Descriptor`.
         // SAFETY: the eight bytes are on the heap, are never looked at, and outlive the thread and its reads (see `Remains`). There is one
         // such read at a time.
@@ -251,10 +276,16 @@ impl Reactor {
             // An answer that nobody waits for any more is dropped.
             match command {
                 Command::InstallDisk { index, file, reply } => {
-                    let _ = reply.send(self.ring.install_file(FILE_FIRST_DISK + u32::from(index.get()), file.as_fd()));
+                    let _ = reply.send(
+                        self.ring
+                            .install_file(FILE_FIRST_DISK + u32::from(index.get()), file.as_fd()),
+                    );
                 }
                 Command::RemoveDisk { index, reply } => {
-                    let _ = reply.send(self.ring.clear_file(FILE_FIRST_DISK + u32::from(index.get())));
+                    let _ = reply.send(
+                        self.ring
+                            .clear_file(FILE_FIRST_DISK + u32::from(index.get())),
+                    );
                 }
                 Command::Serve { new, reply } => self.serve(new, reply),
                 Command::Forget { dev_id, reply } => self.forget(dev_id, reply),
@@ -278,7 +309,8 @@ impl Reactor {
                 Ok(()) => self.refused(dev_id),
                 Err(error) => Some(error.raw_os_error().unwrap_or(libc::EIO)),
             };
-            let _ = reply.send(refused.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno))));
+            let _ = reply
+                .send(refused.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno))));
         }
     }
 
@@ -301,7 +333,11 @@ impl Reactor {
             // The ring failed, and reads may still land in the pool, whatever becomes of the ring.
             std::mem::forget(self.pool);
         }
-        Remains { _ring: self.ring, _wake_count: self.wake_count, _wake: self.wake }
+        Remains {
+            _ring: self.ring,
+            _wake_count: self.wake_count,
+            _wake: self.wake,
+        }
     }
 }
 

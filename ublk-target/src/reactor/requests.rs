@@ -47,7 +47,15 @@ pub(super) struct Slot {
 
 impl Slot {
     pub(super) fn new(queue: u32, tag: u16) -> Self {
-        Self { queue, tag, state: State::Idle, retries: 0, copy_buffer: None, len_bytes: 0, copied_bytes: 0 }
+        Self {
+            queue,
+            tag,
+            state: State::Idle,
+            retries: 0,
+            copy_buffer: None,
+            len_bytes: 0,
+            copied_bytes: 0,
+        }
     }
 }
 
@@ -57,18 +65,25 @@ type Answer = i32;
 impl Reactor {
     /// Asks for the first request of a slot.
     pub(super) fn fetch(&mut self, number: u32) {
-        let Some(address) = self.address(number) else { return };
+        let Some(address) = self.address(number) else {
+            return;
+        };
         self.slots[number as usize].state = State::Fetching;
         if let Some(queue) = self.queue_of(number) {
             queue.fetching += 1;
         }
         // SAFETY: the entry names no memory.
-        unsafe { self.ring.push(address.fetch(kind::COMMAND | u64::from(number))) };
+        unsafe {
+            self.ring
+                .push(address.fetch(kind::COMMAND | u64::from(number)))
+        };
     }
 
     /// A FETCH ended: with a request, or because the kernel takes the tag back.
     pub(super) fn command_ended(&mut self, number: u32, result: i32) {
-        let Some(queue) = self.queue_of(number) else { return };
+        let Some(queue) = self.queue_of(number) else {
+            return;
+        };
         queue.fetching -= 1;
         if result == 0 {
             queue.working += 1;
@@ -124,7 +139,9 @@ impl Reactor {
     /// Begins a request. False, and nothing done, if it has to wait.
     fn begin(&mut self, number: u32) -> bool {
         let slot = self.slots[number as usize];
-        let Some(Some(queue)) = self.queues.get(slot.queue as usize) else { return true };
+        let Some(Some(queue)) = self.queues.get(slot.queue as usize) else {
+            return true;
+        };
         let descriptor = queue.descriptors.get(slot.tag);
         match descriptor.op {
             lib::UBLK_IO_OP_READ => match self.begin_read(number, &descriptor) {
@@ -143,16 +160,28 @@ impl Reactor {
 
     fn begin_read(&mut self, number: u32, descriptor: &Descriptor) -> Result<bool, Answer> {
         let slot = self.slots[number as usize];
-        let Some(Some(queue)) = self.queues.get(slot.queue as usize) else { return Ok(true) };
-        let len_bytes = descriptor.sectors.checked_mul(512).filter(|len| *len > 0 && *len as usize <= BUFFER_BYTES);
+        let Some(Some(queue)) = self.queues.get(slot.queue as usize) else {
+            return Ok(true);
+        };
+        let len_bytes = descriptor
+            .sectors
+            .checked_mul(512)
+            .filter(|len| *len > 0 && *len as usize <= BUFFER_BYTES);
         let start = descriptor.start_sector.checked_mul(SECTOR_BYTES);
-        let (Some(len_bytes), Some(start)) = (len_bytes, start) else { return Err(-libc::EINVAL) };
+        let (Some(len_bytes), Some(start)) = (len_bytes, start) else {
+            return Err(-libc::EINVAL);
+        };
         self.plan.clear();
-        if let Err(error) = queue.stack.plan_read(ByteOffset::new(start), len_bytes, &mut self.plan) {
+        if let Err(error) = queue
+            .stack
+            .plan_read(ByteOffset::new(start), len_bytes, &mut self.plan)
+        {
             tracing::error!(dev_id = %queue.dev_id, start, len_bytes, %error, "a read cannot be planned");
             return Err(-libc::EIO);
         }
-        let registered = queue.registered_buffer(slot.tag).filter(|_| !descriptor.lacks_buffer());
+        let registered = queue
+            .registered_buffer(slot.tag)
+            .filter(|_| !descriptor.lacks_buffer());
         let (buffer, copy_buffer) = match registered {
             Some(index) => (RequestBuffer::Registered(index), None),
             None => match self.pool.take() {
@@ -164,7 +193,12 @@ impl Reactor {
         // shorter than the request, and ours until it is given back, which is after the request ended; `wind_up`
         // leaks the pool if reads are in flight.
         let begun = unsafe {
-            self.executor.begin_read(&mut self.ring, RequestIndex(number), buffer, self.plan.as_slice())
+            self.executor.begin_read(
+                &mut self.ring,
+                RequestIndex(number),
+                buffer,
+                self.plan.as_slice(),
+            )
         };
         if begun == Begun::Full {
             if let Some(taken) = copy_buffer {
@@ -201,13 +235,20 @@ impl Reactor {
     }
 
     fn copy(&mut self, number: u32, buffer: u16) {
-        let Some(address) = self.address(number) else { return };
+        let Some(address) = self.address(number) else {
+            return;
+        };
         let from = self.pool.start(buffer);
         let slot = &mut self.slots[number as usize];
         slot.state = State::Copying;
         let from = from.wrapping_add(slot.copied_bytes as usize);
         let left = slot.len_bytes - slot.copied_bytes;
-        let entry = address.copy_in(from, left, slot.copied_bytes, kind::COPY | u64::from(number));
+        let entry = address.copy_in(
+            from,
+            left,
+            slot.copied_bytes,
+            kind::COPY | u64::from(number),
+        );
         // SAFETY: the buffer is this request's until `finish` gives it back, after the copy; see `begin_read` for the end.
         unsafe { self.ring.push(entry) };
     }
@@ -215,7 +256,9 @@ impl Reactor {
     /// A copy into a request's pages ended.
     pub(super) fn copied(&mut self, number: u32, result: i32) {
         let slot = &mut self.slots[number as usize];
-        let Some(buffer) = slot.copy_buffer else { return };
+        let Some(buffer) = slot.copy_buffer else {
+            return;
+        };
         match u32::try_from(result) {
             Ok(0) => self.finish(number, -libc::EIO),
             Ok(moved) => {
@@ -228,7 +271,10 @@ impl Reactor {
                     self.copy(number, buffer);
                 }
             }
-            Err(_) if matches!(-result, libc::EAGAIN | libc::EINTR) && slot.retries < COPY_RETRIES_MAX => {
+            Err(_)
+                if matches!(-result, libc::EAGAIN | libc::EINTR)
+                    && slot.retries < COPY_RETRIES_MAX =>
+            {
                 slot.retries += 1;
                 self.copy(number, buffer);
             }
@@ -248,7 +294,9 @@ impl Reactor {
 
     /// Ends the request, and asks for the next one with the same command.
     fn commit(&mut self, number: u32, answer: Answer) {
-        let Some(address) = self.address(number) else { return };
+        let Some(address) = self.address(number) else {
+            return;
+        };
         self.slots[number as usize].state = State::Fetching;
         self.working -= 1;
         if let Some(queue) = self.queue_of(number) {
@@ -256,7 +304,10 @@ impl Reactor {
             queue.fetching += 1;
         }
         // SAFETY: the entry names no memory.
-        unsafe { self.ring.push(address.commit_and_fetch(answer, kind::COMMAND | u64::from(number))) };
+        unsafe {
+            self.ring
+                .push(address.commit_and_fetch(answer, kind::COMMAND | u64::from(number)))
+        };
     }
 
     fn address(&self, number: u32) -> Option<TagAddress> {

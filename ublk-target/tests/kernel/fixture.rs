@@ -9,7 +9,9 @@ use std::sync::Arc;
 use bedplate_datapath::engine::DiskFile;
 use bedplate_datapath::map::{LayerMap, MapEntry};
 use bedplate_datapath::plan::{DiskIndex, Layer, LayerStack};
-use bedplate_datapath::units::{BLOCK_BYTES, BLOCKS_PER_CLUSTER, BlockMask, CLUSTER_BYTES, DevId, Pcn};
+use bedplate_datapath::units::{
+    BLOCK_BYTES, BLOCKS_PER_CLUSTER, BlockMask, CLUSTER_BYTES, DevId, Pcn,
+};
 use bedplate_ublk_target::{DataMode, DeviceSpec, OwnerTag, Target, TargetConfig};
 use uuid::Uuid;
 
@@ -22,7 +24,10 @@ pub const FIRST_DEVICE: u32 = 700;
 const DEVICES: u32 = 100;
 
 pub fn seed() -> u64 {
-    std::env::var("BEDPLATE_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+    std::env::var("BEDPLATE_TEST_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1)
 }
 
 /// SplitMix64: small, and the same everywhere.
@@ -45,10 +50,17 @@ fn disk_bytes(disk: u16, at: u64, bytes: &mut [u8]) {
 pub fn disks() -> Result<Vec<PathBuf>, Box<dyn Error>> {
     let paths: Vec<PathBuf> = match std::env::var("BEDPLATE_TEST_DISKS") {
         Ok(list) => list.split(',').map(PathBuf::from).collect(),
-        Err(_) => (0..2).map(|n| std::env::temp_dir().join(format!("bedplate-kernel-disk-{n}"))).collect(),
+        Err(_) => (0..2)
+            .map(|n| std::env::temp_dir().join(format!("bedplate-kernel-disk-{n}")))
+            .collect(),
     };
     for (disk, path) in (0_u16..).zip(&paths) {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
         let mut cluster = vec![0; usize::try_from(CLUSTER_BYTES)?];
         let mut last = cluster.clone();
         // Written before, by an earlier scenario?
@@ -101,15 +113,23 @@ impl Image {
             }
             (disk, entries)
         };
-        Self { layers: vec![layer(0), layer(1)], size_bytes: IMAGE_BYTES }
+        Self {
+            layers: vec![layer(0), layer(1)],
+            size_bytes: IMAGE_BYTES,
+        }
     }
 
     pub fn stack(&self, disks: &[DiskIndex]) -> Arc<LayerStack> {
         let layers = self.layers.iter().map(|(disk, entries)| Layer {
-            map: Arc::new(LayerMap::from_entries(entries.iter().map(|entry| entry.bits()).collect())),
+            map: Arc::new(LayerMap::from_entries(
+                entries.iter().map(|entry| entry.bits()).collect(),
+            )),
             disk: disks[usize::from(*disk)],
         });
-        Arc::new(LayerStack { layers: layers.collect(), size_bytes: self.size_bytes })
+        Arc::new(LayerStack {
+            layers: layers.collect(),
+            size_bytes: self.size_bytes,
+        })
     }
 
     pub fn device_bytes(&self) -> u64 {
@@ -122,15 +142,22 @@ impl Image {
         while done < bytes.len() {
             let position = at + done as u64;
             let in_block = position % BLOCK_BYTES;
-            let len = usize::try_from(BLOCK_BYTES - in_block).expect("a block").min(bytes.len() - done);
+            let len = usize::try_from(BLOCK_BYTES - in_block)
+                .expect("a block")
+                .min(bytes.len() - done);
             let to = &mut bytes[done..done + len];
             let lcn = usize::try_from(position / CLUSTER_BYTES).expect("a small image");
             let block = u32::try_from(position % CLUSTER_BYTES / BLOCK_BYTES).expect("a block");
             assert!(block < BLOCKS_PER_CLUSTER);
-            let holder = self.layers.iter().find(|(_, entries)| entries[lcn].mask().contains(block));
+            let holder = self
+                .layers
+                .iter()
+                .find(|(_, entries)| entries[lcn].mask().contains(block));
             match holder {
                 Some((disk, entries)) if !entries[lcn].pcn().is_none() => {
-                    let from = entries[lcn].pcn().offset().get() + u64::from(block) * BLOCK_BYTES + in_block;
+                    let from = entries[lcn].pcn().offset().get()
+                        + u64::from(block) * BLOCK_BYTES
+                        + in_block;
                     disk_bytes(*disk, from, to);
                 }
                 _ => to.fill(0),
@@ -149,7 +176,13 @@ pub struct Bench {
 }
 
 pub fn config(mode: DataMode) -> TargetConfig {
-    TargetConfig { reactors: 2, queues: 2, queue_depth: 32, data_mode: Some(mode), ..TargetConfig::default() }
+    TargetConfig {
+        reactors: 2,
+        queues: 2,
+        queue_depth: 32,
+        data_mode: Some(mode),
+        ..TargetConfig::default()
+    }
 }
 
 pub fn bench(config: TargetConfig) -> Result<Bench, Box<dyn Error>> {
@@ -163,7 +196,12 @@ pub fn bench(config: TargetConfig) -> Result<Bench, Box<dyn Error>> {
     }
     let image = Image::of(seed(), u16::try_from(paths.len())?);
     let stack = image.stack(&indexes);
-    Ok(Bench { target, image, stack, indexes })
+    Ok(Bench {
+        target,
+        image,
+        stack,
+        indexes,
+    })
 }
 
 fn claim(path: &std::path::Path) -> Result<DiskFile, Box<dyn Error>> {
@@ -179,7 +217,12 @@ fn claim(path: &std::path::Path) -> Result<DiskFile, Box<dyn Error>> {
 
 pub fn spec(number: u32) -> DeviceSpec {
     let owner = OwnerTag::of(Uuid::from_u128(u128::from(number)));
-    DeviceSpec { dev_id: DevId::new(number), owner, read_only: true, dma_alignment: 1 }
+    DeviceSpec {
+        dev_id: DevId::new(number),
+        owner,
+        read_only: true,
+        dma_alignment: 1,
+    }
 }
 
 /// Removes devices that a failed scenario left.

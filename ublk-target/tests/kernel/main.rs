@@ -40,11 +40,20 @@ fn main() -> ExitCode {
     let support = match KernelSupport::probe() {
         Ok(support) => support,
         Err(error) => {
-            println!("skipped all {} scenarios: {error}; {}", SCENARIOS.len(), error.remedy());
+            println!(
+                "skipped all {} scenarios: {error}; {}",
+                SCENARIOS.len(),
+                error.remedy()
+            );
             return ExitCode::SUCCESS;
         }
     };
-    println!("seed {} zero_copy {} quiesce {}", fixture::seed(), support.zero_copy(), support.quiesce());
+    println!(
+        "seed {} zero_copy {} quiesce {}",
+        fixture::seed(),
+        support.zero_copy(),
+        support.quiesce()
+    );
     let mut failed = 0;
     for (name, modes, run) in SCENARIOS {
         if !names.is_empty() && !names.iter().any(|wanted| name.contains(wanted.as_str())) {
@@ -68,5 +77,9 @@ fn main() -> ExitCode {
         }
     }
     println!("{failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -13,7 +13,10 @@ use crate::fixture::{Image, mix};
 const READ_BYTES_MAX: u64 = 1 << 20;
 
 pub fn open_direct(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path)
 }
 
 /// Memory that direct I/O accepts.
@@ -35,15 +38,30 @@ impl Aligned {
 }
 
 /// Reads `[at, at + len)` and compares it.
-pub fn check(file: &File, image: &Image, at: u64, len: usize, buffer: &mut Aligned) -> Result<(), Box<dyn Error>> {
+pub fn check(
+    file: &File,
+    image: &Image,
+    at: u64,
+    len: usize,
+    buffer: &mut Aligned,
+) -> Result<(), Box<dyn Error>> {
     let got = buffer.bytes(len);
     got.fill(0xa5);
-    file.read_exact_at(got, at).map_err(|error| format!("read of {len} bytes at {at}: {error}"))?;
+    file.read_exact_at(got, at)
+        .map_err(|error| format!("read of {len} bytes at {at}: {error}"))?;
     let mut expected = vec![0; len];
     image.expect(at, &mut expected);
-    match got.iter().zip(&expected).position(|(got, expected)| got != expected) {
+    match got
+        .iter()
+        .zip(&expected)
+        .position(|(got, expected)| got != expected)
+    {
         None => Ok(()),
-        Some(byte) => Err(format!("read of {len} bytes at {at}: byte {byte} is {:#x}, expected {:#x}", got[byte], expected[byte]).into()),
+        Some(byte) => Err(format!(
+            "read of {len} bytes at {at}: byte {byte} is {:#x}, expected {:#x}",
+            got[byte], expected[byte]
+        )
+        .into()),
     }
 }
 
@@ -64,9 +82,13 @@ pub fn random_read(image: &Image, random: u64, unit: u64) -> (u64, usize) {
     let units = image.device_bytes() / unit;
     let start = mix(random) % units;
     // Short ones more often than long ones.
-    let longest = (READ_BYTES_MAX / unit) >> (mix(random ^ 1) % 11).min(u64::from((READ_BYTES_MAX / unit).ilog2()));
+    let longest = (READ_BYTES_MAX / unit)
+        >> (mix(random ^ 1) % 11).min(u64::from((READ_BYTES_MAX / unit).ilog2()));
     let len = (1 + mix(random ^ 2) % longest.max(1)).min(units - start);
-    (start * unit, usize::try_from(len * unit).expect("at most 1 MiB"))
+    (
+        start * unit,
+        usize::try_from(len * unit).expect("at most 1 MiB"),
+    )
 }
 
 /// Threads that read and compare until they are stopped.
@@ -83,7 +105,8 @@ impl Readers {
         // One open file for all: it stays the same through every kill.
         let file = Arc::new(open_direct(path)?);
         let threads = (0..threads).map(|thread| {
-            let (stop, reads, file, image) = (stop.clone(), reads.clone(), file.clone(), image.clone());
+            let (stop, reads, file, image) =
+                (stop.clone(), reads.clone(), file.clone(), image.clone());
             std::thread::spawn(move || {
                 let mut buffer = Aligned::new(usize::try_from(READ_BYTES_MAX).expect("1 MiB"));
                 for round in 0.. {
@@ -91,13 +114,18 @@ impl Readers {
                         break;
                     }
                     let (at, len) = random_read(&image, thread << 32 | round, 512);
-                    check(&file, &image, at, len, &mut buffer).map_err(|error| error.to_string())?;
+                    check(&file, &image, at, len, &mut buffer)
+                        .map_err(|error| error.to_string())?;
                     reads.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(())
             })
         });
-        Ok(Self { threads: threads.collect(), stop, reads })
+        Ok(Self {
+            threads: threads.collect(),
+            stop,
+            reads,
+        })
     }
 
     pub fn reads(&self) -> u64 {

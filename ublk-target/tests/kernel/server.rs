@@ -12,10 +12,19 @@ use crate::fixture::{Bench, bench, config, spec};
 
 /// `serve attach|recover NUMBER MODE REACTORS`
 pub fn serve(args: &[String]) -> Outcome {
-    let [verb, number, mode, reactors] = args else { return Err("usage: serve attach|recover NUMBER MODE REACTORS".into()) };
+    let [verb, number, mode, reactors] = args else {
+        return Err("usage: serve attach|recover NUMBER MODE REACTORS".into());
+    };
     let number: u32 = number.parse()?;
-    let mode = if mode == "UserCopy" { DataMode::UserCopy } else { DataMode::ZeroCopy };
-    let Bench { target, stack, .. } = bench(TargetConfig { reactors: reactors.parse()?, ..config(mode) })?;
+    let mode = if mode == "UserCopy" {
+        DataMode::UserCopy
+    } else {
+        DataMode::ZeroCopy
+    };
+    let Bench { target, stack, .. } = bench(TargetConfig {
+        reactors: reactors.parse()?,
+        ..config(mode)
+    })?;
     let spec = spec(number);
     let attached = match verb.as_str() {
         "recover" => target.recover(&spec, Arc::clone(&stack))?,
@@ -43,17 +52,36 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn start(verb: &str, number: u32, mode: DataMode, reactors: usize) -> Result<Self, Box<dyn Error>> {
+    pub fn start(
+        verb: &str,
+        number: u32,
+        mode: DataMode,
+        reactors: usize,
+    ) -> Result<Self, Box<dyn Error>> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["serve", verb, &number.to_string(), &format!("{mode:?}"), &reactors.to_string()])
+            .args([
+                "serve",
+                verb,
+                &number.to_string(),
+                &format!("{mode:?}"),
+                &reactors.to_string(),
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         let input = child.stdin.take().ok_or("no input")?;
         let output = BufReader::new(child.stdout.take().ok_or("no output")?);
-        let mut server = Self { child, input, output };
+        let mut server = Self {
+            child,
+            input,
+            output,
+        };
         let line = server.line()?;
-        if line.starts_with("ready") { Ok(server) } else { Err(format!("the server says: {line}").into()) }
+        if line.starts_with("ready") {
+            Ok(server)
+        } else {
+            Err(format!("the server says: {line}").into())
+        }
     }
 
     fn line(&mut self) -> Result<String, Box<dyn Error>> {
@@ -76,7 +104,11 @@ impl Server {
         writeln!(self.input, "quiesce")?;
         let line = self.line()?;
         self.child.wait()?;
-        if line == "quiesced" { Ok(()) } else { Err(format!("the server says: {line}").into()) }
+        if line == "quiesced" {
+            Ok(())
+        } else {
+            Err(format!("the server says: {line}").into())
+        }
     }
 }
 
