@@ -17,11 +17,11 @@ use super::{device_files, log, process, remove_devices, run_lock, watchdog};
 use crate::config::Config;
 
 /// How long jobs may take to end when the daemon goes down: their writes in flight are waited for.
-const JOBS_END_WITHIN: Duration = Duration::from_secs(20);
+const JOBS_END_WITHIN: Duration = Duration::from_secs(8);
 /// How long answers on their way may take then.
 const ANSWERS_END_WITHIN: Duration = Duration::from_secs(2);
 /// How long disks may take to be closed then; one that hangs is simply not marked clean.
-const DISKS_CLOSE_WITHIN: Duration = Duration::from_secs(10);
+const DISKS_CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// How long the recovery of devices holds up the word that the daemon is ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 

@@ -13,7 +13,9 @@ use crate::config;
 use crate::error_kind::ErrorKind;
 
 /// How long the end of the daemon waits for calls into the target that are still under way.
-const CALLS_END_WITHIN: Duration = Duration::from_secs(30);
+const CALLS_END_WITHIN: Duration = Duration::from_secs(5);
+/// How long requests in flight are waited for then. Together with the rest of the way down this stays below the unit's TimeoutStopSec.
+const REQUESTS_END_WITHIN: Duration = Duration::from_secs(8);
 
 /// How devices are served. Every call blocks.
 pub struct Serving {
@@ -43,6 +45,7 @@ impl Serving {
                 config::DataMode::UserCopy => Some(DataMode::UserCopy),
             },
             devices_max: config.devices_max,
+            drain_patience: REQUESTS_END_WITHIN,
             ..defaults
         };
         Self { config, state: Mutex::new(State::Unavailable) }

@@ -4,13 +4,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bedplate_ublk_target::{DeviceState, OwnerTag, Target};
+use bedplate_datapath::units::DevId;
+use bedplate_ublk_target::{DeviceState, KernelDevice, OwnerTag, Target};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::attach;
 use super::catalog::Located;
 use crate::api::{ApiError, AttachmentState};
+use crate::daemon::device_files;
 use crate::daemon::node::Node;
 use crate::error_kind::ErrorKind;
 
@@ -66,6 +68,7 @@ async fn bring_back(node: &Arc<Node>, found: &Located) {
 pub async fn keep_trying(node: Arc<Node>) {
     let mut beat = tokio::time::interval(RETRY);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut dead = HashSet::new();
     loop {
         tokio::select! {
             () = node.stopped() => return,
@@ -86,41 +89,71 @@ pub async fn keep_trying(node: Arc<Node>) {
             }
         }
         while trying.join_next().await.is_some() {}
-        tidy(&node).await;
+        dead = tidy(&node, &dead).await;
     }
 }
 
-/// Devices with our tag that no known object owns: dead ones are removed, others are left alone, since their disk may come late.
-pub async fn tidy(node: &Arc<Node>) {
-    let Ok(devices) = attach::blocking(attach::kernel_devices_of_ours).await else { return };
-    let known: HashSet<OwnerTag> = node.replicas().iter().map(|found| OwnerTag::of(found.object.uuid)).collect();
+/// Devices with our tag that nobody wishes for: of an attach that was never answered, or dead. They are removed. Those of an image
+/// whose disk is not there are left alone, since the disk may come late.
+async fn tidy(node: &Arc<Node>, dead_before: &HashSet<u32>) -> HashSet<u32> {
+    let mut dead = HashSet::new();
+    let Ok(devices) = attach::blocking(attach::kernel_devices_of_ours).await else { return dead };
+    let known = node.replicas();
     let mut waiting = HashSet::new();
     for device in devices {
-        if device.owner.is_some_and(|owner| known.contains(&owner)) {
-            continue;
-        }
-        let number = device.dev_id;
-        if device.state == DeviceState::Dead {
-            match attach::blocking(move || Target::remove_device(number)).await {
-                Ok(Ok(())) => tracing::info!(%number, "removed a dead device that belongs to nothing"),
-                Ok(Err(error)) => tracing::warn!(%number, "a dead device that belongs to nothing: {error}"),
-                Err(error) => tracing::warn!(%number, "a dead device that belongs to nothing: {error}"),
+        let number = device.dev_id.get();
+        let owner = known.iter().find(|found| device.owner == Some(OwnerTag::of(found.object.uuid)));
+        match owner {
+            Some(found) => remove_unwanted(node, found, number).await,
+            // Served by another daemon.
+            None if device.state == DeviceState::Live && device.server_pid.is_some() => {}
+            None if device.state == DeviceState::Dead => {
+                // One look may catch another daemon between ADD and START.
+                if dead_before.contains(&number) {
+                    remove(number, "it is dead and belongs to nothing").await;
+                }
+                dead.insert(number);
             }
-            continue;
+            None => {
+                let key = format!("device:{number}");
+                node.set_problem(&key, Some(waits_for_its_disk(&device)));
+                waiting.insert(key);
+            }
         }
-        let key = format!("device:{number}");
-        let error = ApiError::new(
-            ErrorKind::Held,
-            format!("/dev/ublkb{number} belongs to an image whose disk is not there ({device})"),
-        )
-        .object(format!("/dev/ublkb{number}"))
-        .remedy("it goes on when its disk is back; `bedplated remove-devices` gives it up");
-        node.set_problem(&key, Some(error));
-        waiting.insert(key);
     }
     for key in node.problem_keys("device:") {
         if !waiting.contains(&key) {
             node.set_problem(&key, None);
         }
     }
+    dead
+}
+
+/// Removes a device of an image that is not to be attached, unless a change of the image is under way.
+async fn remove_unwanted(node: &Arc<Node>, found: &Located, number: u32) {
+    let turn = node.images().of(found.object.uuid).turn.clone();
+    let Ok(_turn) = turn.try_lock() else { return };
+    let Ok(now) = node.find_image(&found.object.uuid.to_string()) else { return };
+    let served = node.images().of(found.object.uuid).device == Some(number);
+    let wanted = now.object.want_attached && now.object.dev_id == Some(DevId::new(number));
+    // Without its disk it is not known what is wished for now.
+    if !served && !wanted && node.actor(now.disk).is_ok() {
+        remove(number, "its attach was never answered").await;
+        device_files::forget(&node.config.run_dir, number);
+    }
+}
+
+async fn remove(number: u32, why: &str) {
+    match attach::blocking(move || Target::remove_device(DevId::new(number))).await {
+        Ok(Ok(())) => tracing::info!(number, "removed a device: {why}"),
+        Ok(Err(error)) => tracing::warn!(number, "cannot remove a device ({why}): {error}"),
+        Err(error) => tracing::warn!(number, "cannot remove a device ({why}): {error}"),
+    }
+}
+
+fn waits_for_its_disk(device: &KernelDevice) -> ApiError {
+    let node = format!("/dev/ublkb{}", device.dev_id);
+    ApiError::new(ErrorKind::Held, format!("{node} belongs to an image whose disk is not there ({device})"))
+        .object(node)
+        .remedy("it goes on when its disk is back; `bedplated remove-devices` gives it up")
 }
