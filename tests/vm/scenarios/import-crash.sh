@@ -63,10 +63,14 @@ start_import() {
   job=$(bedplate -o json --no-wait image import "$1" "$LAB_TMP/image" | json_field id)
   [ -n "$job" ] || fail "no job for the import of $1"
   within 30 is_under_way
-  note "$1: $(bedplate -o json job list | tr '{' '\n' | grep done_bytes | tail -n 1 | cut -c1-90)"
+  note "$1: $(bytes_done) of $SIZE bytes are dealt with"
 }
 # Some MiB are written, and the end is far.
-is_under_way() { [ "$(bedplate -o json job list | tr '{' '\n' | sed -n 's/.*"done_bytes":\([0-9]*\).*/\1/p' | tail -n 1)" -gt 8000000 ]; }
+bytes_done() { bedplate -o json job list | tr ',{' '\n\n' | sed -n 's/.*"done_bytes": *//p' | tail -n 1; }
+is_under_way() {
+  done_bytes=$(bytes_done)
+  [ "${done_bytes:-0}" -gt 8000000 ]
+}
 is_in_progress() { [ "$(image_field "$1" state)" = InProgress ] && is_under_way; }
 is_gone() { ! bedplate image show "$1"; }
 disk_is_online() { [ "$(disk_field 1 state)" = Online ]; }
