@@ -237,7 +237,7 @@ impl Target {
         let mut refused = None;
         for (reactor, answer) in asked {
             reactors.push(reactor.number());
-            if let Err(source) = answer.wait(REACTOR_TIMEOUT).flatten() {
+            if let Err(source) = answer.wait_ok(REACTOR_TIMEOUT) {
                 refused = Some(reactor_failed(reactor, "cannot serve a device", source));
             }
         }

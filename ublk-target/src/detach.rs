@@ -50,9 +50,9 @@ impl Target {
             _ => Vec::new(),
         };
         match stop_unless_open(&self.control, &self.support, dev_id) {
-            Ok(()) => {}
-            // Removed by somebody else.
-            Err(TargetError::Command {
+            // Without a device: removed by somebody else.
+            Ok(())
+            | Err(TargetError::Command {
                 errno: Errno::ENODEV,
                 ..
             }) => {}
@@ -195,10 +195,10 @@ fn flush(dev_id: DevId) {
     match answer {
         Ok(Ok(())) => {}
         Ok(Err(error)) | Err(Some(error)) => {
-            tracing::warn!(%dev_id, %error, "cannot flush the device")
+            tracing::warn!(%dev_id, %error, "cannot flush the device");
         }
         Err(None) => {
-            tracing::warn!(%dev_id, "the device's flush does not end: removing it all the same")
+            tracing::warn!(%dev_id, "the device's flush does not end: removing it all the same");
         }
     }
 }

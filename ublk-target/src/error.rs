@@ -145,16 +145,16 @@ impl TargetError {
                 errno: Errno::ENOENT,
                 ..
             } => "load the module: modprobe ublk_drv (Linux 6.8 or newer, CONFIG_BLK_DEV_UBLK)",
-            Self::NoUblk { .. } => "run as root (CAP_SYS_ADMIN)",
+            Self::NoUblk { .. }
+            | Self::Command {
+                errno: Errno::EPERM | Errno::EACCES,
+                ..
+            } => "run as root (CAP_SYS_ADMIN)",
             Self::KernelTooOld { .. } => "boot Linux 6.8 or newer; zero copy needs 6.16",
             Self::Command {
                 errno: Errno::ENOMEM,
                 ..
             } => "free memory, or lower queue_depth",
-            Self::Command {
-                errno: Errno::EPERM | Errno::EACCES,
-                ..
-            } => "run as root (CAP_SYS_ADMIN)",
             Self::Command {
                 errno: Errno::ENOSPC,
                 ..

@@ -46,11 +46,10 @@ impl Descriptors {
     /// The descriptor of `tag`; meaningful only between the completion of the tag's FETCH and its COMMIT.
     pub(crate) fn get(&self, tag: u16) -> Descriptor {
         debug_assert!(tag < self.depth, "tags are below the depth");
-        let start = self
-            .map
-            .as_ptr()
-            .cast::<lib::ublksrv_io_desc>()
-            .wrapping_add(usize::from(tag));
+        // Page aligned, as every mapping is.
+        #[expect(clippy::cast_ptr_alignment)]
+        let first = self.map.as_ptr().cast::<lib::ublksrv_io_desc>();
+        let start = first.wrapping_add(usize::from(tag));
         // SAFETY: the mapping covers `depth` descriptors of this size (asserted in sys.rs), page aligned, and lives as long as
         // `self`. The kernel wrote the descriptor before the completion that brought us here, and leaves it alone until the
         // COMMIT; volatile, since the compiler cannot see that.

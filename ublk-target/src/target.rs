@@ -179,10 +179,7 @@ impl Target {
     fn install_disk(&self, index: DiskIndex, fd: OwnedFd) -> Result<(), TargetError> {
         let fd = Arc::new(fd);
         for reactor in &self.reactors {
-            let answer = reactor
-                .install_disk(index, &fd)
-                .wait(REACTOR_TIMEOUT)
-                .flatten();
+            let answer = reactor.install_disk(index, &fd).wait_ok(REACTOR_TIMEOUT);
             answer.map_err(|source| reactor_failed(reactor, "cannot take a disk", source))?;
         }
         Ok(())
@@ -220,7 +217,7 @@ impl Target {
 
     fn drop_disk(&self, index: DiskIndex) {
         for reactor in &self.reactors {
-            if let Err(error) = reactor.remove_disk(index).wait(REACTOR_TIMEOUT).flatten() {
+            if let Err(error) = reactor.remove_disk(index).wait_ok(REACTOR_TIMEOUT) {
                 tracing::error!(reactor = reactor.number(), disk = index.get(), %error, "cannot let go of a disk");
             }
         }

@@ -86,6 +86,13 @@ impl<T> Pending<T> {
     }
 }
 
+impl<T> Pending<io::Result<T>> {
+    /// Waits for it; an answer that does not come is an error too.
+    pub(crate) fn wait_ok(self, timeout: Duration) -> io::Result<T> {
+        self.wait(timeout)?
+    }
+}
+
 impl Pending<()> {
     /// Waits until the answer's channel closes, with or without an answer.
     pub(crate) fn wait_closed(&self, timeout: Duration) -> bool {

@@ -132,9 +132,9 @@ impl Reactor {
         let file = match installed {
             Ok(file) => file,
             Err(error) => {
-                ranges
-                    .into_iter()
-                    .for_each(|first| self.tags.give(first, depth));
+                for first in ranges {
+                    self.tags.give(first, depth);
+                }
                 self.free_device_files.extend(file);
                 return Err(error);
             }

@@ -72,11 +72,9 @@ impl Reactor {
         if let Some(queue) = self.queue_of(number) {
             queue.fetching += 1;
         }
+        let entry = address.fetch(kind::COMMAND | u64::from(number));
         // SAFETY: the entry names no memory.
-        unsafe {
-            self.ring
-                .push(address.fetch(kind::COMMAND | u64::from(number)))
-        };
+        unsafe { self.ring.push(entry) };
     }
 
     /// A FETCH ended: with a request, or because the kernel takes the tag back.
@@ -303,11 +301,9 @@ impl Reactor {
             queue.working -= 1;
             queue.fetching += 1;
         }
+        let entry = address.commit_and_fetch(answer, kind::COMMAND | u64::from(number));
         // SAFETY: the entry names no memory.
-        unsafe {
-            self.ring
-                .push(address.commit_and_fetch(answer, kind::COMMAND | u64::from(number)))
-        };
+        unsafe { self.ring.push(entry) };
     }
 
     fn address(&self, number: u32) -> Option<TagAddress> {

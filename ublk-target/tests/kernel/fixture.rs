@@ -95,7 +95,7 @@ impl Image {
             let mut previous = 1;
             for lcn in 0..clusters {
                 let random = mix(seed ^ number << 40 ^ lcn as u64);
-                let pcn = if random & 3 == 0 && previous + 1 < DISK_CLUSTERS {
+                let pcn = if random.is_multiple_of(4) && previous + 1 < DISK_CLUSTERS {
                     previous + 1
                 } else {
                     1 + u32::try_from(random >> 33).expect("31 bits") % (DISK_CLUSTERS - 1)
@@ -227,7 +227,12 @@ pub fn spec(number: u32) -> DeviceSpec {
 
 /// Removes devices that a failed scenario left.
 pub fn remove_leftovers() {
-    for device in Target::kernel_devices().unwrap_or_default() {
+    let left = Target::kernel_devices().unwrap_or_default();
+    if !left.is_empty() {
+        // The kernel may still be about to notice that the scenario's target is gone.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+    for device in left {
         if (FIRST_DEVICE..FIRST_DEVICE + DEVICES).contains(&device.dev_id.get()) {
             println!("left behind: {device}");
             if let Err(error) = Target::remove_device(device.dev_id) {

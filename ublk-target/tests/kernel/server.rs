@@ -31,17 +31,16 @@ pub fn serve(args: &[String]) -> Outcome {
         _ => target.attach(&spec, Arc::clone(&stack))?,
     };
     println!("ready {} {:?}", attached.path.display(), attached.data_mode);
-    for line in std::io::stdin().lines() {
-        match line?.as_str() {
-            "quiesce" => {
-                target.quiesce_all()?;
-                println!("quiesced");
-                return Ok(());
-            }
-            other => return Err(format!("unknown command {other}").into()),
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    match line.trim_end() {
+        "quiesce" => {
+            target.quiesce_all()?;
+            println!("quiesced");
+            Ok(())
         }
+        other => Err(format!("unknown command {other}").into()),
     }
-    Ok(())
 }
 
 /// A running server. Killed, without mercy, when dropped.
