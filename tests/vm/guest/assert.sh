@@ -67,11 +67,11 @@ equal() { [ "$2" = "$3" ] || fail "$1: expected '$2', got '$3'"; }
 at_most() { [ "$3" -le "$2" ] || fail "$1: $3, at most $2"; }
 at_least() { [ "$3" -ge "$2" ] || fail "$1: $3, at least $2"; }
 
-# within SECONDS COMMAND...: tries until it succeeds.
+# within SECONDS COMMAND...: tries until it succeeds. An emulated guest has several times the time.
 within() {
   local until seconds=$1
   shift
-  until=$(($(uptime_ms) + seconds * 1000))
+  until=$(($(uptime_ms) + seconds * 1000 * ${LAB_PATIENCE:-1}))
   while ! "$@" >"$LAB_TMP/out" 2>&1; do
     if [ "$(uptime_ms)" -gt "$until" ]; then
       cat "$LAB_TMP/out"

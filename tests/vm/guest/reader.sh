@@ -3,7 +3,7 @@
 
 # reader_start NAME DEVICE IMAGE: in the background; IMAGE holds what must be read.
 reader_start() {
-  guest-reader read --device "$2" --expect "$3" --threads 8 --log "$LAB_TMP/reader-$1.log" >"$LAB_TMP/reader-$1.out" 2>&1 &
+  guest-reader read --device "$2" --expect "$3" --threads 4 --log "$LAB_TMP/reader-$1.log" >"$LAB_TMP/reader-$1.out" 2>&1 &
   echo $! >"$LAB_TMP/reader-$1.pid"
   within 20 grep -q reading "$LAB_TMP/reader-$1.log"
 }

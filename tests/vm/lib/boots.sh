@@ -7,7 +7,8 @@ write_facts() {
   mkdir -p "$lab"
   cp "$HERE"/guest/{guest-main,assert.sh,node.sh,daemon.sh,images.sh,reader.sh} "$lab/"
   cp "$SCENARIO_FILE" "$lab/scenario.sh"
-  printf 'LAB_GUEST=%s\nLAB_KERNEL=%s\nLAB_DATA_MODE=%s\nLAB_BOOT=%s\nLAB_KILLS=%s\n' "$2" "$3" "$4" "$5" "${LAB_KILLS:-20}" >"$lab/facts"
+  printf 'LAB_GUEST=%s\nLAB_KERNEL=%s\nLAB_DATA_MODE=%s\nLAB_BOOT=%s\nLAB_KILLS=%s\nLAB_PATIENCE=%s\n' \
+    "$2" "$3" "$4" "$5" "${LAB_KILLS:-20}" "$(patience)" >"$lab/facts"
 }
 
 # start_guest FOLDER GUEST KERNEL BOOT ORDER: in the background; sets GUEST_PID.
@@ -68,7 +69,7 @@ wait_for_end() {
   WORD=$(last_word "$said" || true)
   if [ -n "$down_from" ]; then
     printf 'down in %s s\n' "$(seconds_since "$down_from")" >>"$said"
-    if [ "$(seconds_since "$down_from")" -gt "${SHUTDOWN_LIMIT_S:-60}" ]; then
+    if [ "$(seconds_since "$down_from")" -gt "$((SHUTDOWN_LIMIT_S * $(patience)))" ]; then
       WORD="@@fail going down took $(seconds_since "$down_from") s"
     fi
   fi
@@ -88,7 +89,7 @@ run_boots() {
     if declare -F "host_before_boot_$boot" >/dev/null; then (cd "$folder" && "host_before_boot_$boot"); fi
     start_guest "$folder" "$guest" "$kernel" "$boot" "$(order_of_boot "$boot")"
     # Where the shell would say that QEMU was killed.
-    wait_for_end "$folder/boot$boot.said" "${LIMIT_S:-300}" 2>/dev/null
+    wait_for_end "$folder/boot$boot.said" "$((LIMIT_S * $(patience)))" 2>/dev/null
     case $WORD in
       @@reboot | @@cut) ;;
       "")

@@ -14,6 +14,11 @@ probe_accelerator() {
   say "set-up: guests run with $answer"
 }
 
+# How many times longer things may take than on a machine of its own: limits are there to end a hang, not to measure.
+patience() {
+  if [ "$(cat "$VM_DIR/accelerator" 2>/dev/null)" = tcg ]; then echo 5; else echo 1; fi
+}
+
 accelerator_options() {
   if [ "$(cat "$VM_DIR/accelerator")" = kvm ]; then
     printf '%s' '-accel kvm -cpu host'

@@ -13,7 +13,7 @@ boot_1() {
   foreign_signatures
   daemon_start
   must bedplate disk format "$(disk 1)"
-  must_fail 1 'bedplate' bedplate disk format "$(disk 1)" --offline
+  must_fail 9 'in use' bedplate disk format "$(disk 1)" --offline --force
   import_marked_image
   flipped_data
   flipped_metadata
@@ -72,6 +72,7 @@ disk_is() { [ "$(disk_field "$1" state)" = "$2" ]; }
 flipped_metadata() {
   # One copy of the slot: the other one holds, and the first is repaired.
   daemon_stop
+  must_fail 1 'bedplate' bedplate disk format "$(disk 1)" --offline
   flip_byte 1 $((SLOT_0_A + 300))
   daemon_start
   within 20 image_is marked Ready

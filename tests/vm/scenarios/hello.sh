@@ -1,6 +1,6 @@
 # shellcheck shell=dash disable=SC2034
 # The guests themselves: disks known by serial, disks that change places, a reboot and a power cut.
-GUESTS="quick node"
+GUESTS="quick"
 DISKS="256 128"
 
 boot_1() {

@@ -66,7 +66,7 @@ start_import() {
   note "$1: $(bytes_done) of $SIZE bytes are dealt with"
 }
 # Some MiB are written, and the end is far.
-bytes_done() { bedplate -o json job list | tr ',{' '\n\n' | sed -n 's/.*"done_bytes": *//p' | tail -n 1; }
+bytes_done() { bedplate -o json job list | tr -s ',{' '\n' | sed -n 's/.*"done_bytes": *//p' | tail -n 1; }
 is_under_way() {
   done_bytes=$(bytes_done)
   [ "${done_bytes:-0}" -gt 8000000 ]

@@ -19,7 +19,7 @@ boot_1() {
   note "without ublk: $(head -n 1 "$LAB_TMP/out")"
   must_fail 0 'ublk' bedplate status
 
-  must_fail 1 'permission|denied' as_nobody bedplate status
+  must_fail 5 'permission' as_nobody bedplate status
   must_fail 1 'permission|denied' as_nobody bedplate disk format --offline "$(disk 1)" --force
   must_fail 1 'permission|denied' as_nobody bedplated --run-dir "$LAB_TMP" --state-dir "$LAB_TMP"
   must setpriv --reuid=65534 --regid=65534 --groups=990 bedplate status

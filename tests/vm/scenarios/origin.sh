@@ -4,7 +4,6 @@
 # The disk stands elsewhere on the second boot and on the third, so it has another name.
 GUESTS="node"
 DISKS="512 64 64"
-MODES="auto user-copy"
 
 IMAGE=seed:32:33554432:6291456
 

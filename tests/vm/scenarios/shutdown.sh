@@ -2,7 +2,6 @@
 # The node goes down with a mounted file system and an open reader on its devices: it does not hang, with a daemon or without.
 GUESTS="node"
 DISKS="512"
-SHUTDOWN_LIMIT_S=75
 
 boot_1() {
   mkdir -p /var/log/journal
