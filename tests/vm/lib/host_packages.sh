@@ -10,6 +10,15 @@ apt_install() {
   DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@" >"$VM_DIR/apt-install.log" 2>&1
 }
 
+# Debian 12's own Rust is older than what Cargo.toml asks for.
+require_rust() {
+  local wanted found
+  wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$TOP/Cargo.toml")
+  found=$(cargo --version 2>/dev/null | cut -d' ' -f2)
+  [ -n "$found" ] || die "cargo is not in PATH: install Rust $wanted or newer (https://rustup.rs)"
+  [ "$(printf '%s\n%s\n' "$wanted" "$found" | sort -V | head -n 1)" = "$wanted" ] || die "Rust $found is too old: $wanted or newer (rustup update)"
+}
+
 missing_packages() {
   local name
   for name in "$@"; do
