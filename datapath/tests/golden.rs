@@ -3,6 +3,8 @@
 //! A golden disk is kept as the runs of bytes that are not zero. `BEDPLATE_MAKE_GOLDEN=1 cargo test --test golden` makes a missing one; one
 //! that is there is never made again.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 use std::path::PathBuf;
 
 use bedplate_datapath::import::{ClusterVerdict, ImportPlanner, verdict};
@@ -114,7 +116,7 @@ fn make() -> Memory {
     let (mut store, _) = Store::open(disk, &start).unwrap();
     import(&mut store, DELETED, "deleted", &image_bytes()[..5000]);
     import(&mut store, IMAGE, "debian-13.raw", &image_bytes());
-    import(&mut store, EMPTY, "all-zero", &[0; 1_000_001]);
+    import(&mut store, EMPTY, "all-zero", &vec![0; 1_000_001]);
     store.set_attachment(IMAGE, DevId::new(7), true).unwrap();
     store.delete(DELETED).unwrap();
     store.close().unwrap()

@@ -1,5 +1,7 @@
 //! Metadata and data that went bad on a disk at rest: repaired from another copy, or refused, never served as good.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 use bedplate_datapath::format::geometry::Geometry;
 use bedplate_datapath::format::map_page::MapPage;
 use bedplate_datapath::format::{Expect, Stamp};
@@ -330,7 +332,7 @@ fn a_cluster_with_two_owners_holds_both_and_frees_nothing_of_either() {
             *bytes = page.encode(&Stamp {
                 disk_uuid: DISK,
                 self_offset: at,
-            })
+            });
         });
     }
     let (mut store, report) = open(&mut disk);

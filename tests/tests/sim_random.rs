@@ -1,5 +1,7 @@
 //! Random crash schedules. `SIM_SCHEDULES` says how many, `SIM_FIRST_SEED` from which seed on; `make soak` runs many more.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 use bedplate_tests::sim::disk::SimDisk;
 use bedplate_tests::sim::schedule::{self, DISK_BYTES, Tally};
 

@@ -1,5 +1,7 @@
 //! The store on a simulated disk without crashes: what it does with images, and with metadata that went bad.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 use bedplate_datapath::store::{FormatParams, PreviousSession, SessionStart, Store, format};
 use bedplate_datapath::units::DevId;
 use bedplate_tests::sim::content::content;

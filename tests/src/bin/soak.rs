@@ -88,9 +88,9 @@ fn main() -> ExitCode {
         if noted.elapsed() > NOTE_EVERY {
             noted = Instant::now();
             write_note(note.as_deref(), count, violations);
-            let rate = times.len() as f64 / started.elapsed().as_secs_f64();
+            let rate = times.len() as u128 * 1000 / started.elapsed().as_millis().max(1);
             println!(
-                "sim soak: shard {shard}/{shards}: {count} schedules (seed {seed}), {violations} violations, {rate:.0}/s"
+                "sim soak: shard {shard}/{shards}: {count} schedules (seed {seed}), {violations} violations, {rate}/s"
             );
         }
     }

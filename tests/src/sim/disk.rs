@@ -277,7 +277,7 @@ impl SimDisk {
         }
         let old = std::mem::replace(&mut self.cells[page], Cell::Zero);
         self.release(old);
-        self.cells[page] = self.keep(bytes);
+        self.cells[page] = self.keep(&bytes);
     }
 
     /// Makes the device longer or shorter, as an operator might.
@@ -351,19 +351,18 @@ impl SimDisk {
             return;
         }
         let old = self.cells[page];
-        let new = match (landed, source) {
-            (u8::MAX, None) => Cell::Zero,
-            _ => {
-                let mut bytes = self.page(page);
-                for sector in (0..SECTORS_PER_PAGE).filter(|sector| landed & (1 << sector) != 0) {
-                    let range = sector * SECTOR..(sector + 1) * SECTOR;
-                    match source {
-                        Some(source) => bytes[range.clone()].copy_from_slice(&source[range]),
-                        None => bytes[range].fill(0),
-                    }
+        let new = if landed == u8::MAX && source.is_none() {
+            Cell::Zero
+        } else {
+            let mut bytes = self.page(page);
+            for sector in (0..SECTORS_PER_PAGE).filter(|sector| landed & (1 << sector) != 0) {
+                let range = sector * SECTOR..(sector + 1) * SECTOR;
+                match source {
+                    Some(source) => bytes[range.clone()].copy_from_slice(&source[range]),
+                    None => bytes[range].fill(0),
                 }
-                self.keep(bytes)
             }
+            self.keep(&bytes)
         };
         self.cells[page] = new;
         self.release(old);
@@ -390,12 +389,12 @@ impl SimDisk {
         }
     }
 
-    fn keep(&mut self, bytes: Page) -> Cell {
+    fn keep(&mut self, bytes: &Page) -> Cell {
         if let Some(at) = self.free.pop() {
-            self.arena[at as usize] = bytes;
+            self.arena[at as usize] = *bytes;
             return Cell::At(at);
         }
-        self.arena.push(bytes);
+        self.arena.push(*bytes);
         Cell::At(
             u32::try_from(self.arena.len() - 1)
                 .expect("a simulated disk has fewer than 2^32 pages"),
@@ -424,7 +423,7 @@ impl SimDisk {
                 for (nth, bytes) in bytes.chunks_exact(PAGE_BYTES).enumerate() {
                     let mut copy = [0; PAGE_BYTES];
                     copy.copy_from_slice(bytes);
-                    let cell = self.keep(copy);
+                    let cell = self.keep(&copy);
                     self.replace(page + nth, cell);
                 }
             }

@@ -245,7 +245,7 @@ impl Run<'_> {
         self.model.check(&mut store, 0, read_back)?;
 
         let mut ballast = Vec::new();
-        for _ in 0..1 + self.rng.below(5) {
+        for _ in 0..=self.rng.below(5) {
             if self.rng.percent(25) {
                 let steps = self.rng.below(24);
                 let now = store.medium_mut().operations();
@@ -491,11 +491,12 @@ impl Run<'_> {
     }
 
     fn crash_somehow(&mut self) {
-        let crash = match self.rng.percent(40) {
-            true => Crash::Process,
-            false => Crash::Power {
+        let crash = if self.rng.percent(40) {
+            Crash::Process
+        } else {
+            Crash::Power {
                 seed: self.rng.next_u64(),
-            },
+            }
         };
         self.crash(crash);
     }

@@ -167,9 +167,10 @@ impl Node {
 
 impl Node {
     fn recover_whole(&mut self) -> Result<(), String> {
-        match self.recover()? {
-            false => Ok(()),
-            true => Err("the recovery crashed by itself".to_owned()),
+        if self.recover()? {
+            Err("the recovery crashed by itself".to_owned())
+        } else {
+            Ok(())
         }
     }
 }
