@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
+use bedplate_datapath::import::ImportPlanner;
+use bedplate_datapath::medium::Medium;
 use bedplate_datapath::store::{FormatParams, PreviousSession, SessionStart, Store, format};
-use bedplate_datapath::units::DevId;
+use bedplate_datapath::units::{BlockMask, DevId, Lcn};
 use bedplate_tests::sim::content::content;
 use bedplate_tests::sim::disk::SimDisk;
 use bedplate_tests::sim::node;
@@ -80,4 +82,65 @@ fn every_content_survives_import_and_reopening() {
         assert_eq!(store.free_clusters(), free);
         store.close().unwrap();
     }
+}
+
+/// Metadata of an image of `gib` GiB of which every cluster is mapped; of its data only the first block of each is claimed to exist.
+fn fully_mapped(gib: u64) -> SimDisk {
+    let mut disk = SimDisk::new((gib + gib / 50 + 1) << 30, 1);
+    let params = FormatParams {
+        disk_uuid: Uuid::from_u128(1),
+        hardware_id_hash: [7; 32],
+        created_unix_s: 1,
+    };
+    format(&mut disk, &params).unwrap();
+    let (mut store, _) = open(&mut disk);
+    let mut ticket = store
+        .begin_import(node::new_image("large", Uuid::from_u128(5), &content(0)))
+        .unwrap();
+    let mut planner = ImportPlanner::new(ticket.owner(), Some(gib << 30));
+    let block = [0x11; 4096];
+    for lcn in 0..u32::try_from(gib << 13).unwrap() {
+        let pcn = store.allocate(&mut ticket, 1).unwrap().pcn;
+        planner
+            .stored(Lcn::new(lcn), pcn, BlockMask::new(1), &block)
+            .unwrap();
+        while planner.needs_cluster() {
+            let pcn = store.allocate(&mut ticket, 1).unwrap().pcn;
+            let write = planner.place(pcn).unwrap();
+            store.medium_mut().write(write.at, &write.bytes).unwrap();
+        }
+    }
+    planner.finish();
+    while planner.needs_cluster() {
+        let pcn = store.allocate(&mut ticket, 1).unwrap().pcn;
+        let write = planner.place(pcn).unwrap();
+        store.medium_mut().write(write.at, &write.bytes).unwrap();
+    }
+    let sealed = planner.seal_input(gib << 30, [1; 32], [2; 64]).unwrap();
+    store.seal(ticket, sealed).unwrap();
+    store.close().unwrap();
+    disk
+}
+
+/// `SIM_MAPPED_GIB` says how large; at 1024 it is the 1 TiB of the design, and needs some 5 GiB of memory.
+#[test]
+fn a_large_map_is_read_in_large_pieces() {
+    let gib = std::env::var("SIM_MAPPED_GIB").map_or(16, |gib| gib.parse().unwrap());
+    let mut disk = fully_mapped(gib);
+    let reads = disk.reads();
+    let started = std::time::Instant::now();
+    let (mut store, report) = open(&mut disk);
+    let elapsed = started.elapsed();
+    let reads = store.medium_mut().reads() - reads;
+    println!("{gib} GiB fully mapped: opened in {elapsed:.1?} with {reads} reads");
+    assert!(report.repairs.is_empty() && report.held.is_empty());
+    let map = store.map_of(Uuid::from_u128(5)).unwrap();
+    assert_eq!(
+        map.iter().filter(|entry| !entry.pcn().is_none()).count() as u64,
+        gib << 13
+    );
+    // Four superblock copies, two roots, the table, the directories, and a read for each 8 clusters of 16 map pages.
+    let leaves = (gib << 13).div_ceil(504 * 16).div_ceil(8);
+    let table = store.geometry().table_bytes().div_ceil(1 << 20);
+    assert_eq!(reads, 4 + 2 + table + 2 + leaves);
 }

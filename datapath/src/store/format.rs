@@ -43,8 +43,9 @@ pub fn format<M: Medium>(medium: &mut M, params: &FormatParams) -> Result<Geomet
         .flush()
         .map_err(io("removing the former superblock copies"))?;
 
-    // 2. Everything that a superblock points at, durable before the first copy of it is written. Otherwise a crash could leave
-    //    a disk that opens, with a table of whatever was there before.
+    // 2. Everything that a superblock points at, durable before the first copy of it is written: a disk must not open with a
+    //    table of whatever was there before. (The flush after the first copy would do as well, since one copy is no disk yet; but
+    //    that is the superblock's business, and should not carry this.)
     //    Around the zones nothing may stay that names another owner: a GPT has a second header at the end of the device, some
     //    RAID formats have their only one there, and their tools would "repair" the disk from it.
     let zones_end = geometry.end_pcn().offset();

@@ -6,8 +6,9 @@ use uuid::Uuid;
 
 use super::error::StoreError;
 use super::object::{Object, ReplicaState};
-use super::ticket::{ImportTicket, Ledger};
+use super::ticket::{ImportTicket, Ledger, NewImage};
 use super::tree_write::contradiction;
+use super::trees::Tree;
 use super::{Entry, Store};
 use crate::alloc::Extent;
 use crate::format::directory::TreeKind;
@@ -17,9 +18,7 @@ use crate::format::tree::TREE_DIRS;
 use crate::import::SealedImage;
 use crate::map::{LayerMap, MapEntry};
 use crate::medium::Medium;
-use crate::units::{CLUSTER_BYTES, Pcn};
-
-use super::trees::Tree;
+use crate::units::{CLUSTER_BYTES, Epoch, Pcn, SlotIndex};
 
 impl<M: Medium> Store<M> {
     /// Makes an import an image, durably. Every write of its data and checksum pages has returned before this is called.
@@ -43,7 +42,7 @@ impl<M: Medium> Store<M> {
     fn try_seal(
         &mut self,
         ticket: &mut ImportTicket,
-        sealed: SealedImage,
+        mut sealed: SealedImage,
     ) -> Result<Uuid, StoreError> {
         self.check_writable()?;
         let name = ticket.image.name.clone();
@@ -52,8 +51,9 @@ impl<M: Medium> Store<M> {
         // 1. The trees, to clusters that are free as far as the disk knows. A crash leaves them free.
         let map_entries = self.write_map_leaves(ticket, &sealed.map)?;
         let (map_tree, map_dirs) = self.write_directory(ticket, TreeKind::Map, map_entries)?;
+        let checksums = std::mem::take(&mut sealed.checksums);
         let (checksum_tree, checksum_dirs) =
-            self.write_directory(ticket, TreeKind::Checksums, sealed.checksums)?;
+            self.write_directory(ticket, TreeKind::Checksums, checksums)?;
 
         // One cluster with two owners would be found at the next open, and hold both images. It never gets that far.
         let mut ledger = Ledger::new(&ticket.taken);
@@ -77,19 +77,7 @@ impl<M: Medium> Store<M> {
             .map_err(|fault| StoreError::io(&doing, fault))?;
 
         // 3. The image exists with the first durable copy of its slot.
-        let record = record(
-            ticket,
-            &sealed.map,
-            sealed.size_bytes,
-            sealed.stored_clusters,
-            map_dirs,
-            checksum_dirs,
-        );
-        let record = ObjectRecord {
-            sha256: sealed.sha256,
-            sha512: sealed.sha512,
-            ..record
-        };
+        let record = record(&ticket.image, &sealed, map_dirs, checksum_dirs);
         self.change_slot(
             ticket.owner.slot,
             ticket.owner.epoch,
@@ -149,15 +137,11 @@ fn check(name: &str, sealed: &SealedImage) -> Result<(), StoreError> {
 }
 
 fn record(
-    ticket: &ImportTicket,
-    map: &[u64],
-    size_bytes: u64,
-    stored_clusters: u64,
+    image: &NewImage,
+    sealed: &SealedImage,
     map_dirs: [Pcn; TREE_DIRS],
     checksum_dirs: [Pcn; TREE_DIRS],
 ) -> ObjectRecord {
-    debug_assert!(map.len() as u64 >= stored_clusters);
-    let image = &ticket.image;
     ObjectRecord {
         kind: ObjectKind::ImageReplica,
         state: ObjectState::Complete,
@@ -167,11 +151,11 @@ fn record(
         replica_uuid: image.replica_uuid,
         parent_uuid: Uuid::nil(),
         generation: 1,
-        size_bytes,
-        stored_clusters,
+        size_bytes: sealed.size_bytes,
+        stored_clusters: sealed.stored_clusters,
         wanted_copies: image.wanted_copies,
-        sha256: [0; 32],
-        sha512: [0; 64],
+        sha256: sealed.sha256,
+        sha512: sealed.sha512,
         name: Text::cut(&image.name),
         source: Text::cut(&image.source),
         created_unix_s: image.created_unix_s,
@@ -182,8 +166,8 @@ fn record(
 
 /// What the store tells about a Ready object.
 pub(super) fn describe(
-    slot: crate::units::SlotIndex,
-    epoch: crate::units::Epoch,
+    slot: SlotIndex,
+    epoch: Epoch,
     record: &ObjectRecord,
     map_tree: &Tree,
     checksum_tree: &Tree,
