@@ -89,8 +89,8 @@ impl Target {
         if device.state == DeviceState::Live && device.server_pid.is_some() {
             flush(dev_id);
         } else if device.state != DeviceState::Dead {
-            // While a dead server's commands are still being cancelled, Linux 6.12 crashes if the device is stopped under them.
-            // This command changes nothing of a device that is then removed, and is refused until they are gone.
+            // Its server is gone, or going. This command is refused until the kernel has let go of it, and changes nothing of a
+            // device that is then removed.
             if let Err(error) = control.start_recovery(dev_id, DEAD_SERVER_TIMEOUT) {
                 tracing::info!(%dev_id, %error, "removing the device all the same");
             }

@@ -75,7 +75,7 @@ impl fmt::Display for KernelDevice {
 
 impl KernelDevice {
     pub(crate) fn of(info: &DevInfo) -> Self {
-        // Before 7.x the kernel tells the last server's number, dead or alive.
+        // Linux 6.12 tells the last server's number, dead or alive (`ublk_ctrl_get_dev_info`).
         let server_pid =
             (info.ublksrv_pid > 0 && is_alive(info.ublksrv_pid)).then_some(info.ublksrv_pid);
         Self {

@@ -343,9 +343,9 @@ impl Reactor {
 
 /// What a reactor leaves when its thread ends; to be dropped after that.
 ///
-/// The kernel cancels the thread's FETCHes as it exits, in the thread's own context, as it does for a killed process. If the ring were
-/// closed before, a kernel worker would cancel them: on Linux 6.12 that corrupts the kernel's memory (seen on 6.12.107: an
-/// oops in `io_ring_exit_work`).
+/// The kernel cancels the thread's FETCHes as it exits, after it has run the deliveries that are queued for it. If the ring were closed
+/// before, a kernel worker would cancel them with deliveries still queued, and Linux 6.12 completes such a command twice:
+/// see docs/ublk.md, "Fences".
 pub(super) struct Remains {
     _ring: Ring,
     _wake_count: Box<UnsafeCell<u64>>,
