@@ -41,7 +41,7 @@ one_byte() {
   device_is_right "$device" "$LAB_TMP/one-byte"
   must bedplate image detach one-byte
   [ ! -e "$device" ] || fail "$device is still there after detach"
-  equal "detach of what is not attached" 0 "$(bedplate image detach one-byte >/dev/null 2>&1; echo $?)"
+  must bedplate image detach one-byte
   note "one byte: served as 512"
 }
 

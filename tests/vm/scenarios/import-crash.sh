@@ -71,7 +71,11 @@ is_under_way() {
   done_bytes=$(bytes_done)
   [ "${done_bytes:-0}" -gt 8000000 ]
 }
-is_gone() { [ "$(bedplate image show "$1" >/dev/null 2>&1; echo $?)" = 3 ]; }
+is_gone() {
+  status=0
+  bedplate image show "$1" || status=$?
+  [ "$status" = 3 ]
+}
 disk_is_online() { [ "$(disk_field 1 state)" = Online ]; }
 
 nothing_is_left() {
