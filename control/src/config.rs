@@ -147,19 +147,32 @@ impl Default for Config {
 
 impl Default for Discovery {
     fn default() -> Self {
-        Self { interval_ms: 5000, all_block_devices: true }
+        Self {
+            interval_ms: 5000,
+            all_block_devices: true,
+        }
     }
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { interval_ms: 5000, timeout_ms: 5000, suspect_after: 2, offline_after: 12, online_after: 2 }
+        Self {
+            interval_ms: 5000,
+            timeout_ms: 5000,
+            suspect_after: 2,
+            offline_after: 12,
+            online_after: 2,
+        }
     }
 }
 
 impl Default for Import {
     fn default() -> Self {
-        Self { reads_in_flight: 12, writes_in_flight: 12, at_once: 2 }
+        Self {
+            reads_in_flight: 12,
+            writes_in_flight: 12,
+            at_once: 2,
+        }
     }
 }
 
@@ -178,7 +191,9 @@ impl Default for Ublk {
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { lock: MemoryLock::OnFault }
+        Self {
+            lock: MemoryLock::OnFault,
+        }
     }
 }
 
@@ -221,18 +236,25 @@ impl Config {
     pub fn load(path: &Path, must_exist: bool) -> Result<Self, ConfigError> {
         let mut merged = toml::Table::new();
         for file in files_of(path, must_exist)? {
-            let text = std::fs::read_to_string(&file)
-                .map_err(|source| ConfigError::Unreadable { path: file.clone(), source })?;
+            let text =
+                std::fs::read_to_string(&file).map_err(|source| ConfigError::Unreadable {
+                    path: file.clone(),
+                    source,
+                })?;
             // Checked file by file, since the merged table no longer knows lines.
             toml::from_str::<Self>(&text).map_err(|error| malformed(&file, &text, &error))?;
-            let table = toml::from_str::<toml::Table>(&text).map_err(|error| malformed(&file, &text, &error))?;
+            let table = toml::from_str::<toml::Table>(&text)
+                .map_err(|error| malformed(&file, &text, &error))?;
             merge(&mut merged, table);
         }
-        let config: Self = merged.try_into().map_err(|error: toml::de::Error| ConfigError::Malformed {
-            path: path.to_owned(),
-            line: 0,
-            message: error.message().to_owned(),
-        })?;
+        let config: Self =
+            merged
+                .try_into()
+                .map_err(|error: toml::de::Error| ConfigError::Malformed {
+                    path: path.to_owned(),
+                    line: 0,
+                    message: error.message().to_owned(),
+                })?;
         config.check()?;
         Ok(config)
     }
@@ -264,7 +286,9 @@ impl Config {
 
     /// The API's socket.
     pub fn socket_path(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| self.run_dir.join("bedplate.sock"))
+        self.socket
+            .clone()
+            .unwrap_or_else(|| self.run_dir.join("bedplate.sock"))
     }
 
     /// Time between two looks for disks.
@@ -275,14 +299,20 @@ impl Config {
 
 fn at_least_one(setting: &'static str, value: u64) -> Result<(), ConfigError> {
     if value == 0 {
-        return Err(ConfigError::OutOfRange { setting, message: "must be at least 1".to_owned() });
+        return Err(ConfigError::OutOfRange {
+            setting,
+            message: "must be at least 1".to_owned(),
+        });
     }
     Ok(())
 }
 
 fn between(setting: &'static str, value: usize, most: usize) -> Result<(), ConfigError> {
     if value == 0 || value > most {
-        return Err(ConfigError::OutOfRange { setting, message: format!("must be from 1 to {most}, not {value}") });
+        return Err(ConfigError::OutOfRange {
+            setting,
+            message: format!("must be from 1 to {most}, not {value}"),
+        });
     }
     Ok(())
 }
@@ -303,15 +333,24 @@ fn files_of(path: &Path, must_exist: bool) -> Result<Vec<PathBuf>, ConfigError> 
             files.extend(more);
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => return Err(ConfigError::Unreadable { path: folder, source }),
+        Err(source) => {
+            return Err(ConfigError::Unreadable {
+                path: folder,
+                source,
+            });
+        }
     }
     Ok(files)
 }
 
 fn malformed(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     let upto = error.span().map_or(0, |span| span.start.min(text.len()));
-    let line = text.as_bytes()[..upto].iter().filter(|byte| **byte == b'\n').count() + 1;
-    ConfigError::Malformed { path: path.to_owned(), line, message: error.message().trim().replace('\n', "; ") }
+    let line = text.get(..upto).unwrap_or(text).matches('\n').count() + 1;
+    ConfigError::Malformed {
+        path: path.to_owned(),
+        line,
+        message: error.message().trim().replace('\n', "; "),
+    }
 }
 
 fn merge(into: &mut toml::Table, from: toml::Table) {
@@ -342,21 +381,38 @@ mod tests {
     #[test]
     fn later_file_wins_and_disks_add_up() {
         let folder = folder_with(&[
-            ("bedplated.toml", "disks = ['/dev/a']\n[discovery]\ninterval_ms = 100\nall_block_devices = false\n"),
-            ("conf.d/10-more.toml", "disks = ['/dev/b']\n[discovery]\ninterval_ms = 7\n"),
+            (
+                "bedplated.toml",
+                "disks = ['/dev/a']\n[discovery]\ninterval_ms = 100\nall_block_devices = false\n",
+            ),
+            (
+                "conf.d/10-more.toml",
+                "disks = ['/dev/b']\n[discovery]\ninterval_ms = 7\n",
+            ),
             ("conf.d/ignored.txt", "this is = not = toml"),
         ]);
         let config = Config::load(&folder.path().join("bedplated.toml"), true).unwrap();
-        assert_eq!(config.disks, [PathBuf::from("/dev/a"), PathBuf::from("/dev/b")]);
+        assert_eq!(
+            config.disks,
+            [PathBuf::from("/dev/a"), PathBuf::from("/dev/b")]
+        );
         assert_eq!(config.discovery.interval_ms, 7);
         assert!(!config.discovery.all_block_devices);
     }
 
     #[test]
     fn unknown_setting_is_refused_with_file_and_line() {
-        let folder = folder_with(&[("conf.d/20-typo.toml", "log = 'info'\n\n[discovery]\nintervall_ms = 3\n")]);
-        let error = Config::load(&folder.path().join("bedplated.toml"), false).unwrap_err().to_string();
-        assert!(error.contains("conf.d/20-typo.toml:4: unknown field `intervall_ms`"), "{error}");
+        let folder = folder_with(&[(
+            "conf.d/20-typo.toml",
+            "log = 'info'\n\n[discovery]\nintervall_ms = 3\n",
+        )]);
+        let error = Config::load(&folder.path().join("bedplated.toml"), false)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("conf.d/20-typo.toml:4: unknown field `intervall_ms`"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -370,7 +426,9 @@ mod tests {
     #[test]
     fn value_out_of_range_is_refused() {
         let folder = folder_with(&[("bedplated.toml", "[import]\nreads_in_flight = 0\n")]);
-        let error = Config::load(&folder.path().join("bedplated.toml"), true).unwrap_err().to_string();
+        let error = Config::load(&folder.path().join("bedplated.toml"), true)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("import.reads_in_flight"), "{error}");
     }
 }

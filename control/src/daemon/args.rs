@@ -63,8 +63,10 @@ impl Args {
         let mut config = Config::load(path, self.config.is_some())?;
         for disk in &self.disks {
             // A disk is known by its absolute path: that is what the API shows and takes.
-            let disk = std::path::absolute(disk)
-                .map_err(|source| ConfigError::Unreadable { path: disk.clone(), source })?;
+            let disk = std::path::absolute(disk).map_err(|source| ConfigError::Unreadable {
+                path: disk.clone(),
+                source,
+            })?;
             if !config.disks.contains(&disk) {
                 config.disks.push(disk);
             }

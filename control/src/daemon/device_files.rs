@@ -33,7 +33,12 @@ pub fn forget(run_dir: &Path, number: u32) {
 
 /// The name of the device at `node` (`/dev/ublkbN`, or its kernel name), if it is one of ours.
 pub fn name_of(run_dir: &Path, node: &str) -> Option<String> {
-    let number: u32 = node.strip_prefix("/dev/").unwrap_or(node).strip_prefix("ublkb")?.parse().ok()?;
+    let number: u32 = node
+        .strip_prefix("/dev/")
+        .unwrap_or(node)
+        .strip_prefix("ublkb")?
+        .parse()
+        .ok()?;
     let text = std::fs::read_to_string(file_of(run_dir, number)).ok()?;
     let name = text.trim_end();
     (!name.is_empty()).then(|| name.to_owned())
@@ -47,9 +52,21 @@ mod tests {
     fn udev_finds_the_name_while_the_device_is_there() {
         let run_dir = tempfile::tempdir().unwrap();
         note(run_dir.path(), 7, "debian-13");
-        assert_eq!(name_of(run_dir.path(), "/dev/ublkb7").as_deref(), Some("debian-13"));
-        assert_eq!(name_of(run_dir.path(), "ublkb7").as_deref(), Some("debian-13"));
-        for other in ["/dev/ublkb8", "/dev/sda", "/dev/ublkb7p1", "/dev/ublkb../7", ""] {
+        assert_eq!(
+            name_of(run_dir.path(), "/dev/ublkb7").as_deref(),
+            Some("debian-13")
+        );
+        assert_eq!(
+            name_of(run_dir.path(), "ublkb7").as_deref(),
+            Some("debian-13")
+        );
+        for other in [
+            "/dev/ublkb8",
+            "/dev/sda",
+            "/dev/ublkb7p1",
+            "/dev/ublkb../7",
+            "",
+        ] {
             assert_eq!(name_of(run_dir.path(), other), None, "{other}");
         }
         forget(run_dir.path(), 7);

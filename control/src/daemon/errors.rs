@@ -1,7 +1,10 @@
 //! Errors of the layers below, as the API tells them: same words, a kind of the API, the disk by name.
 
+use bedplate_datapath::discover::Refusal;
 use bedplate_datapath::engine::ClaimError;
+use bedplate_datapath::format::superblock::ChoiceError;
 use bedplate_datapath::store::{FormatError, OpenError, OpenErrorKind, StoreError, StoreErrorKind};
+use bedplate_datapath::units::ByteOffset;
 use bedplate_ublk_target::TargetError;
 
 use crate::api::ApiError;
@@ -23,9 +26,13 @@ pub fn of_store(disk: &str, image: Option<&str>, error: &StoreError) -> ApiError
         StoreErrorKind::TooLarge => ErrorKind::BadSize,
         _ => ErrorKind::Internal,
     };
-    let mut told = ApiError::new(kind, format!("{disk}: {error}")).disk(disk).remedy(error.remedy());
-    told.object = image.map(str::to_owned).or_else(|| error.object().map(|uuid| uuid.to_string()));
-    told.offset = error.disk_offset().map(|at| at.get());
+    let mut told = ApiError::new(kind, format!("{disk}: {error}"))
+        .disk(disk)
+        .remedy(error.remedy());
+    told.object = image
+        .map(str::to_owned)
+        .or_else(|| error.object().map(|uuid| uuid.to_string()));
+    told.offset = error.disk_offset().map(ByteOffset::get);
     told.errno = error.errno();
     told
 }
@@ -41,8 +48,10 @@ pub fn of_open(disk: &str, error: &OpenError) -> ApiError {
         OpenErrorKind::Io => ErrorKind::Io,
         _ => ErrorKind::Internal,
     };
-    let mut told = ApiError::new(kind, format!("{disk}: {error}")).disk(disk).remedy(error.remedy());
-    told.offset = error.disk_offset().map(|at| at.get());
+    let mut told = ApiError::new(kind, format!("{disk}: {error}"))
+        .disk(disk)
+        .remedy(error.remedy());
+    told.offset = error.disk_offset().map(ByteOffset::get);
     told.errno = error.errno();
     told
 }
@@ -62,13 +71,34 @@ pub fn of_claim(error: &ClaimError) -> ApiError {
         .remedy(error.remedy())
 }
 
+/// Why a look at `disk` found no disk of ours that can be used.
+pub fn of_refusal(disk: &str, why: &Refusal) -> ApiError {
+    let kind = match why {
+        Refusal::Open(ClaimError::NotFound { .. }) => ErrorKind::NotFound,
+        Refusal::Open(ClaimError::PermissionDenied { .. }) => ErrorKind::PermissionDenied,
+        Refusal::Open(ClaimError::NotADisk { .. }) => ErrorKind::BadRequest,
+        Refusal::Size(_) => ErrorKind::BadSize,
+        Refusal::Superblock(ChoiceError::NotBedplate(_)) => ErrorKind::NotBedplate,
+        Refusal::Superblock(ChoiceError::Unknown(_)) => ErrorKind::UnknownVersion,
+        Refusal::Superblock(_) => ErrorKind::Corrupt,
+        Refusal::BootBlockOverwritten { .. } => ErrorKind::ForeignSignature,
+        Refusal::Silent { .. } => ErrorKind::TimedOut,
+        _ => ErrorKind::Io,
+    };
+    ApiError::new(kind, format!("{disk}: {why}"))
+        .disk(disk)
+        .remedy(why.remedy())
+}
+
 /// Why `disk` was not formatted.
 pub fn of_format(disk: &str, error: &FormatError) -> ApiError {
     let kind = match error {
         FormatError::Size(_) => ErrorKind::BadSize,
         _ => ErrorKind::Io,
     };
-    let mut told = ApiError::new(kind, format!("{disk}: {error}")).disk(disk).remedy(error.remedy());
+    let mut told = ApiError::new(kind, format!("{disk}: {error}"))
+        .disk(disk)
+        .remedy(error.remedy());
     if let FormatError::Io { fault, .. } = error {
         told.offset = Some(fault.at.get());
         told.errno = Some(fault.errno);
@@ -79,7 +109,9 @@ pub fn of_format(disk: &str, error: &FormatError) -> ApiError {
 /// What went wrong with a device of `image`.
 pub fn of_target(image: Option<&str>, error: &TargetError) -> ApiError {
     let kind = match error {
-        TargetError::NoUblk { .. } | TargetError::KernelTooOld { .. } => ErrorKind::KernelUnsupported,
+        TargetError::NoUblk { .. } | TargetError::KernelTooOld { .. } => {
+            ErrorKind::KernelUnsupported
+        }
         TargetError::DeviceTaken { .. } => ErrorKind::DeviceTaken,
         TargetError::Busy { .. } | TargetError::Disk { .. } => ErrorKind::Busy,
         TargetError::NotFound { .. } => ErrorKind::NotFound,
@@ -106,5 +138,6 @@ pub fn of_io(doing: &str, error: &std::io::Error) -> ApiError {
 
 /// A promise inside of the daemon that did not hold; it says which.
 pub fn internal(what: &str) -> ApiError {
-    ApiError::new(ErrorKind::Internal, what).remedy("this is a defect: report it with the daemon's log")
+    ApiError::new(ErrorKind::Internal, what)
+        .remedy("this is a defect: report it with the daemon's log")
 }

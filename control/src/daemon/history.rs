@@ -21,7 +21,12 @@ pub struct Tracked<S> {
 impl<S: Copy + PartialEq + Debug> Tracked<S> {
     /// Starts in `state`, with nothing to tell. `subject` is `disk`, `replica` or `attachment`.
     pub fn new(subject: &'static str, state: S) -> Self {
-        Self { subject, state, why: None, changes: VecDeque::new() }
+        Self {
+            subject,
+            state,
+            why: None,
+            changes: VecDeque::new(),
+        }
     }
 
     /// The state now.
@@ -60,7 +65,13 @@ impl<S: Copy + PartialEq + Debug> Tracked<S> {
             to: format!("{to:?}"),
             cause: cause.to_owned(),
         };
-        tracing::info!(object, "{} {} -> {}: {cause}", change.subject, change.from, change.to);
+        tracing::info!(
+            object,
+            "{} {} -> {}: {cause}",
+            change.subject,
+            change.from,
+            change.to
+        );
         if self.changes.len() == CHANGES_MAX {
             self.changes.pop_front();
         }

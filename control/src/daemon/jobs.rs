@@ -33,7 +33,10 @@ pub struct JobRef {
 impl Jobs {
     /// No jobs yet; `remembered` ended ones are kept.
     pub fn new(remembered: usize) -> Self {
-        Self { table: Mutex::default(), remembered }
+        Self {
+            table: Mutex::default(),
+            remembered,
+        }
     }
 
     /// A new job about `image`, Pending.
@@ -48,7 +51,11 @@ impl Jobs {
                 kind,
                 image: image.to_owned(),
                 state: JobState::Pending,
-                progress: Progress { phase: JobPhase::Waiting, done_bytes: 0, total_bytes },
+                progress: Progress {
+                    phase: JobPhase::Waiting,
+                    done_bytes: 0,
+                    total_bytes,
+                },
                 created_unix_ms: unix_ms(),
                 ended_unix_ms: None,
                 error: None,
@@ -62,8 +69,12 @@ impl Jobs {
     }
 
     fn forget_old(&self, table: &mut Table) {
-        let ended: Vec<u64> =
-            table.jobs.values().filter(|job| job.view.borrow().state.is_final()).map(|job| job.id).collect();
+        let ended: Vec<u64> = table
+            .jobs
+            .values()
+            .filter(|job| job.view.borrow().state.is_final())
+            .map(|job| job.id)
+            .collect();
         let too_many = ended.len().saturating_sub(self.remembered);
         for id in ended.into_iter().take(too_many) {
             table.jobs.remove(&id);
@@ -79,7 +90,9 @@ impl Jobs {
         table.jobs.get(&id).cloned().ok_or_else(|| {
             ApiError::new(ErrorKind::NotFound, format!("there is no job {id}"))
                 .object(id.to_string())
-                .remedy("`bedplate job list` shows the jobs; a restarted daemon knows none of before")
+                .remedy(
+                    "`bedplate job list` shows the jobs; a restarted daemon knows none of before",
+                )
         })
     }
 
@@ -141,14 +154,22 @@ impl JobRef {
 
     /// Returns once it has ended.
     pub async fn ended(&self) {
-        let _ = self.view.subscribe().wait_for(|job| job.state.is_final()).await;
+        let _ = self
+            .view
+            .subscribe()
+            .wait_for(|job| job.state.is_final())
+            .await;
     }
 
     /// It is at work, and this far.
     pub fn progress(&self, phase: JobPhase, done_bytes: u64, total_bytes: Option<u64>) {
         self.view.send_modify(|job| {
             job.state = JobState::Running;
-            job.progress = Progress { phase, done_bytes, total_bytes };
+            job.progress = Progress {
+                phase,
+                done_bytes,
+                total_bytes,
+            };
         });
     }
 
@@ -162,7 +183,12 @@ impl JobRef {
         self.view.send_modify(|job| {
             match &error {
                 None => tracing::info!(job = job.id, image = job.image, "{:?} done", job.kind),
-                Some(error) => tracing::warn!(job = job.id, image = job.image, "{:?} {state:?}: {error}", job.kind),
+                Some(error) => tracing::warn!(
+                    job = job.id,
+                    image = job.image,
+                    "{:?} {state:?}: {error}",
+                    job.kind
+                ),
             }
             job.state = state;
             job.progress.phase = JobPhase::Finished;

@@ -110,8 +110,11 @@ impl Node {
     pub fn require_attaching(&self) -> Result<(), ApiError> {
         self.require_running()?;
         if self.no_attach.load(Ordering::Relaxed) {
-            return Err(ApiError::new(ErrorKind::ShuttingDown, "the node is going down, and all devices were removed")
-                .remedy("restart the daemon if it is not: `systemctl restart bedplated`"));
+            return Err(ApiError::new(
+                ErrorKind::ShuttingDown,
+                "the node is going down, and all devices were removed",
+            )
+            .remedy("restart the daemon if it is not: `systemctl restart bedplated`"));
         }
         Ok(())
     }
@@ -128,8 +131,11 @@ impl Node {
     /// `ShuttingDown`.
     pub fn require_running(&self) -> Result<(), ApiError> {
         if self.is_stopping() {
-            return Err(ApiError::new(ErrorKind::ShuttingDown, "the daemon is going down and takes no new work")
-                .remedy("try again when it is back"));
+            return Err(ApiError::new(
+                ErrorKind::ShuttingDown,
+                "the daemon is going down and takes no new work",
+            )
+            .remedy("try again when it is back"));
         }
         Ok(())
     }
@@ -155,7 +161,11 @@ impl Node {
     /// The keys of problems that begin with `prefix`.
     pub fn problem_keys(&self, prefix: &str) -> Vec<String> {
         let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        problems.keys().filter(|key| key.starts_with(prefix)).cloned().collect()
+        problems
+            .keys()
+            .filter(|key| key.starts_with(prefix))
+            .cloned()
+            .collect()
     }
 
     /// What somebody should look at.
@@ -163,7 +173,9 @@ impl Node {
         let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         let mut list: Vec<(&String, &ApiError)> = problems.iter().collect();
         list.sort_by_key(|(key, _)| *key);
-        list.into_iter().map(|(_, problem)| problem.clone()).collect()
+        list.into_iter()
+            .map(|(_, problem)| problem.clone())
+            .collect()
     }
 
     /// The actor of a disk that is in use.
@@ -174,14 +186,20 @@ impl Node {
         let disks = self.disks();
         let entry = disks.iter().find(|entry| entry.uuid == Some(disk));
         let Some(entry) = entry else {
-            return Err(ApiError::new(ErrorKind::DiskOffline, format!("the disk {disk} is not known any more"))
-                .disk(disk.to_string()));
+            return Err(ApiError::new(
+                ErrorKind::DiskOffline,
+                format!("the disk {disk} is not known any more"),
+            )
+            .disk(disk.to_string()));
         };
         entry.actor.clone().ok_or_else(|| {
             let why = entry.state.why().unwrap_or("it was not found");
-            ApiError::new(ErrorKind::DiskOffline, format!("the disk {} ({disk}) is not in use: {why}", entry.name()))
-                .disk(entry.name())
-                .remedy("it comes back by itself when it is found; `bedplate disk show` says more")
+            ApiError::new(
+                ErrorKind::DiskOffline,
+                format!("the disk {} ({disk}) is not in use: {why}", entry.name()),
+            )
+            .disk(entry.name())
+            .remedy("it comes back by itself when it is found; `bedplate disk show` says more")
         })
     }
 
@@ -192,16 +210,25 @@ impl Node {
     pub fn disk_with_most_space(&self) -> Result<Arc<DiskActor>, ApiError> {
         let disks = self.disks();
         let writable = disks.iter().filter_map(DiskEntry::writable);
-        writable.max_by_key(|actor| actor.contents().free_bytes).cloned().ok_or_else(|| {
-            let known = disks.len();
-            ApiError::new(ErrorKind::DiskOffline, format!("no disk is Online and writable ({known} known)"))
+        writable
+            .max_by_key(|actor| actor.contents().free_bytes)
+            .cloned()
+            .ok_or_else(|| {
+                let known = disks.len();
+                ApiError::new(
+                    ErrorKind::DiskOffline,
+                    format!("no disk is Online and writable ({known} known)"),
+                )
                 .remedy("make one with `bedplate disk format PATH`, or see `bedplate disk list`")
-        })
+            })
     }
 
     /// The number of disks in use.
     pub fn disks_online(&self) -> usize {
-        self.disks().iter().filter(|entry| entry.state.get() == DiskState::Online).count()
+        self.disks()
+            .iter()
+            .filter(|entry| entry.state.get() == DiskState::Online)
+            .count()
     }
 }
 
@@ -211,7 +238,13 @@ impl Node {
 /// When `/proc` does not tell.
 pub fn boot_id() -> Result<Uuid, ApiError> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| errors::of_io("cannot read the kernel's boot id (/proc/sys/kernel/random/boot_id)", &error))?;
-    text.trim().parse().map_err(|_| errors::internal("the kernel's boot id is no UUID"))
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        errors::of_io(
+            "cannot read the kernel's boot id (/proc/sys/kernel/random/boot_id)",
+            &error,
+        )
+    })?;
+    text.trim()
+        .parse()
+        .map_err(|_| errors::internal("the kernel's boot id is no UUID"))
 }

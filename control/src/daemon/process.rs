@@ -21,7 +21,9 @@ pub fn prepare(config: &Config) {
 }
 
 fn raise_open_files() {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
     if soft < hard
         && let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
     {
@@ -39,7 +41,9 @@ fn set_io_flusher() {
 }
 
 fn lock_memory() {
-    let flags = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | MlockAllFlags::from_bits_retain(MCL_ONFAULT);
+    let flags = MlockAllFlags::MCL_CURRENT
+        | MlockAllFlags::MCL_FUTURE
+        | MlockAllFlags::from_bits_retain(MCL_ONFAULT);
     if let Err(errno) = mlockall(flags) {
         tracing::warn!(
             %errno,

@@ -29,7 +29,9 @@ pub async fn in_daemon(node: &Arc<Node>) -> Result<(), ApiError> {
         let image = found.object.uuid;
         let turn = node.images().of(image).turn.clone();
         let _turn = turn.lock().await;
-        let Some(number) = node.images().of(image).device else { continue };
+        let Some(number) = node.images().of(image).device else {
+            continue;
+        };
         match attach::take_down(node, &found.object, number).await {
             Ok(()) => attach::set_attachment(
                 node,
@@ -53,7 +55,9 @@ pub async fn in_daemon(node: &Arc<Node>) -> Result<(), ApiError> {
 
 async fn remove(number: u32) -> Result<(), ApiError> {
     let device = bedplate_datapath::units::DevId::new(number);
-    blocking(move || Target::remove_device(device)).await?.map_err(|error| errors::of_target(None, &error))
+    blocking(move || Target::remove_device(device))
+        .await?
+        .map_err(|error| errors::of_target(None, &error))
 }
 
 /// `bedplated remove-devices`: asks the daemon, then removes what is left. Answers whether nothing of ours is left.
@@ -98,5 +102,7 @@ fn ask_daemon(socket: &Path, timeout: Duration) -> std::io::Result<()> {
     if answer.starts_with(DONE) {
         return Ok(());
     }
-    Err(std::io::Error::other(answer.lines().last().unwrap_or("no answer").to_owned()))
+    Err(std::io::Error::other(
+        answer.lines().last().unwrap_or("no answer").to_owned(),
+    ))
 }

@@ -51,12 +51,19 @@ pub fn main(args: &Args) -> ExitCode {
         };
     }
     if let Err(error) = log::start(&config.log) {
-        eprintln!("bedplated: the log filter {:?} is wrong: {error}", config.log);
+        eprintln!(
+            "bedplated: the log filter {:?} is wrong: {error}",
+            config.log
+        );
         return ExitCode::from(EXIT_USAGE);
     }
     if let Some(Command::RemoveDevices { timeout }) = &args.command {
         let gone = remove_devices::command(&config.socket_path(), Duration::from_secs(*timeout));
-        return if gone { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return if gone {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
     }
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -71,7 +78,10 @@ fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     // Before anything else: two daemons must not even look at the same disks.
     let _lock = run_lock::take(&config.run_dir)?;
     process::prepare(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("control").enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("control")
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(live(config));
     // Calls that block on a hung disk must not keep the process from ending.
     runtime.shutdown_background();
@@ -131,7 +141,11 @@ async fn come_back(node: &Arc<Node>) {
     if tokio::time::timeout(READY_WITHIN, recovery).await.is_err() {
         tracing::warn!("some devices are still being brought back");
     }
-    let status = format!("{} disks online, {} images", node.disks_online(), node.image_list().len());
+    let status = format!(
+        "{} disks online, {} images",
+        node.disks_online(),
+        node.image_list().len()
+    );
     tracing::info!("ready: {status}");
     watchdog::tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
     tokio::spawn(discovery::keep_looking(Arc::clone(node)));
@@ -143,7 +157,10 @@ async fn come_back(node: &Arc<Node>) {
 async fn leave(node: &Arc<Node>) {
     node.stop();
     node.jobs.cancel_all();
-    if tokio::time::timeout(JOBS_END_WITHIN, node.jobs.all_ended()).await.is_err() {
+    if tokio::time::timeout(JOBS_END_WITHIN, node.jobs.all_ended())
+        .await
+        .is_err()
+    {
         tracing::warn!("some jobs do not end; nothing of them is kept");
     }
     // Devices stay, quiesced, for the next process; their requests wait in the kernel.
@@ -151,7 +168,10 @@ async fn leave(node: &Arc<Node>) {
     if let Err(error) = super::image::attach::blocking(move || serving.serving.leave()).await {
         tracing::warn!("leaving the devices: {error}");
     }
-    if tokio::time::timeout(DISKS_CLOSE_WITHIN, disk::close_all(node)).await.is_err() {
+    if tokio::time::timeout(DISKS_CLOSE_WITHIN, disk::close_all(node))
+        .await
+        .is_err()
+    {
         tracing::warn!("some disks do not answer; they are not marked clean");
     }
 }
@@ -164,7 +184,10 @@ struct Ends {
 
 impl Ends {
     fn catch() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {

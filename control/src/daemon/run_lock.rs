@@ -37,18 +37,33 @@ pub enum RunLockError {
 /// When another daemon holds it, or it cannot be written.
 pub fn take(run_dir: &Path) -> Result<RunLock, RunLockError> {
     let path = run_dir.join("bedplated.lock");
-    let io = |source| RunLockError::Io { path: path.clone(), source };
+    let io = |source| RunLockError::Io {
+        path: path.clone(),
+        source,
+    };
     std::fs::create_dir_all(run_dir).map_err(io)?;
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(io)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
             // Who it is only makes the message better; an unreadable file changes nothing.
             let _ = file.read_to_string(&mut pid);
-            let pid = if pid.trim().is_empty() { "unknown" } else { pid.trim() };
-            return Err(RunLockError::Taken { run_dir: run_dir.to_owned(), pid: pid.to_owned() });
+            let pid = if pid.trim().is_empty() {
+                "unknown"
+            } else {
+                pid.trim()
+            };
+            return Err(RunLockError::Taken {
+                run_dir: run_dir.to_owned(),
+                pid: pid.to_owned(),
+            });
         }
         Err(TryLockError::Error(source)) => return Err(io(source)),
     }
@@ -67,7 +82,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let held = take(folder.path()).unwrap();
         let error = take(folder.path()).unwrap_err().to_string();
-        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+        assert!(
+            error.contains(&format!("pid {}", std::process::id())),
+            "{error}"
+        );
         drop(held);
         take(folder.path()).unwrap();
     }

@@ -54,7 +54,11 @@ impl SeenPaths {
 
     /// Remembers that `disk` is in use, at `path`.
     pub fn remember(&mut self, disk: Uuid, path: &Path) {
-        let known = self.disks.seen.get(&disk).is_some_and(|known| known == path);
+        let known = self
+            .disks
+            .seen
+            .get(&disk)
+            .is_some_and(|known| known == path);
         let was_removed = self.disks.removed.remove(&disk);
         if known && !was_removed {
             return;
@@ -102,7 +106,10 @@ mod tests {
         seen.remember(gone, Path::new("/dev/two"));
         seen.remove(gone);
         let mut again = SeenPaths::load(folder.path());
-        assert_eq!(again.iter().collect::<Vec<_>>(), [(&kept, &PathBuf::from("/dev/one"))]);
+        assert_eq!(
+            again.iter().collect::<Vec<_>>(),
+            [(&kept, &PathBuf::from("/dev/one"))]
+        );
         assert!(again.is_removed(gone));
         again.remember(gone, Path::new("/dev/two"));
         assert!(!SeenPaths::load(folder.path()).is_removed(gone));

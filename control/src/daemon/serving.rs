@@ -34,7 +34,11 @@ impl Serving {
     /// With these settings; nothing is started yet.
     pub fn new(config: &config::Ublk) -> Self {
         let defaults = TargetConfig::default();
-        let reactors = if config.reactors == 0 { defaults.reactors } else { config.reactors };
+        let reactors = if config.reactors == 0 {
+            defaults.reactors
+        } else {
+            config.reactors
+        };
         let config = TargetConfig {
             reactors,
             queues: config.queues,
@@ -48,7 +52,10 @@ impl Serving {
             drain_patience: REQUESTS_END_WITHIN,
             ..defaults
         };
-        Self { config, state: Mutex::new(State::Unavailable) }
+        Self {
+            config,
+            state: Mutex::new(State::Unavailable),
+        }
     }
 
     /// The target; started now if it was not, since the module may have been loaded meanwhile.
@@ -59,10 +66,17 @@ impl Serving {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match &*state {
             State::Running(target) => return Ok(Arc::clone(target)),
-            State::Stopped => return Err(ApiError::new(ErrorKind::ShuttingDown, "the daemon is going down")),
+            State::Stopped => {
+                return Err(ApiError::new(
+                    ErrorKind::ShuttingDown,
+                    "the daemon is going down",
+                ));
+            }
             State::Unavailable => {}
         }
-        let target = Arc::new(Target::start(self.config.clone()).map_err(|error| errors::of_target(None, &error))?);
+        let target = Arc::new(
+            Target::start(self.config.clone()).map_err(|error| errors::of_target(None, &error))?,
+        );
         *state = State::Running(Arc::clone(&target));
         Ok(target)
     }
@@ -77,7 +91,11 @@ impl Serving {
 
     /// Number of reactors.
     pub fn reactors(&self) -> usize {
-        if self.started().is_some() { self.config.reactors } else { 0 }
+        if self.started().is_some() {
+            self.config.reactors
+        } else {
+            0
+        }
     }
 
     /// Puts a disk into the tables of the reactors.
@@ -85,7 +103,9 @@ impl Serving {
     /// # Errors
     /// As [`Self::target`], or when the tables are full.
     pub fn add_disk(&self, disk: &DiskFile) -> Result<DiskIndex, ApiError> {
-        self.target()?.add_disk(disk).map_err(|error| errors::of_target(None, &error))
+        self.target()?
+            .add_disk(disk)
+            .map_err(|error| errors::of_target(None, &error))
     }
 
     /// Takes a disk out of the tables of the reactors.
@@ -94,7 +114,9 @@ impl Serving {
     /// `Busy` while an attached device reads from it.
     pub fn remove_disk(&self, slot: DiskIndex) -> Result<(), ApiError> {
         match self.started() {
-            Some(target) => target.remove_disk(slot).map_err(|error| errors::of_target(None, &error)),
+            Some(target) => target
+                .remove_disk(slot)
+                .map_err(|error| errors::of_target(None, &error)),
             None => Ok(()),
         }
     }
@@ -113,7 +135,8 @@ impl Serving {
 
     /// Whether every reactor answers.
     pub fn all_alive(&self, patience: Duration) -> bool {
-        self.started().is_none_or(|target| target.beats(patience).iter().all(|beat| beat.alive))
+        self.started()
+            .is_none_or(|target| target.beats(patience).iter().all(|beat| beat.alive))
     }
 
     /// Leaves every device to the next process: its requests wait in the kernel.
@@ -122,7 +145,9 @@ impl Serving {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *state, State::Stopped)
         };
-        let State::Running(mut shared) = state else { return };
+        let State::Running(mut shared) = state else {
+            return;
+        };
         let deadline = Instant::now() + CALLS_END_WITHIN;
         let target = loop {
             match Arc::try_unwrap(shared) {
@@ -133,7 +158,9 @@ impl Serving {
                 }
                 Err(_) => {
                     // The kernel quiesces the devices when the process ends, as after a crash.
-                    tracing::warn!("a call into the target does not end; its devices are left as after a crash");
+                    tracing::warn!(
+                        "a call into the target does not end; its devices are left as after a crash"
+                    );
                     return;
                 }
             }

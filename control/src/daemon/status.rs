@@ -21,17 +21,27 @@ impl Node {
             reactors: u32::try_from(self.serving.reactors()).unwrap_or(u32::MAX),
             disks: self.disk_list(),
             images: self.image_list(),
-            jobs: self.jobs.list().into_iter().filter(|job| !job.state.is_final()).collect(),
+            jobs: self
+                .jobs
+                .list()
+                .into_iter()
+                .filter(|job| !job.state.is_final())
+                .collect(),
             problems: self.problems(),
         }
     }
 
     /// Where `doctor` looks.
     pub fn doctor_place(&self) -> Place {
-        Place { run_dir: self.config.run_dir.clone() }
+        Place {
+            run_dir: self.config.run_dir.clone(),
+        }
     }
 }
 
 fn kernel_release() -> String {
-    nix::sys::utsname::uname().map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned())
+    nix::sys::utsname::uname().map_or_else(
+        |_| "unknown".to_owned(),
+        |name| name.release().to_string_lossy().into_owned(),
+    )
 }

@@ -30,12 +30,18 @@ pub async fn start(node: &Arc<Node>, name: &str) -> Result<Job, ApiError> {
         if let Some(other) = &runtime.job {
             return Err(ApiError::new(
                 ErrorKind::Busy,
-                format!("job {} works on the image {} already", other.id(), found.object.name),
+                format!(
+                    "job {} works on the image {} already",
+                    other.id(),
+                    found.object.name
+                ),
             )
             .object(found.object.name.clone())
             .remedy("wait for the job, or cancel it"));
         }
-        let job = node.jobs.create(JobKind::Verify, &found.object.name, Some(run.total_bytes()));
+        let job = node
+            .jobs
+            .create(JobKind::Verify, &found.object.name, Some(run.total_bytes()));
         runtime.job = Some(job.clone());
         job
     };
@@ -48,7 +54,8 @@ async fn supervise(node: Arc<Node>, found: Located, run: VerifyRun, job: JobRef)
     let (outcome, report) = match all_steps(&node, &found, run, &job).await {
         Ok(report) => {
             let bad = finding(&found, &report);
-            node.images().of(found.object.uuid).damage = bad.as_ref().map(|error| error.message.clone());
+            node.images().of(found.object.uuid).damage =
+                bad.as_ref().map(|error| error.message.clone());
             (bad.map_or(Ok(()), Err), Some(view(&found, &report)))
         }
         Err(error) => (Err(error), None),
@@ -60,7 +67,12 @@ async fn supervise(node: Arc<Node>, found: Located, run: VerifyRun, job: JobRef)
     node.notify();
 }
 
-async fn all_steps(node: &Node, found: &Located, mut run: VerifyRun, job: &JobRef) -> Result<Found, ApiError> {
+async fn all_steps(
+    node: &Node,
+    found: &Located,
+    mut run: VerifyRun,
+    job: &JobRef,
+) -> Result<Found, ApiError> {
     let actor = node.actor(found.disk)?;
     loop {
         if job.is_cancelled() {
@@ -73,8 +85,13 @@ async fn all_steps(node: &Node, found: &Located, mut run: VerifyRun, job: &JobRe
             })
             .await?;
         run = stepped;
-        let outcome = outcome.map_err(|error| errors::of_store(&actor.name(), Some(&found.object.name), &error))?;
-        job.progress(JobPhase::Verifying, run.done_bytes(), Some(run.total_bytes()));
+        let outcome = outcome
+            .map_err(|error| errors::of_store(&actor.name(), Some(&found.object.name), &error))?;
+        job.progress(
+            JobPhase::Verifying,
+            run.done_bytes(),
+            Some(run.total_bytes()),
+        );
         if outcome == StepOutcome::Done {
             return Ok(run.finish());
         }
@@ -100,7 +117,10 @@ fn finding(found: &Located, report: &Found) -> Option<ApiError> {
         );
         (message, Some(bad.disk_offset.get()))
     } else if let Some(lost) = report.lost_pages.first() {
-        (format!("the image {name} on {disk} is damaged: {lost}"), Some(lost.disk_offset().get()))
+        (
+            format!("the image {name} on {disk} is damaged: {lost}"),
+            Some(lost.disk_offset().get()),
+        )
     } else {
         let message = format!(
             "the image {name} on {disk} is damaged: SHA-256 expected {}, actual {}",
@@ -119,7 +139,10 @@ fn finding(found: &Located, report: &Found) -> Option<ApiError> {
 
 fn view(found: &Located, report: &Found) -> VerifyReport {
     // A hash over bytes that could not be read says nothing.
-    let all_read = report.bad_blocks.iter().all(|bad| matches!(bad.actual, BlockContent::Crc(_)));
+    let all_read = report
+        .bad_blocks
+        .iter()
+        .all(|bad| matches!(bad.actual, BlockContent::Crc(_)));
     VerifyReport {
         replicas: 1,
         bad_block_count: report.bad_block_count,

@@ -24,7 +24,9 @@ pub fn tell_status(status: &str) {
 
 /// Beats as often as systemd asks for, until the daemon goes down.
 pub async fn keep_beating(node: Arc<Node>) {
-    let Some(timeout) = sd_notify::watchdog_enabled() else { return };
+    let Some(timeout) = sd_notify::watchdog_enabled() else {
+        return;
+    };
     // systemd's advice is half the time; a third leaves room for one ping that was late.
     let interval = timeout / 3;
     let mut beat = tokio::time::interval(interval);
@@ -39,15 +41,23 @@ pub async fn keep_beating(node: Arc<Node>) {
 
 async fn all_well(node: &Arc<Node>, patience: Duration) -> bool {
     let stopping = node.is_stopping();
-    let dead = node.disks().iter().find_map(|entry| entry.actor.clone().filter(|actor| !actor.is_alive()));
+    let dead = node
+        .disks()
+        .iter()
+        .find_map(|entry| entry.actor.clone().filter(|actor| !actor.is_alive()));
     if let Some(disk) = dead
         && !stopping
     {
-        tracing::error!(disk = disk.name(), "the thread of this disk ended: the watchdog does not beat");
+        tracing::error!(
+            disk = disk.name(),
+            "the thread of this disk ended: the watchdog does not beat"
+        );
         return false;
     }
     let serving = Arc::clone(node);
-    let alive = blocking(move || serving.serving.all_alive(patience)).await.unwrap_or(false);
+    let alive = blocking(move || serving.serving.all_alive(patience))
+        .await
+        .unwrap_or(false);
     if !alive {
         tracing::error!("a reactor does not answer: the watchdog does not beat");
     }

@@ -8,11 +8,20 @@ use crate::harness::{MIB, Node};
 /// Where the copies of a superblock lie on a disk of this size.
 fn superblocks(disk_bytes: u64) -> [u64; 4] {
     let cluster = 131_072;
-    [4096, 65_536, 131_072, disk_bytes / cluster * cluster - cluster]
+    [
+        4096,
+        65_536,
+        131_072,
+        disk_bytes / cluster * cluster - cluster,
+    ]
 }
 
 fn disk(node: &Node) -> File {
-    OpenOptions::new().read(true).write(true).open(node.path("disk")).unwrap()
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(node.path("disk"))
+        .unwrap()
 }
 
 #[test]
@@ -27,8 +36,14 @@ fn a_flipped_byte_in_an_image_is_found_and_named() {
     let start = usize::try_from(object_offset).unwrap();
     let wanted = &source[start..start + 4096];
     let bytes = std::fs::read(node.path("disk")).unwrap();
-    let at = bytes.chunks_exact(4096).position(|block| block == wanted).unwrap() as u64 * 4096;
-    disk(&node).write_all_at(&[bytes[usize::try_from(at).unwrap() + 17] ^ 1], at + 17).unwrap();
+    let at = bytes
+        .chunks_exact(4096)
+        .position(|block| block == wanted)
+        .unwrap() as u64
+        * 4096;
+    disk(&node)
+        .write_all_at(&[bytes[usize::try_from(at).unwrap() + 17] ^ 1], at + 17)
+        .unwrap();
 
     let error = node.fails(6, &["image", "verify", "a"]);
     assert_eq!(error["kind"], "corrupt");
@@ -47,7 +62,9 @@ fn a_flipped_byte_in_an_image_is_found_and_named() {
     // What was recorded is never changed by what is found.
     assert_eq!(image["sha256"], verify["sha256_expected"]);
 
-    disk(&node).write_all_at(&[bytes[usize::try_from(at).unwrap() + 17]], at + 17).unwrap();
+    disk(&node)
+        .write_all_at(&[bytes[usize::try_from(at).unwrap() + 17]], at + 17)
+        .unwrap();
     node.ok(&["image", "verify", "a"]);
     assert_eq!(node.image("a")["state"], "Ready");
 }
@@ -63,11 +80,22 @@ fn any_one_superblock_copy_may_be_destroyed() {
         node.start();
         assert_eq!(node.image("a")["state"], "Ready", "copy {copy}");
         let repairs = node.json(&["disk", "show", &node.text("disk")])["repairs"].clone();
-        assert!(repairs.to_string().contains(&format!("superblock copy {copy}")), "{repairs}");
+        assert!(
+            repairs
+                .to_string()
+                .contains(&format!("superblock copy {copy}")),
+            "{repairs}"
+        );
     }
     node.stop();
     node.start();
-    assert_eq!(node.json(&["disk", "show", &node.text("disk")])["repairs"].as_array().unwrap().len(), 0);
+    assert_eq!(
+        node.json(&["disk", "show", &node.text("disk")])["repairs"]
+            .as_array()
+            .unwrap()
+            .len(),
+        0
+    );
 }
 
 #[test]
@@ -81,9 +109,15 @@ fn with_three_superblock_copies_destroyed_the_disk_is_refused_untouched() {
     node.start();
     let seen = node.json(&["disk", "list"])["disks"][0].clone();
     assert_eq!(seen["state"], "Offline", "{seen}");
-    assert!(seen["why"].as_str().unwrap().contains("superblock copies"), "{seen}");
+    assert!(
+        seen["why"].as_str().unwrap().contains("superblock copies"),
+        "{seen}"
+    );
     let error = node.fails(6, &["disk", "add", &node.text("disk")]);
     assert_eq!(error["kind"], "corrupt", "{error}");
     node.stop();
-    assert!(std::fs::read(node.path("disk")).unwrap() == before, "a refused disk was written to");
+    assert!(
+        std::fs::read(node.path("disk")).unwrap() == before,
+        "a refused disk was written to"
+    );
 }

@@ -48,12 +48,19 @@ fn two_disks_with_the_same_identity_are_both_refused() {
     for disk in disks.as_array().unwrap() {
         assert_eq!(disk["state"], "Offline", "{disk}");
         let why = disk["why"].as_str().unwrap();
-        assert!(why.contains(&node.text("disk")) && why.contains(&node.text("copy")), "{why}");
+        assert!(
+            why.contains(&node.text("disk")) && why.contains(&node.text("copy")),
+            "{why}"
+        );
     }
     // Once the copy is gone, the original is used.
     std::fs::remove_file(node.path("copy")).unwrap();
     until("the original is online", || {
-        node.json(&["disk", "list"])["disks"].as_array().unwrap().iter().any(|disk| disk["state"] == "Online")
+        node.json(&["disk", "list"])["disks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|disk| disk["state"] == "Online")
     });
 }
 
@@ -61,10 +68,18 @@ fn two_disks_with_the_same_identity_are_both_refused() {
 fn a_copy_of_a_disk_in_use_is_refused_and_the_original_goes_on() {
     let node = Node::with_disk(64 * MIB);
     std::fs::copy(node.path("disk"), node.path("copy")).unwrap();
+    let before = std::fs::read(node.path("copy")).unwrap();
     let error = node.fails(1, &["disk", "add", &node.text("copy")]);
     assert_eq!(error["kind"], "duplicate_disk");
+    assert!(
+        std::fs::read(node.path("copy")).unwrap() == before,
+        "refused, and yet written to"
+    );
     let message = error["message"].as_str().unwrap();
-    assert!(message.contains(&node.text("disk")) && message.contains(&node.text("copy")), "{message}");
+    assert!(
+        message.contains(&node.text("disk")) && message.contains(&node.text("copy")),
+        "{message}"
+    );
     node.random_file("source", MIB, 3);
     node.ok(&["image", "import", "a", &node.text("source")]);
 }
@@ -73,23 +88,43 @@ fn a_copy_of_a_disk_in_use_is_refused_and_the_original_goes_on() {
 fn a_removed_disk_stays_away_until_it_is_added() {
     let mut node = Node::with_disk(64 * MIB);
     node.ok(&["disk", "remove", &node.text("disk")]);
-    assert_eq!(node.json(&["disk", "list"])["disks"].as_array().unwrap().len(), 0);
+    assert_eq!(
+        node.json(&["disk", "list"])["disks"]
+            .as_array()
+            .unwrap()
+            .len(),
+        0
+    );
     node.kill();
     node.start();
-    assert_eq!(node.json(&["disk", "list"])["disks"].as_array().unwrap().len(), 0);
+    assert_eq!(
+        node.json(&["disk", "list"])["disks"]
+            .as_array()
+            .unwrap()
+            .len(),
+        0
+    );
     node.ok(&["disk", "add", &node.text("disk")]);
     node.kill();
     node.start();
     assert_eq!(node.json(&["disk", "list"])["disks"][0]["state"], "Online");
-    assert_eq!(node.fails(3, &["disk", "remove", "/no/such/disk"])["kind"], "not_found");
+    assert_eq!(
+        node.fails(3, &["disk", "remove", "/no/such/disk"])["kind"],
+        "not_found"
+    );
 }
 
 #[test]
 fn a_disk_with_something_on_it_is_formatted_only_by_force() {
     let node = Node::started();
     let file = node.text("disk");
-    std::fs::File::create(&file).unwrap().set_len(128 * MIB).unwrap();
-    let made = Command::new("mke2fs").args(["-q", "-t", "ext4", &file]).status();
+    std::fs::File::create(&file)
+        .unwrap()
+        .set_len(128 * MIB)
+        .unwrap();
+    let made = Command::new("mke2fs")
+        .args(["-q", "-t", "ext4", &file])
+        .status();
     if !made.is_ok_and(|status| status.success()) {
         eprintln!("skipped: no mke2fs here to make a file system with");
         return;
@@ -97,15 +132,30 @@ fn a_disk_with_something_on_it_is_formatted_only_by_force() {
     let before = std::fs::read(&file).unwrap();
     let error = node.fails(1, &["disk", "format", &file]);
     assert_eq!(error["kind"], "foreign_signature");
-    assert!(error["message"].as_str().unwrap().contains("ext4"), "{error}");
-    assert!(std::fs::read(&file).unwrap() == before, "a refused disk was written to");
-    assert_eq!(node.fails(1, &["disk", "add", &file])["kind"], "not_bedplate");
+    assert!(
+        error["message"].as_str().unwrap().contains("ext4"),
+        "{error}"
+    );
+    assert!(
+        std::fs::read(&file).unwrap() == before,
+        "a refused disk was written to"
+    );
+    assert_eq!(
+        node.fails(1, &["disk", "add", &file])["kind"],
+        "not_bedplate"
+    );
     node.ok(&["disk", "format", &file, "--force"]);
     assert_eq!(node.json(&["disk", "list"])["disks"][0]["state"], "Online");
     // Now it is ours: in use, and later not to be formatted by mistake.
-    assert_eq!(node.fails(9, &["disk", "format", &file, "--force"])["kind"], "busy");
+    assert_eq!(
+        node.fails(9, &["disk", "format", &file, "--force"])["kind"],
+        "busy"
+    );
     node.ok(&["disk", "remove", &file]);
-    assert_eq!(node.fails(1, &["disk", "format", &file])["kind"], "foreign_signature");
+    assert_eq!(
+        node.fails(1, &["disk", "format", &file])["kind"],
+        "foreign_signature"
+    );
 }
 
 #[test]
@@ -122,7 +172,10 @@ fn a_disk_that_is_too_small_is_refused_and_the_file_is_not_left_behind() {
 fn an_import_without_a_disk_says_so() {
     let node = Node::started();
     node.random_file("source", MIB, 4);
-    assert_eq!(node.fails(1, &["image", "import", "a", &node.text("source")])["kind"], "disk_offline");
+    assert_eq!(
+        node.fails(1, &["image", "import", "a", &node.text("source")])["kind"],
+        "disk_offline"
+    );
 }
 
 #[test]
@@ -132,7 +185,10 @@ fn images_of_an_absent_disk_are_unknown_and_come_back() {
     node.random_file("source", MIB, 5);
     // It goes to the disk with more free space.
     node.ok(&["image", "import", "a", &node.text("source")]);
-    assert_eq!(node.image("a")["replicas"][0]["disk_path"], node.text("second"));
+    assert_eq!(
+        node.image("a")["replicas"][0]["disk_path"],
+        node.text("second")
+    );
     node.stop();
     std::fs::rename(node.path("second"), node.path("away")).unwrap();
     node.start();

@@ -36,7 +36,11 @@ impl Node {
     pub fn new() -> Self {
         // Not /tmp, which may be a tmpfs without direct I/O.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        Self { folder, daemon: None, settings: String::new() }
+        Self {
+            folder,
+            daemon: None,
+            settings: String::new(),
+        }
     }
 
     /// A node with a running daemon.
@@ -74,16 +78,26 @@ impl Node {
         );
         std::fs::write(&config, settings).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_bedplated"));
-        command.arg("--config").arg(config).env_remove("BEDPLATE_SOCKET").env_remove("NOTIFY_SOCKET");
+        command
+            .arg("--config")
+            .arg(config)
+            .env_remove("BEDPLATE_SOCKET")
+            .env_remove("NOTIFY_SOCKET");
         command
     }
 
     /// Starts the daemon and waits until it answers and has had its first look for disks.
     pub fn start(&mut self) {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("log"))
+            .unwrap();
         let before = self.log().matches(" ready: ").count();
         self.daemon = Some(self.command().stderr(log).spawn().unwrap());
-        until("the daemon is ready", || self.log().matches(" ready: ").count() > before);
+        until("the daemon is ready", || {
+            self.log().matches(" ready: ").count() > before
+        });
     }
 
     pub fn log(&self) -> String {
@@ -108,7 +122,11 @@ impl Node {
 
     pub fn cli(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bedplate"));
-        command.arg("--socket").arg(self.path("run/bedplate.sock")).args(args).stdin(Stdio::null());
+        command
+            .arg("--socket")
+            .arg(self.path("run/bedplate.sock"))
+            .args(args)
+            .stdin(Stdio::null());
         command
     }
 
@@ -126,7 +144,12 @@ impl Node {
 
     /// Starts a command whose standard input stays open.
     pub fn piped(&self, args: &[&str]) -> Child {
-        self.cli(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        self.cli(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     /// Runs a command that must succeed.
@@ -155,7 +178,9 @@ impl Node {
 
     /// Free bytes of the only disk.
     pub fn free_bytes(&self) -> u64 {
-        self.json(&["disk", "list"])["disks"][0]["free_bytes"].as_u64().unwrap()
+        self.json(&["disk", "list"])["disks"][0]["free_bytes"]
+            .as_u64()
+            .unwrap()
     }
 
     /// A file of random bytes, from a seed that is printed.
@@ -191,7 +216,11 @@ impl Outcome {
 
     /// The error that a command with `-o json` printed.
     pub fn error(&self) -> Value {
-        let line = self.stderr.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("{self:?}"));
+        let line = self
+            .stderr
+            .lines()
+            .find(|line| line.starts_with('{'))
+            .unwrap_or_else(|| panic!("{self:?}"));
         serde_json::from_str(line).unwrap()
     }
 }
@@ -200,7 +229,10 @@ impl Outcome {
 pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !so() {
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} until {what}");
+        assert!(
+            Instant::now() < deadline,
+            "waited {PATIENCE:?} until {what}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -224,7 +256,9 @@ pub fn random_bytes(len_bytes: u64, seed: u64) -> Vec<u8> {
 /// SHA-256 of a file, in hexadecimal digits.
 pub fn sha256_of(path: &Path) -> String {
     let digest = Sha256::digest(std::fs::read(path).unwrap());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    digest
+        .iter()
+        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 impl Node {
@@ -233,7 +267,14 @@ impl Node {
         use std::os::unix::process::CommandExt as _;
         let log = self.path("log");
         let file = File::create(&log).unwrap();
-        self.daemon = Some(self.command().stderr(file).uid(uid).gid(uid).spawn().unwrap());
+        self.daemon = Some(
+            self.command()
+                .stderr(file)
+                .uid(uid)
+                .gid(uid)
+                .spawn()
+                .unwrap(),
+        );
         until("the daemon is ready", || self.log().contains(" ready: "));
     }
 }

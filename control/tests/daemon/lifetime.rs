@@ -10,7 +10,15 @@ use crate::harness::{MIB, Node, Outcome, random_bytes, until};
 
 /// What must never change.
 fn identity(image: &Value) -> [Value; 6] {
-    ["uuid", "size_bytes", "sha256", "sha512", "stored_bytes", "created_unix_ms"].map(|field| image[field].clone())
+    [
+        "uuid",
+        "size_bytes",
+        "sha256",
+        "sha512",
+        "stored_bytes",
+        "created_unix_ms",
+    ]
+    .map(|field| image[field].clone())
 }
 
 /// The failure that this project answers: a sparse 32 MiB image with 6 MiB allocated came back as failed.
@@ -20,7 +28,8 @@ fn a_sparse_image_is_ready_after_restarts_and_kills_and_nothing_is_imported_agai
     let file = File::create(node.path("sparse")).unwrap();
     file.set_len(32 * MIB).unwrap();
     for (seed, at) in [1, 6, 11, 16, 21, 26].into_iter().enumerate() {
-        file.write_all_at(&random_bytes(MIB, 100 + seed as u64), at * MIB).unwrap();
+        file.write_all_at(&random_bytes(MIB, 100 + seed as u64), at * MIB)
+            .unwrap();
     }
     node.ok(&["image", "import", "sparse", &node.text("sparse")]);
     let imported = identity(&node.image("sparse"));
@@ -29,13 +38,20 @@ fn a_sparse_image_is_ready_after_restarts_and_kills_and_nothing_is_imported_agai
     // Nobody can import it again.
     std::fs::remove_file(node.path("sparse")).unwrap();
     for round in 0..10 {
-        if round % 2 == 0 { node.stop() } else { node.kill() }
+        if round % 2 == 0 {
+            node.stop();
+        } else {
+            node.kill();
+        }
         node.start();
         let image = node.image("sparse");
         assert_eq!(image["state"], "Ready");
         assert_eq!(identity(&image), imported);
         assert_eq!(node.free_bytes(), free);
-        assert_eq!(node.json(&["job", "list"])["jobs"], Value::Array(Vec::new()));
+        assert_eq!(
+            node.json(&["job", "list"])["jobs"],
+            Value::Array(Vec::new())
+        );
     }
     node.ok(&["image", "verify", "sparse"]);
 }
@@ -43,7 +59,8 @@ fn a_sparse_image_is_ready_after_restarts_and_kills_and_nothing_is_imported_agai
 #[test]
 fn a_disk_says_how_its_last_session_ended() {
     let mut node = Node::with_disk(64 * MIB);
-    let ended = |node: &Node| node.json(&["disk", "show", &node.text("disk")])["previous_session"].clone();
+    let ended =
+        |node: &Node| node.json(&["disk", "show", &node.text("disk")])["previous_session"].clone();
     node.stop();
     node.start();
     assert_eq!(ended(&node), "clean");
@@ -67,7 +84,10 @@ fn a_kill_in_the_middle_of_an_import_leaves_no_image_and_all_space() {
     let outcome = Outcome::of(&child.wait_with_output().unwrap());
     assert_ne!(outcome.code, 0, "{outcome:?}");
     node.start();
-    assert_eq!(node.fails(3, &["image", "show", "half"])["kind"], "not_found");
+    assert_eq!(
+        node.fails(3, &["image", "show", "half"])["kind"],
+        "not_found"
+    );
     assert_eq!(node.free_bytes(), before);
 }
 
@@ -78,12 +98,17 @@ fn sigterm_in_the_middle_of_an_import_ends_in_order() {
     let mut child = node.piped(&["image", "import", "half", "-"]);
     let mut input = child.stdin.take().unwrap();
     input.write_all(&random_bytes(4 * MIB, 4)).unwrap();
-    until("it is at work", || node.json(&["job", "list"])["jobs"][0]["state"] == "Running");
+    until("it is at work", || {
+        node.json(&["job", "list"])["jobs"][0]["state"] == "Running"
+    });
     node.stop();
     drop(input);
     assert_ne!(Outcome::of(&child.wait_with_output().unwrap()).code, 0);
     node.start();
-    assert_eq!(node.json(&["disk", "show", &node.text("disk")])["previous_session"], "clean");
+    assert_eq!(
+        node.json(&["disk", "show", &node.text("disk")])["previous_session"],
+        "clean"
+    );
     assert_eq!(node.free_bytes(), before);
 }
 
@@ -103,9 +128,18 @@ fn a_second_daemon_on_the_same_disk_is_refused_and_the_first_goes_on() {
     let second = Node::started();
     let error = second.fails(9, &["disk", "add", &first.text("disk")]);
     assert_eq!(error["kind"], "busy");
-    assert!(error["message"].as_str().unwrap().contains("bedplated"), "{error}");
-    assert_eq!(second.fails(9, &["disk", "format", &first.text("disk"), "--force"])["kind"], "busy");
-    assert_eq!(second.json(&["disk", "list"])["disks"][0]["state"], "Offline");
+    assert!(
+        error["message"].as_str().unwrap().contains("bedplated"),
+        "{error}"
+    );
+    assert_eq!(
+        second.fails(9, &["disk", "format", &first.text("disk"), "--force"])["kind"],
+        "busy"
+    );
+    assert_eq!(
+        second.json(&["disk", "list"])["disks"][0]["state"],
+        "Offline"
+    );
     first.random_file("source", MIB, 5);
     first.ok(&["image", "import", "a", &first.text("source")]);
 }
@@ -121,7 +155,13 @@ fn without_ublk_attach_says_what_is_missing() {
     node.ok(&["image", "import", "a", &node.text("source")]);
     let error = node.fails(7, &["image", "attach", "a"]);
     assert_eq!(error["kind"], "kernel_unsupported");
-    assert!(error["remedy"].as_str().unwrap().contains("modprobe ublk_drv"), "{error}");
+    assert!(
+        error["remedy"]
+            .as_str()
+            .unwrap()
+            .contains("modprobe ublk_drv"),
+        "{error}"
+    );
     node.ok(&["image", "detach", "a"]);
     let state = node.image("a")["attachment"]["state"].clone();
     assert_eq!(state, "Detached");
@@ -133,8 +173,14 @@ fn without_ublk_attach_says_what_is_missing() {
 fn wait_answers_when_the_image_is_there_and_not_before() {
     let node = Node::with_disk(64 * MIB);
     node.random_file("source", MIB, 7);
-    assert_eq!(node.fails(1, &["wait", "image", "late", "--timeout", "200ms"])["kind"], "timed_out");
-    let waiting = node.cli(&["wait", "image", "late", "--timeout", "30s"]).spawn().unwrap();
+    assert_eq!(
+        node.fails(1, &["wait", "image", "late", "--timeout", "200ms"])["kind"],
+        "timed_out"
+    );
+    let waiting = node
+        .cli(&["wait", "image", "late", "--timeout", "30s"])
+        .spawn()
+        .unwrap();
     node.ok(&["image", "import", "late", &node.text("source")]);
     assert!(waiting.wait_with_output().unwrap().status.success());
 }
@@ -148,6 +194,9 @@ fn settings_are_checked_without_starting() {
     let bad = node.command().arg("--check-config").output().unwrap();
     assert_eq!(bad.status.code(), Some(2));
     let text = String::from_utf8_lossy(&bad.stderr).into_owned();
-    assert!(text.contains("bedplated.toml:4:") && text.contains("unknown field `disk`"), "{text}");
+    assert!(
+        text.contains("bedplated.toml:4:") && text.contains("unknown field `disk`"),
+        "{text}"
+    );
     assert!(!node.path("run").exists());
 }

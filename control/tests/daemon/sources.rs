@@ -24,8 +24,18 @@ fn what_is_no_image_is_refused_with_its_own_reason() {
         assert_eq!(error["kind"], kind, "{source}: {error}");
         assert!(error["remedy"].is_string(), "{source}: {error}");
     }
-    assert_eq!(node.fails(1, &["image", "import", "x", "/dev/null"])["kind"], "source_not_a_file");
-    node.ok(&["image", "import", "x", &node.text("image.qcow2"), "--format", "raw"]);
+    assert_eq!(
+        node.fails(1, &["image", "import", "x", "/dev/null"])["kind"],
+        "source_not_a_file"
+    );
+    node.ok(&[
+        "image",
+        "import",
+        "x",
+        &node.text("image.qcow2"),
+        "--format",
+        "raw",
+    ]);
 }
 
 #[test]
@@ -44,12 +54,23 @@ fn a_file_that_shrinks_while_it_is_read_fails_the_import() {
     let file = File::create(node.path("shrinks")).unwrap();
     file.set_len(64 << 30).unwrap();
     let child = node
-        .cli(&["-o", "json", "image", "import", "x", &node.text("shrinks"), "--format", "raw"])
+        .cli(&[
+            "-o",
+            "json",
+            "image",
+            "import",
+            "x",
+            &node.text("shrinks"),
+            "--format",
+            "raw",
+        ])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    until("the import runs", || node.json(&["job", "list"])["jobs"][0]["state"] == "Running");
+    until("the import runs", || {
+        node.json(&["job", "list"])["jobs"][0]["state"] == "Running"
+    });
     file.set_len(MIB).unwrap();
     let outcome = Outcome::of(&child.wait_with_output().unwrap());
     assert_eq!(outcome.code, 1, "{outcome:?}");

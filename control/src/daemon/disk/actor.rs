@@ -76,7 +76,9 @@ impl DiskActor {
                 .spawn(move || run(&path, deadline, boot_id, &incoming, &contents, answer))
                 .map_err(|error| errors::of_io("cannot start a thread for the disk", &error))?
         };
-        let facts = opened.await.map_err(|_| errors::internal("the thread of a disk ended while it opened it"))??;
+        let facts = opened
+            .await
+            .map_err(|_| errors::internal("the thread of a disk ended while it opened it"))??;
         Ok(Self {
             uuid: facts.uuid,
             path: path.to_owned(),
@@ -102,7 +104,9 @@ impl DiskActor {
     /// # Errors
     /// When no descriptor is left.
     pub fn claim(&self) -> Result<OwnedFd, ApiError> {
-        self.claim.try_clone().map_err(|error| errors::of_io("cannot duplicate a disk's descriptor", &error))
+        self.claim
+            .try_clone()
+            .map_err(|error| errors::of_io("cannot duplicate a disk's descriptor", &error))
     }
 
     /// What it holds.
@@ -129,7 +133,9 @@ impl DiskActor {
             // Whoever asked may have gone away.
             let _ = answer.send(work(store));
         });
-        self.commands.send(Command::Work(work)).map_err(|_| self.offline())?;
+        self.commands
+            .send(Command::Work(work))
+            .map_err(|_| self.offline())?;
         result.await.map_err(|_| self.offline())
     }
 
@@ -156,15 +162,20 @@ impl DiskActor {
     /// When the clean mark could not be written.
     pub async fn close(&self) -> Result<(), ApiError> {
         let (answer, closed) = oneshot::channel();
-        self.commands.send(Command::Close(answer)).map_err(|_| self.offline())?;
+        self.commands
+            .send(Command::Close(answer))
+            .map_err(|_| self.offline())?;
         let result = closed.await.map_err(|_| self.offline())?;
         result.map_err(|error| errors::of_store(&self.name(), None, &error))
     }
 
     fn offline(&self) -> ApiError {
-        ApiError::new(ErrorKind::DiskOffline, format!("the disk at {} is not in use any more", self.name()))
-            .disk(self.name())
-            .remedy("`bedplate disk show` says why; it comes back by itself")
+        ApiError::new(
+            ErrorKind::DiskOffline,
+            format!("the disk at {} is not in use any more", self.name()),
+        )
+        .disk(self.name())
+        .remedy("`bedplate disk show` says why; it comes back by itself")
     }
 }
 
@@ -219,20 +230,23 @@ fn open(path: &Path, deadline: Instant, boot_id: Uuid) -> Result<(DiskStore, Fac
         tracing::info!(disk = name, "waiting for the claim: {busy}");
     })
     .map_err(|error| errors::of_claim(&error))?;
-    let claim = disk.try_clone_fd().map_err(|error| errors::of_io("cannot duplicate a disk's descriptor", &error))?;
+    let claim = disk
+        .try_clone_fd()
+        .map_err(|error| errors::of_io("cannot duplicate a disk's descriptor", &error))?;
     let (identity, dma_alignment) = (disk.identity(), disk.dma_alignment());
     let medium = UringMedium::new(disk).map_err(|error| {
         errors::of_io("cannot set up io_uring", &error)
             .disk(name.clone())
             .remedy("allow io_uring: `sysctl kernel.io_uring_disabled=0`; `bedplate doctor` checks more")
     })?;
-    let (store, report) = Store::open(medium, &SessionStart { boot_id }).map_err(|error| errors::of_open(&name, &error))?;
+    let (store, report) = Store::open(medium, &SessionStart { boot_id })
+        .map_err(|error| errors::of_open(&name, &error))?;
     let geometry = store.geometry();
     let facts = Facts {
         uuid: store.disk_uuid(),
         identity,
         size_bytes: geometry.disk_bytes(),
-        usable_bytes: u64::from(store.total_clusters()) * CLUSTER_BYTES,
+        usable_bytes: store.total_clusters() * CLUSTER_BYTES,
         dma_alignment,
         report,
         claim,
@@ -243,7 +257,7 @@ fn open(path: &Path, deadline: Instant, boot_id: Uuid) -> Result<(DiskStore, Fac
 fn publish(store: &DiskStore, contents: &Mutex<Arc<Contents>>) {
     let now = Contents {
         objects: store.objects().cloned().collect(),
-        free_bytes: u64::from(store.free_clusters()) * CLUSTER_BYTES,
+        free_bytes: store.free_clusters() * CLUSTER_BYTES,
         latched: store.is_latched().map(ToString::to_string),
     };
     *contents.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);

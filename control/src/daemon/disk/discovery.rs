@@ -4,14 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bedplate_datapath::discover::{self, Refusal, ScanReport};
-use bedplate_datapath::engine::ClaimError;
-use bedplate_datapath::format::superblock::ChoiceError;
+use bedplate_datapath::discover::{self, ScanReport};
 use tokio::task::JoinSet;
 
 use super::entry::DiskEntry;
 use super::online::duplicate;
 use crate::api::{ApiError, DiskState};
+use crate::daemon::errors;
 use crate::daemon::node::Node;
 use crate::error_kind::ErrorKind;
 
@@ -56,13 +55,18 @@ pub async fn keep_looking(node: Arc<Node>) {
 async fn look(node: &Arc<Node>, probe_within: Duration) {
     let paths: Vec<PathBuf> = {
         let disks = node.disks();
-        disks.iter().filter(|entry| entry.actor.is_none() && !entry.in_change).map(|entry| entry.path.clone()).collect()
+        disks
+            .iter()
+            .filter(|entry| entry.actor.is_none() && !entry.in_change)
+            .map(|entry| entry.path.clone())
+            .collect()
     };
     let all = node.config.discovery.all_block_devices;
     if paths.is_empty() && !all {
         return;
     }
-    let scan = tokio::task::spawn_blocking(move || discover::scan_within(&paths, all, probe_within));
+    let scan =
+        tokio::task::spawn_blocking(move || discover::scan_within(&paths, all, probe_within));
     match scan.await {
         Ok(report) => take(node, report).await,
         Err(error) => tracing::error!(%error, "looking for disks ended unexpectedly"),
@@ -77,8 +81,12 @@ async fn take(node: &Arc<Node>, report: ScanReport) {
         }
     }
     for refused in report.refused {
-        let error = refusal(&refused.path.display().to_string(), &refused.why);
-        let state = if error.kind == ErrorKind::NotFound { DiskState::Absent } else { DiskState::Offline };
+        let error = errors::of_refusal(&refused.path.display().to_string(), &refused.why);
+        let state = if error.kind == ErrorKind::NotFound {
+            DiskState::Absent
+        } else {
+            DiskState::Offline
+        };
         refuse(node, refused.path, state, error);
     }
     let mut opening = JoinSet::new();
@@ -89,7 +97,12 @@ async fn take(node: &Arc<Node>, report: ScanReport) {
             let in_use = disks
                 .iter()
                 .filter(|entry| entry.uuid == Some(uuid))
-                .find_map(|entry| entry.actor.as_ref().map(|actor| (actor.identity, entry.path.clone())));
+                .find_map(|entry| {
+                    entry
+                        .actor
+                        .as_ref()
+                        .map(|actor| (actor.identity, entry.path.clone()))
+                });
             (in_use, node.config.disks.contains(&found.path))
         };
         match in_use {
@@ -120,10 +133,13 @@ fn refuse(node: &Node, path: PathBuf, state: DiskState, error: ApiError) {
     let name = path.display().to_string();
     {
         let mut disks = node.disks();
-        let at = disks.iter().position(|entry| entry.path == path).unwrap_or_else(|| {
-            disks.push(DiskEntry::absent(path, None));
-            disks.len() - 1
-        });
+        let at = disks
+            .iter()
+            .position(|entry| entry.path == path)
+            .unwrap_or_else(|| {
+                disks.push(DiskEntry::absent(path, None));
+                disks.len() - 1
+            });
         let entry = &mut disks[at];
         if entry.actor.is_some() || entry.in_change {
             if error.kind == ErrorKind::DuplicateDisk {
@@ -134,20 +150,4 @@ fn refuse(node: &Node, path: PathBuf, state: DiskState, error: ApiError) {
         entry.set_state(state, Some(error.clone()), "");
     }
     node.set_problem(&format!("disk:{name}"), Some(error));
-}
-
-fn refusal(disk: &str, why: &Refusal) -> ApiError {
-    let kind = match why {
-        Refusal::Open(ClaimError::NotFound { .. }) => ErrorKind::NotFound,
-        Refusal::Open(ClaimError::PermissionDenied { .. }) => ErrorKind::PermissionDenied,
-        Refusal::Open(ClaimError::NotADisk { .. }) => ErrorKind::BadRequest,
-        Refusal::Size(_) => ErrorKind::BadSize,
-        Refusal::Superblock(ChoiceError::NotBedplate(_)) => ErrorKind::NotBedplate,
-        Refusal::Superblock(ChoiceError::Unknown(_)) => ErrorKind::UnknownVersion,
-        Refusal::Superblock(_) => ErrorKind::Corrupt,
-        Refusal::BootBlockOverwritten { .. } => ErrorKind::ForeignSignature,
-        Refusal::Silent { .. } => ErrorKind::TimedOut,
-        _ => ErrorKind::Io,
-    };
-    ApiError::new(kind, format!("{disk}: {why}")).disk(disk).remedy(why.remedy())
 }

@@ -11,7 +11,6 @@ use super::actor::{Contents, DiskActor};
 use crate::api::{ApiError, Disk, DiskDetail, DiskState};
 use crate::daemon::history::Tracked;
 
-
 /// A known disk.
 #[derive(Debug)]
 pub struct DiskEntry {
@@ -56,12 +55,16 @@ impl DiskEntry {
     /// The actor, where images may be written to the disk.
     pub fn writable(&self) -> Option<&Arc<DiskActor>> {
         let online = self.state.get() == DiskState::Online;
-        self.actor.as_ref().filter(|actor| online && !self.in_change && actor.contents().latched.is_none())
+        self.actor
+            .as_ref()
+            .filter(|actor| online && !self.in_change && actor.contents().latched.is_none())
     }
 
     /// Changes its state, with the error that is the reason, where there is one.
     pub fn set_state(&mut self, to: DiskState, error: Option<ApiError>, cause: &str) {
-        let name = self.uuid.map_or_else(|| self.name(), |uuid| format!("{} ({uuid})", self.name()));
+        let name = self
+            .uuid
+            .map_or_else(|| self.name(), |uuid| format!("{} ({uuid})", self.name()));
         match &error {
             Some(error) => self.state.set_because(&name, to, &error.message),
             None => self.state.set(&name, to, cause),
@@ -71,14 +74,19 @@ impl DiskEntry {
 
     /// What it holds: as of now, or as of when it was last seen.
     pub fn contents_now(&self) -> Arc<Contents> {
-        self.actor.as_ref().map_or_else(|| Arc::clone(&self.contents), |actor| actor.contents())
+        self.actor
+            .as_ref()
+            .map_or_else(|| Arc::clone(&self.contents), |actor| actor.contents())
     }
 
     /// As the API shows it in a list.
     pub fn view(&self) -> Disk {
         let contents = self.contents_now();
         let actor = self.actor.as_ref();
-        let why = contents.latched.clone().or_else(|| self.state.why().map(str::to_owned));
+        let why = contents
+            .latched
+            .clone()
+            .or_else(|| self.state.why().map(str::to_owned));
         Disk {
             uuid: self.uuid,
             path: self.name(),
@@ -95,7 +103,12 @@ impl DiskEntry {
     /// As the API shows it alone.
     pub fn detail(&self) -> DiskDetail {
         let report = self.actor.as_ref().map(|actor| &actor.report);
-        let mut images: Vec<String> = self.contents_now().objects.iter().map(|object| object.name.clone()).collect();
+        let mut images: Vec<String> = self
+            .contents_now()
+            .objects
+            .iter()
+            .map(|object| object.name.clone())
+            .collect();
         images.sort();
         DiskDetail {
             disk: self.view(),
@@ -110,7 +123,9 @@ impl DiskEntry {
                 }
                 .to_owned()
             }),
-            repairs: report.map(|report| report.repairs.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+            repairs: report
+                .map(|report| report.repairs.iter().map(ToString::to_string).collect())
+                .unwrap_or_default(),
             images,
             history: self.state.changes().cloned().collect(),
         }

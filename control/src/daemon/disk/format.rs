@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bedplate_datapath::discover::{BedplateContent, DiskContent, inspect};
+use bedplate_datapath::discover::{BedplateContent, DiskContent, InspectError, inspect};
 use bedplate_datapath::engine::{DiskFile, UringMedium};
 use bedplate_datapath::store::{self, FormatParams};
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -32,7 +32,8 @@ pub async fn format(node: &Arc<Node>, request: FormatDisk) -> Result<Disk, ApiEr
         .await
         .map_err(|_| errors::internal("formatting ended unexpectedly"))??;
     // Whatever was known about the path is of the past.
-    node.disks().retain(|entry| entry.path != path || entry.actor.is_some() || entry.in_change);
+    node.disks()
+        .retain(|entry| entry.path != path || entry.actor.is_some() || entry.in_change);
     add(node, &request.path).await
 }
 
@@ -42,12 +43,21 @@ fn refuse_in_use(node: &Node, path: &Path) -> Result<(), ApiError> {
     let user = disks
         .iter()
         .filter(|entry| entry.actor.is_some() || entry.in_change)
-        .find(|entry| entry.path.canonicalize().is_ok_and(|known| known == canonical) || entry.path == path);
+        .find(|entry| {
+            entry
+                .path
+                .canonicalize()
+                .is_ok_and(|known| known == canonical)
+                || entry.path == path
+        });
     match user {
         None => Ok(()),
-        Some(entry) => Err(ApiError::new(ErrorKind::Busy, format!("the disk {} is in use by this daemon", entry.name()))
-            .disk(entry.name())
-            .remedy("take it out of use first: `bedplate disk remove`")),
+        Some(entry) => Err(ApiError::new(
+            ErrorKind::Busy,
+            format!("the disk {} is in use by this daemon", entry.name()),
+        )
+        .disk(entry.name())
+        .remedy("take it out of use first: `bedplate disk remove`")),
     }
 }
 
@@ -67,7 +77,12 @@ pub fn write_format(path: &Path, size_bytes: Option<u64>, force: bool) -> Result
     result
 }
 
-fn claim_and_write(path: &Path, name: &str, size_bytes: Option<u64>, force: bool) -> Result<(), ApiError> {
+fn claim_and_write(
+    path: &Path,
+    name: &str,
+    size_bytes: Option<u64>,
+    force: bool,
+) -> Result<(), ApiError> {
     // Claimed first, so that nobody can begin to use it between the look and the write.
     let disk = DiskFile::claim_waiting(path, Instant::now() + CLAIM_FOR_USER, |busy| {
         tracing::info!(disk = name, "waiting for the claim: {busy}");
@@ -76,22 +91,37 @@ fn claim_and_write(path: &Path, name: &str, size_bytes: Option<u64>, force: bool
     if let Some(asked) = size_bytes.filter(|asked| *asked != disk.len_bytes()) {
         return Err(ApiError::new(
             ErrorKind::BadSize,
-            format!("{name} is there already and has {} bytes, not {asked}", disk.len_bytes()),
+            format!(
+                "{name} is there already and has {} bytes, not {asked}",
+                disk.len_bytes()
+            ),
         )
         .disk(name)
         .remedy("leave the size out to format it as it is"));
     }
-    let content = inspect(path).map_err(|error| {
-        ApiError::new(ErrorKind::Io, format!("{name}: cannot see what is on the disk: {error}"))
-            .disk(name)
-            .remedy(error.remedy())
+    let content = inspect(path).map_err(|error| match error {
+        InspectError::Disk(refusal) => errors::of_refusal(name, &refusal),
+        other => ApiError::new(
+            ErrorKind::Io,
+            format!("{name}: cannot see what is on the disk: {other}"),
+        )
+        .disk(name)
+        .remedy(other.remedy()),
     })?;
     refuse_content(name, &content, force)?;
-    let hardware_id_hash = disk.hardware_id().map_or([0; 32], |id| Sha256::digest(id.as_bytes()).into());
-    let mut medium = UringMedium::new(disk)
-        .map_err(|error| errors::of_io("cannot set up io_uring", &error).disk(name).remedy("see `bedplate doctor`"))?;
-    let params =
-        FormatParams { disk_uuid: Uuid::new_v4(), hardware_id_hash, created_unix_s: unix_ms() / 1000 };
+    let hardware_id_hash = disk
+        .hardware_id()
+        .map_or([0; 32], |id| Sha256::digest(id.as_bytes()).into());
+    let mut medium = UringMedium::new(disk).map_err(|error| {
+        errors::of_io("cannot set up io_uring", &error)
+            .disk(name)
+            .remedy("see `bedplate doctor`")
+    })?;
+    let params = FormatParams {
+        disk_uuid: Uuid::new_v4(),
+        hardware_id_hash,
+        created_unix_s: unix_ms() / 1000,
+    };
     store::format(&mut medium, &params).map_err(|error| errors::of_format(name, &error))?;
     tracing::info!(disk = name, uuid = %params.disk_uuid, "formatted");
     Ok(())
@@ -99,9 +129,12 @@ fn claim_and_write(path: &Path, name: &str, size_bytes: Option<u64>, force: bool
 
 /// Makes a regular file for a disk where there is nothing. Answers with it.
 fn make_file(path: &Path, size_bytes: Option<u64>) -> Result<Option<PathBuf>, ApiError> {
-    let Some(size_bytes) = size_bytes else { return Ok(None) };
+    let Some(size_bytes) = size_bytes else {
+        return Ok(None);
+    };
     let failed = |error: &std::io::Error| {
-        errors::of_io(&format!("cannot make the file {}", path.display()), error).disk(path.display().to_string())
+        errors::of_io(&format!("cannot make the file {}", path.display()), error)
+            .disk(path.display().to_string())
     };
     let file = match OpenOptions::new().write(true).create_new(true).open(path) {
         Ok(file) => file,
@@ -125,26 +158,37 @@ fn make_file(path: &Path, size_bytes: Option<u64>) -> Result<Option<PathBuf>, Ap
 fn refuse_content(name: &str, content: &DiskContent, force: bool) -> Result<(), ApiError> {
     if !content.uses.is_empty() {
         let uses: Vec<String> = content.uses.iter().map(ToString::to_string).collect();
-        return Err(ApiError::new(ErrorKind::Busy, format!("{name} is in use: {}", uses.join("; ")))
-            .disk(name)
-            .remedy("unmount it, or take it out of what uses it; `--force` does not help here"));
+        return Err(ApiError::new(
+            ErrorKind::Busy,
+            format!("{name} is in use: {}", uses.join("; ")),
+        )
+        .disk(name)
+        .remedy("unmount it, or take it out of what uses it; `--force` does not help here"));
     }
     if force {
         return Ok(());
     }
-    let mut found: Vec<String> =
-        content.foreign.iter().map(|mark| format!("{} at byte {}", mark.kind, mark.offset)).collect();
+    let mut found: Vec<String> = content
+        .foreign
+        .iter()
+        .map(|mark| format!("{} at byte {}", mark.kind, mark.offset))
+        .collect();
     match &content.bedplate {
         Some(BedplateContent::Disk(uuid)) => found.push(format!("the Bedplate disk {uuid}")),
-        Some(BedplateContent::Damaged(what)) => found.push(format!("what is left of a Bedplate disk ({what})")),
+        Some(BedplateContent::Damaged(what)) => {
+            found.push(format!("what is left of a Bedplate disk ({what})"));
+        }
         None => {}
     }
     if found.is_empty() {
         return Ok(());
     }
-    let mut error = ApiError::new(ErrorKind::ForeignSignature, format!("{name} is not empty: it carries {}", found.join(", ")))
-        .disk(name)
-        .remedy("look at it first (`wipefs`, `blkid`); `--force` destroys what is on it");
+    let mut error = ApiError::new(
+        ErrorKind::ForeignSignature,
+        format!("{name} is not empty: it carries {}", found.join(", ")),
+    )
+    .disk(name)
+    .remedy("look at it first (`wipefs`, `blkid`); `--force` destroys what is on it");
     error.offset = content.foreign.first().map(|mark| mark.offset);
     Err(error)
 }

@@ -29,10 +29,20 @@ impl Streak {
     /// Counts one check, and says which state follows from it.
     fn count(&mut self, hit: bool, now: DiskState, settings: &Health) -> DiskState {
         if hit {
-            *self = Self { hits: self.hits.saturating_add(1), misses: 0 };
-            if self.hits >= settings.online_after { DiskState::Online } else { now }
+            *self = Self {
+                hits: self.hits.saturating_add(1),
+                misses: 0,
+            };
+            if self.hits >= settings.online_after {
+                DiskState::Online
+            } else {
+                now
+            }
         } else {
-            *self = Self { hits: 0, misses: self.misses.saturating_add(1) };
+            *self = Self {
+                hits: 0,
+                misses: self.misses.saturating_add(1),
+            };
             if self.misses >= settings.offline_after {
                 DiskState::Offline
             } else if self.misses >= settings.suspect_after {
@@ -55,7 +65,11 @@ pub async fn keep_watching(node: Arc<Node>) {
             () = node.stopped() => return,
             _ = beat.tick() => {}
         }
-        let actors: Vec<Arc<DiskActor>> = node.disks().iter().filter_map(|entry| entry.actor.clone()).collect();
+        let actors: Vec<Arc<DiskActor>> = node
+            .disks()
+            .iter()
+            .filter_map(|entry| entry.actor.clone())
+            .collect();
         streaks.retain(|uuid, _| actors.iter().any(|actor| actor.uuid == *uuid));
         let mut checks = JoinSet::new();
         for actor in actors {
@@ -63,8 +77,16 @@ pub async fn keep_watching(node: Arc<Node>) {
             checks.spawn(async move { (actor.uuid, check(&actor, within).await) });
         }
         while let Some(checked) = checks.join_next().await {
-            let Ok((uuid, result)) = checked else { continue };
-            conclude(&node, uuid, result, streaks.entry(uuid).or_default(), &settings);
+            let Ok((uuid, result)) = checked else {
+                continue;
+            };
+            conclude(
+                &node,
+                uuid,
+                result,
+                streaks.entry(uuid).or_default(),
+                &settings,
+            );
         }
     }
 }
@@ -82,10 +104,19 @@ async fn check(actor: &DiskActor, within: Duration) -> Result<(), String> {
     }
 }
 
-fn conclude(node: &Arc<Node>, uuid: Uuid, result: Result<(), String>, streak: &mut Streak, settings: &Health) {
+fn conclude(
+    node: &Arc<Node>,
+    uuid: Uuid,
+    result: Result<(), String>,
+    streak: &mut Streak,
+    settings: &Health,
+) {
     let changed = {
         let mut disks = node.disks();
-        let Some(entry) = disks.iter_mut().find(|entry| entry.uuid == Some(uuid) && entry.actor.is_some()) else {
+        let Some(entry) = disks
+            .iter_mut()
+            .find(|entry| entry.uuid == Some(uuid) && entry.actor.is_some())
+        else {
             return;
         };
         let now = entry.state.get();
@@ -96,7 +127,11 @@ fn conclude(node: &Arc<Node>, uuid: Uuid, result: Result<(), String>, streak: &m
                     .disk(entry.name())
                     .remedy("it comes back by itself; look for errors of the disk in the kernel's log (`dmesg`)")
             });
-            entry.set_state(next, error, &format!("{} health checks answered in a row", streak.hits));
+            entry.set_state(
+                next,
+                error,
+                &format!("{} health checks answered in a row", streak.hits),
+            );
         }
         next != now
     };
@@ -112,12 +147,22 @@ impl Node {
         let latched = {
             let disks = self.disks();
             let entry = disks.iter().find(|entry| entry.uuid == Some(disk));
-            entry.and_then(|entry| Some((entry.name(), entry.actor.as_ref()?.contents().latched.clone()?)))
+            entry.and_then(|entry| {
+                Some((
+                    entry.name(),
+                    entry.actor.as_ref()?.contents().latched.clone()?,
+                ))
+            })
         };
         let problem = latched.map(|(name, why)| {
-            ApiError::new(ErrorKind::ReadOnly, format!("the disk {name} takes no more changes: {why}"))
-                .disk(name)
-                .remedy("images are still served; check the disk, then restart the daemon to open it again")
+            ApiError::new(
+                ErrorKind::ReadOnly,
+                format!("the disk {name} takes no more changes: {why}"),
+            )
+            .disk(name)
+            .remedy(
+                "images are still served; check the disk, then restart the daemon to open it again",
+            )
         });
         self.set_problem(&format!("latched:{disk}"), problem);
     }
@@ -126,20 +171,28 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use DiskState::{Offline, Online, Suspect};
 
     #[test]
     fn a_short_fault_is_suspect_and_a_long_one_offline_and_both_heal() {
-        let settings = Health { suspect_after: 2, offline_after: 4, online_after: 2, ..Health::default() };
+        let settings = Health {
+            suspect_after: 2,
+            offline_after: 4,
+            online_after: 2,
+            ..Health::default()
+        };
         let mut streak = Streak::default();
         let mut state = DiskState::Online;
         let mut seen = Vec::new();
-        for hit in [false, true, false, false, true, true, false, false, false, false, true, true] {
+        for hit in [
+            false, true, false, false, true, true, false, false, false, false, true, true,
+        ] {
             state = streak.count(hit, state, &settings);
             seen.push(state);
         }
-        use DiskState::{Offline, Online, Suspect};
         let expected = [
-            Online, Online, Online, Suspect, Suspect, Online, Online, Suspect, Suspect, Offline, Offline, Online,
+            Online, Online, Online, Suspect, Suspect, Online, Online, Suspect, Suspect, Offline,
+            Offline, Online,
         ];
         assert_eq!(seen, expected);
     }

@@ -26,13 +26,14 @@ use crate::error_kind::ErrorKind;
 /// `NotFound`.
 pub(super) fn find<'a>(disks: &'a [DiskEntry], name: &str) -> Result<&'a DiskEntry, ApiError> {
     let uuid = name.parse::<Uuid>().ok();
-    disks.iter().find(|entry| entry.path.as_os_str() == name || (uuid.is_some() && entry.uuid == uuid)).ok_or_else(
-        || {
+    disks
+        .iter()
+        .find(|entry| entry.path.as_os_str() == name || (uuid.is_some() && entry.uuid == uuid))
+        .ok_or_else(|| {
             ApiError::new(ErrorKind::NotFound, format!("there is no disk {name}"))
                 .disk(name)
                 .remedy("`bedplate disk list` shows the disks by UUID and path")
-        },
-    )
+        })
 }
 
 impl Node {

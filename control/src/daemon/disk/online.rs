@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bedplate_datapath::discover;
 use bedplate_datapath::store::PreviousSession;
 use uuid::Uuid;
 
 use super::actor::DiskActor;
 use super::entry::DiskEntry;
 use crate::api::{ApiError, Disk, DiskState};
+use crate::daemon::image::attach::blocking;
 use crate::daemon::image::recover;
 use crate::daemon::node::Node;
 use crate::error_kind::ErrorKind;
@@ -24,11 +26,24 @@ pub const CLAIM_FOR_USER: Duration = Duration::from_secs(3);
 pub async fn add(node: &Arc<Node>, path: &str) -> Result<Disk, ApiError> {
     node.require_running()?;
     let path = absolute(path)?;
+    node.refuse_copy(&path).await?;
     let uuid = node.bring_online(&path, CLAIM_FOR_USER).await?;
     let disks = node.disks();
-    disks.iter().find(|entry| entry.uuid == Some(uuid)).map(DiskEntry::view).ok_or_else(|| {
-        ApiError::new(ErrorKind::Busy, "the disk was removed while it was added").disk(path.display().to_string())
-    })
+    disks
+        .iter()
+        .find(|entry| entry.uuid == Some(uuid))
+        .map(DiskEntry::view)
+        .ok_or_else(|| {
+            ApiError::new(ErrorKind::Busy, "the disk was removed while it was added")
+                .disk(path.display().to_string())
+        })
+}
+
+fn same_file(one: &Path, other: &Path) -> bool {
+    one == other
+        || one
+            .canonicalize()
+            .is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
 /// A path that means the same to the daemon as to the user.
@@ -37,15 +52,44 @@ pub fn absolute(path: &str) -> Result<PathBuf, ApiError> {
     if path.is_absolute() {
         return Ok(path);
     }
-    Err(ApiError::new(ErrorKind::BadRequest, "the path of a disk must be absolute").disk(path.display().to_string()))
+    Err(
+        ApiError::new(ErrorKind::BadRequest, "the path of a disk must be absolute")
+            .disk(path.display().to_string()),
+    )
 }
 
 impl Node {
+    /// Refuses the disk at `path` if another disk has its identity. Before it is opened, since opening writes to it, and then the two
+    /// could not be told apart by what is on them any more.
+    async fn refuse_copy(&self, path: &Path) -> Result<(), ApiError> {
+        let mut paths = vec![path.to_owned()];
+        paths.extend(
+            self.disks()
+                .iter()
+                .filter(|entry| entry.actor.is_some() && entry.path != path)
+                .map(|entry| entry.path.clone()),
+        );
+        let all = self.config.discovery.all_block_devices;
+        let scan =
+            blocking(move || discover::scan_within(&paths, all, discover::PROBE_TIMEOUT)).await?;
+        let copies = scan
+            .duplicates
+            .iter()
+            .find(|copies| copies.paths.iter().any(|copy| same_file(copy, path)));
+        copies.map_or(Ok(()), |copies| {
+            Err(duplicate(copies.disk_uuid, &copies.paths))
+        })
+    }
+
     /// Opens the disk at `path`; one that is open there already stays as it is. Answers with its identity.
     ///
     /// # Errors
     /// Why it cannot be used; its entry tells the same from then on.
-    pub async fn bring_online(self: &Arc<Self>, path: &Path, claim_within: Duration) -> Result<Uuid, ApiError> {
+    pub async fn bring_online(
+        self: &Arc<Self>,
+        path: &Path,
+        claim_within: Duration,
+    ) -> Result<Uuid, ApiError> {
         if let Some(open) = self.begin_change(path)? {
             return Ok(open);
         }
@@ -56,8 +100,11 @@ impl Node {
                 let mut disks = self.disks();
                 if let Some(entry) = disks.iter_mut().find(|entry| entry.path == path) {
                     entry.in_change = false;
-                    let state =
-                        if error.kind == ErrorKind::NotFound { DiskState::Absent } else { DiskState::Offline };
+                    let state = if error.kind == ErrorKind::NotFound {
+                        DiskState::Absent
+                    } else {
+                        DiskState::Offline
+                    };
                     entry.set_state(state, Some(error.clone()), "");
                 }
                 Err(error)
@@ -68,18 +115,24 @@ impl Node {
     /// Marks the entry of `path` as being opened; answers with the disk's identity if it is open already.
     fn begin_change(&self, path: &Path) -> Result<Option<Uuid>, ApiError> {
         let mut disks = self.disks();
-        let at = disks.iter().position(|entry| entry.path == path).unwrap_or_else(|| {
-            disks.push(DiskEntry::absent(path.to_owned(), None));
-            disks.len() - 1
-        });
+        let at = disks
+            .iter()
+            .position(|entry| entry.path == path)
+            .unwrap_or_else(|| {
+                disks.push(DiskEntry::absent(path.to_owned(), None));
+                disks.len() - 1
+            });
         let entry = &mut disks[at];
         if entry.actor.is_some() && !entry.in_change {
             return Ok(entry.uuid);
         }
         if entry.in_change {
-            return Err(ApiError::new(ErrorKind::Busy, format!("the disk {} is being opened or closed", entry.name()))
-                .disk(entry.name())
-                .remedy("try again in a moment"));
+            return Err(ApiError::new(
+                ErrorKind::Busy,
+                format!("the disk {} is being opened or closed", entry.name()),
+            )
+            .disk(entry.name())
+            .remedy("try again in a moment"));
         }
         entry.in_change = true;
         // A disk that is tried again and again does not change its state each time.
@@ -89,7 +142,11 @@ impl Node {
         Ok(None)
     }
 
-    async fn take_into_use(self: &Arc<Self>, path: &Path, actor: Arc<DiskActor>) -> Result<Uuid, ApiError> {
+    async fn take_into_use(
+        self: &Arc<Self>,
+        path: &Path,
+        actor: Arc<DiskActor>,
+    ) -> Result<Uuid, ApiError> {
         let uuid = actor.uuid;
         if let Err(error) = self.refuse_duplicate(path, &actor) {
             if let Err(error) = actor.close().await {
@@ -135,7 +192,9 @@ impl Node {
     /// One entry for each identity: an older one of a disk that was elsewhere goes; one that is in use refuses the newcomer.
     fn refuse_duplicate(&self, path: &Path, actor: &DiskActor) -> Result<(), ApiError> {
         let mut disks = self.disks();
-        let other = disks.iter().find(|entry| entry.uuid == Some(actor.uuid) && entry.actor.is_some());
+        let other = disks
+            .iter()
+            .find(|entry| entry.uuid == Some(actor.uuid) && entry.actor.is_some());
         let Some(other) = other else {
             disks.retain(|entry| entry.path == path || entry.uuid != Some(actor.uuid));
             return Ok(());
@@ -151,10 +210,16 @@ impl Node {
 
 /// The error of disks that cannot be told apart.
 pub fn duplicate(uuid: Uuid, paths: &[PathBuf]) -> ApiError {
-    let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    let names: Vec<String> = paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
     ApiError::new(
         ErrorKind::DuplicateDisk,
-        format!("the disks at {} have the same identity {uuid}: one is a copy of the other", names.join(" and ")),
+        format!(
+            "the disks at {} have the same identity {uuid}: one is a copy of the other",
+            names.join(" and ")
+        ),
     )
     .disk(names.last().cloned().unwrap_or_default())
     .remedy("take the copy away, or format it with `bedplate disk format --force PATH`")

@@ -20,7 +20,10 @@ pub async fn remove(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
     let (actor, slot) = {
         let disks = node.disks();
         let entry = disks.iter().find(|entry| entry.path == path);
-        (entry.and_then(|entry| entry.actor.clone()), entry.and_then(|entry| entry.slot))
+        (
+            entry.and_then(|entry| entry.actor.clone()),
+            entry.and_then(|entry| entry.slot),
+        )
     };
     if let Some(slot) = slot
         && let Err(error) = node.serving.remove_disk(slot)
@@ -55,23 +58,44 @@ fn begin(node: &Node, name: &str) -> Result<(Option<Uuid>, PathBuf), ApiError> {
         return Err(errors::internal("a disk that was there is gone"));
     };
     let busy = |what: String, remedy: &str| {
-        Err(ApiError::new(ErrorKind::Busy, format!("the disk {name} is in use: {what}")).disk(name).remedy(remedy))
+        Err(ApiError::new(
+            ErrorKind::Busy,
+            format!("the disk {name} is in use: {what}"),
+        )
+        .disk(name)
+        .remedy(remedy))
     };
     if entry.in_change {
-        return busy("it is being opened or closed".to_owned(), "try again in a moment");
+        return busy(
+            "it is being opened or closed".to_owned(),
+            "try again in a moment",
+        );
     }
     for object in &entry.contents_now().objects {
-        let Some(runtime) = images.get(object.uuid) else { continue };
+        let Some(runtime) = images.get(object.uuid) else {
+            continue;
+        };
         if runtime.device.is_some() {
-            return busy(format!("the image {} is attached", object.name), "detach its images first");
+            return busy(
+                format!("the image {} is attached", object.name),
+                "detach its images first",
+            );
         }
         if let Some(job) = &runtime.job {
-            return busy(format!("job {} works on the image {}", job.id(), object.name), "wait for the job, or cancel it");
+            return busy(
+                format!("job {} works on the image {}", job.id(), object.name),
+                "wait for the job, or cancel it",
+            );
         }
     }
-    let importing = images.imports().find(|(_, import)| entry.uuid == Some(import.disk));
+    let importing = images
+        .imports()
+        .find(|(_, import)| entry.uuid == Some(import.disk));
     if let Some((image, import)) = importing {
-        return busy(format!("job {} imports the image {image}", import.job.id()), "wait for the job, or cancel it");
+        return busy(
+            format!("job {} imports the image {image}", import.job.id()),
+            "wait for the job, or cancel it",
+        );
     }
     entry.in_change = true;
     Ok((entry.uuid, entry.path.clone()))
@@ -79,7 +103,11 @@ fn begin(node: &Node, name: &str) -> Result<(Option<Uuid>, PathBuf), ApiError> {
 
 /// Closes every disk, at the daemon's end. All at the same time; one that hangs does not keep the others open.
 pub async fn close_all(node: &Arc<Node>) {
-    let actors: Vec<_> = node.disks().iter().filter_map(|entry| entry.actor.clone()).collect();
+    let actors: Vec<_> = node
+        .disks()
+        .iter()
+        .filter_map(|entry| entry.actor.clone())
+        .collect();
     let mut closing = tokio::task::JoinSet::new();
     for actor in actors {
         closing.spawn(async move {

@@ -13,7 +13,9 @@ use crate::daemon::disk;
 use crate::daemon::node::Node;
 
 pub(super) async fn list(State(node): State<Arc<Node>>) -> Json<DiskList> {
-    Json(DiskList { disks: node.disk_list() })
+    Json(DiskList {
+        disks: node.disk_list(),
+    })
 }
 
 pub(super) async fn show(
@@ -37,7 +39,10 @@ pub(super) async fn format(
     request: Result<Json<FormatDisk>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Disk>), Failure> {
     let Json(request) = request?;
-    Ok((StatusCode::CREATED, Json(disk::format(&node, request).await?)))
+    Ok((
+        StatusCode::CREATED,
+        Json(disk::format(&node, request).await?),
+    ))
 }
 
 pub(super) async fn remove(

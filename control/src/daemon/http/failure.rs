@@ -12,27 +12,32 @@ use crate::error_kind::ErrorKind;
 #[derive(Debug)]
 pub struct Failure(ApiError);
 
-impl Failure {
-    /// The answer to a path that does not exist.
-    pub async fn no_such_route(uri: Uri) -> Self {
-        Self(
-            ApiError::new(ErrorKind::NotFound, format!("there is no such endpoint: {}", uri.path()))
-                .remedy("GET /v1/openapi.json lists the endpoints"),
+/// The answer to a path that does not exist.
+pub async fn no_such_route(uri: Uri) -> Failure {
+    Failure(
+        ApiError::new(
+            ErrorKind::NotFound,
+            format!("there is no such endpoint: {}", uri.path()),
         )
-    }
+        .remedy("GET /v1/openapi.json lists the endpoints"),
+    )
+}
 
-    /// The answer to a method that a path does not have.
-    pub async fn no_such_method(method: Method, uri: Uri) -> Self {
-        Self(
-            ApiError::new(ErrorKind::BadRequest, format!("{} does not take {method}", uri.path()))
-                .remedy("GET /v1/openapi.json lists the endpoints"),
+/// The answer to a method that a path does not have.
+pub async fn no_such_method(method: Method, uri: Uri) -> Failure {
+    Failure(
+        ApiError::new(
+            ErrorKind::BadRequest,
+            format!("{} does not take {method}", uri.path()),
         )
-    }
+        .remedy("GET /v1/openapi.json lists the endpoints"),
+    )
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(self.0.kind.http_status())
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, Json(self.0)).into_response()
     }
 }
@@ -45,8 +50,11 @@ impl From<ApiError> for Failure {
 
 fn bad_request(why: &str) -> Failure {
     Failure(
-        ApiError::new(ErrorKind::BadRequest, format!("the request makes no sense: {why}"))
-            .remedy("GET /v1/openapi.json describes the requests"),
+        ApiError::new(
+            ErrorKind::BadRequest,
+            format!("the request makes no sense: {why}"),
+        )
+        .remedy("GET /v1/openapi.json describes the requests"),
     )
 }
 

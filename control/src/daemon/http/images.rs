@@ -16,10 +16,15 @@ use crate::daemon::{image, import, verify};
 type Name = Result<Path<String>, PathRejection>;
 
 pub(super) async fn list(State(node): State<Arc<Node>>) -> Json<ImageList> {
-    Json(ImageList { images: node.image_list() })
+    Json(ImageList {
+        images: node.image_list(),
+    })
 }
 
-pub(super) async fn show(State(node): State<Arc<Node>>, name: Name) -> Result<Json<ImageDetail>, Failure> {
+pub(super) async fn show(
+    State(node): State<Arc<Node>>,
+    name: Name,
+) -> Result<Json<ImageDetail>, Failure> {
     let Path(name) = name?;
     Ok(Json(node.image_detail(&name)?))
 }
@@ -29,23 +34,39 @@ pub(super) async fn import(
     request: Result<Json<ImportImage>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Job>), Failure> {
     let Json(request) = request?;
-    Ok((StatusCode::ACCEPTED, Json(import::start(&node, request).await?)))
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(import::start(&node, request).await?),
+    ))
 }
 
-pub(super) async fn delete(State(node): State<Arc<Node>>, name: Name) -> Result<StatusCode, Failure> {
+pub(super) async fn delete(
+    State(node): State<Arc<Node>>,
+    name: Name,
+) -> Result<StatusCode, Failure> {
     let Path(name) = name?;
     finish(async move { image::delete(&node, &name).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn attach(State(node): State<Arc<Node>>, name: Name) -> Result<Json<Changed>, Failure> {
+pub(super) async fn attach(
+    State(node): State<Arc<Node>>,
+    name: Name,
+) -> Result<Json<Changed>, Failure> {
     let Path(name) = name?;
-    Ok(Json(finish(async move { image::attach::attach(&node, &name).await }).await?))
+    Ok(Json(
+        finish(async move { image::attach::attach(&node, &name).await }).await?,
+    ))
 }
 
-pub(super) async fn detach(State(node): State<Arc<Node>>, name: Name) -> Result<Json<Changed>, Failure> {
+pub(super) async fn detach(
+    State(node): State<Arc<Node>>,
+    name: Name,
+) -> Result<Json<Changed>, Failure> {
     let Path(name) = name?;
-    Ok(Json(finish(async move { image::attach::detach(&node, &name).await }).await?))
+    Ok(Json(
+        finish(async move { image::attach::detach(&node, &name).await }).await?,
+    ))
 }
 
 pub(super) async fn verify(
@@ -53,7 +74,10 @@ pub(super) async fn verify(
     name: Name,
 ) -> Result<(StatusCode, Json<Job>), Failure> {
     let Path(name) = name?;
-    Ok((StatusCode::ACCEPTED, Json(verify::start(&node, &name).await?)))
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(verify::start(&node, &name).await?),
+    ))
 }
 
 pub(super) async fn wait(
@@ -62,7 +86,9 @@ pub(super) async fn wait(
     query: Result<Query<WaitQuery>, QueryRejection>,
 ) -> Result<Json<ImageDetail>, Failure> {
     let (Path(name), Query(query)) = (name?, query?);
-    Ok(Json(image::wait::wait(&node, &name, Duration::from_millis(query.timeout_ms)).await?))
+    Ok(Json(
+        image::wait::wait(&node, &name, Duration::from_millis(query.timeout_ms)).await?,
+    ))
 }
 
 /// A change that was begun is finished even if the client goes away: half of it must never be what is left.

@@ -27,7 +27,9 @@ const EVENT_INTERVAL: Duration = Duration::from_millis(200);
 type Id = Result<Path<u64>, PathRejection>;
 
 pub(super) async fn list(State(node): State<Arc<Node>>) -> Json<JobList> {
-    Json(JobList { jobs: node.jobs.list() })
+    Json(JobList {
+        jobs: node.jobs.list(),
+    })
 }
 
 pub(super) async fn show(State(node): State<Arc<Node>>, id: Id) -> Result<Json<Job>, Failure> {
@@ -48,14 +50,20 @@ pub(super) async fn events(State(node): State<Arc<Node>>, id: Id) -> Result<Resp
     let job = node.jobs.get(id)?;
     let (lines, stream) = mpsc::channel(1);
     tokio::spawn(tell(job, lines));
-    Ok(([(CONTENT_TYPE, NDJSON)], Body::from_stream(ReceiverStream::new(stream))).into_response())
+    Ok((
+        [(CONTENT_TYPE, NDJSON)],
+        Body::from_stream(ReceiverStream::new(stream)),
+    )
+        .into_response())
 }
 
 async fn tell(job: JobRef, lines: mpsc::Sender<Result<Bytes, Infallible>>) {
     let mut changes = job.follow();
     loop {
         let now = changes.borrow_and_update().clone();
-        let Ok(mut line) = serde_json::to_vec(&now) else { return };
+        let Ok(mut line) = serde_json::to_vec(&now) else {
+            return;
+        };
         line.push(b'\n');
         // A client that went away needs no more lines; a final state is the last one.
         if lines.send(Ok(line.into())).await.is_err() || now.state.is_final() {
@@ -71,32 +79,49 @@ async fn tell(job: JobRef, lines: mpsc::Sender<Result<Bytes, Infallible>>) {
     }
 }
 
-pub(super) async fn content(State(node): State<Arc<Node>>, id: Id, mut body: Body) -> Result<Json<Job>, Failure> {
+pub(super) async fn content(
+    State(node): State<Arc<Node>>,
+    id: Id,
+    mut body: Body,
+) -> Result<Json<Job>, Failure> {
     let Path(id) = id?;
     let job = node.jobs.get(id)?;
     let Some(parts) = node.images().take_content(id) else {
-        return Err(ApiError::new(ErrorKind::BadRequest, format!("job {id} takes no content, or takes it already"))
-            .object(id.to_string())
-            .remedy("start an import with a source of type `stream`, and send its content once")
-            .into());
+        return Err(ApiError::new(
+            ErrorKind::BadRequest,
+            format!("job {id} takes no content, or takes it already"),
+        )
+        .object(id.to_string())
+        .remedy("start an import with a source of type `stream`, and send its content once")
+        .into());
     };
+    // The client is there: however long it takes to produce its first byte, it is not late.
+    let mut part = StreamPart::Bytes(Bytes::new());
     loop {
-        let part = match body.frame().await {
-            None => StreamPart::End,
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(bytes) if bytes.is_empty() => continue,
-                Ok(bytes) => StreamPart::Bytes(bytes),
-                // Trailers say nothing here.
-                Err(_) => continue,
-            },
-            Some(Err(error)) => StreamPart::Broken(error.to_string()),
-        };
         let last = !matches!(part, StreamPart::Bytes(_));
         // An import that ended takes no more: its job says why, and the rest of the body is not read.
         if parts.send(part).await.is_err() || last {
             break;
         }
+        part = next_part(&mut body).await;
     }
     job.ended().await;
     Ok(Json(job.view()))
+}
+
+async fn next_part(body: &mut Body) -> StreamPart {
+    loop {
+        match body.frame().await {
+            None => return StreamPart::End,
+            Some(Err(error)) => return StreamPart::Broken(error.to_string()),
+            Some(Ok(frame)) => {
+                // Trailers say nothing here, and empty frames neither.
+                if let Ok(bytes) = frame.into_data()
+                    && !bytes.is_empty()
+                {
+                    return StreamPart::Bytes(bytes);
+                }
+            }
+        }
+    }
 }

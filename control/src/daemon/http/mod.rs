@@ -14,7 +14,6 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post, put};
 
 use super::node::Node;
-use failure::Failure;
 
 /// Largest JSON body. Content of images is not limited.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -30,7 +29,10 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/disks/format", post(disks::format))
         .route("/v1/disks/{disk}", get(disks::show).delete(disks::remove))
         .route("/v1/images", get(images::list).post(images::import))
-        .route("/v1/images/{name}", get(images::show).delete(images::delete))
+        .route(
+            "/v1/images/{name}",
+            get(images::show).delete(images::delete),
+        )
         .route("/v1/images/{name}/attach", post(images::attach))
         .route("/v1/images/{name}/detach", post(images::detach))
         .route("/v1/images/{name}/verify", post(images::verify))
@@ -40,8 +42,8 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/jobs/{id}/events", get(jobs::events))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
         .route("/v1/jobs/{id}/content", put(jobs::content))
-        .fallback(Failure::no_such_route)
-        .method_not_allowed_fallback(Failure::no_such_method)
+        .fallback(failure::no_such_route)
+        .method_not_allowed_fallback(failure::no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(node)
 }
@@ -58,7 +60,10 @@ mod tests {
     #[tokio::test]
     async fn every_endpoint_of_the_document_has_a_route() {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config { state_dir: folder.path().to_owned(), ..Config::default() };
+        let config = Config {
+            state_dir: folder.path().to_owned(),
+            ..Config::default()
+        };
         let serving = Serving::new(&config.ublk);
         let router = router(Node::new(config, uuid::Uuid::new_v4(), serving));
         let path = folder.path().join("socket");
@@ -71,15 +76,31 @@ mod tests {
                 Method::Put => "PUT",
                 Method::Delete => "DELETE",
             };
-            let target = endpoint.path.replace("{id}", "7").replace("{disk}", "d").replace("{name}", "n");
-            let target = if target.ends_with("/wait") { format!("{target}?timeout_ms=0") } else { target };
+            let target = endpoint
+                .path
+                .replace("{id}", "7")
+                .replace("{disk}", "d")
+                .replace("{name}", "n");
+            let target = if target.ends_with("/wait") {
+                format!("{target}?timeout_ms=0")
+            } else {
+                target
+            };
             let mut client = tokio::net::UnixStream::connect(&path).await.unwrap();
-            let head = format!("{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+            let head = format!(
+                "{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            );
             client.write_all(head.as_bytes()).await.unwrap();
             let mut answer = String::new();
             client.read_to_string(&mut answer).await.unwrap();
-            assert!(answer.starts_with("HTTP/1.1 "), "{method} {target}: {answer}");
-            assert!(!answer.contains("no such endpoint") && !answer.contains("does not take"), "{method} {target}: {answer}");
+            assert!(
+                answer.starts_with("HTTP/1.1 "),
+                "{method} {target}: {answer}"
+            );
+            assert!(
+                !answer.contains("no such endpoint") && !answer.contains("does not take"),
+                "{method} {target}: {answer}"
+            );
         }
     }
 }

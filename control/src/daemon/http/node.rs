@@ -19,7 +19,9 @@ pub(super) async fn status(State(node): State<Arc<Node>>) -> Json<Status> {
 
 pub(super) async fn doctor(State(node): State<Arc<Node>>) -> Result<Json<DoctorReport>, Failure> {
     let place = node.doctor_place();
-    Ok(Json(blocking(move || doctor::examine(&place, "bedplated")).await?))
+    Ok(Json(
+        blocking(move || doctor::examine(&place, "bedplated")).await?,
+    ))
 }
 
 pub(super) async fn openapi() -> Json<utoipa::openapi::OpenApi> {

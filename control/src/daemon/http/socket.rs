@@ -33,7 +33,10 @@ pub enum SocketError {
 /// # Errors
 /// When somebody else has the path, or it cannot be made.
 pub fn listen(path: &Path, group: &str) -> Result<UnixListener, SocketError> {
-    let io = |source| SocketError::Io { path: path.to_owned(), source };
+    let io = |source| SocketError::Io {
+        path: path.to_owned(),
+        source,
+    };
     remove_stale(path)?;
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(io)?;
@@ -60,7 +63,12 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     let metadata = match path.symlink_metadata() {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(SocketError::Io { path: path.to_owned(), source }),
+        Err(source) => {
+            return Err(SocketError::Io {
+                path: path.to_owned(),
+                source,
+            });
+        }
     };
     if !metadata.file_type().is_socket() {
         return Err(SocketError::NotASocket(path.to_owned()));
@@ -84,11 +92,17 @@ mod tests {
         assert!(path.exists(), "a dead daemon leaves its socket");
         let live = listen(&path, "no-such-group").unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o660);
-        assert!(matches!(listen(&path, "no-such-group"), Err(SocketError::Taken(_))));
+        assert!(matches!(
+            listen(&path, "no-such-group"),
+            Err(SocketError::Taken(_))
+        ));
         drop(live);
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, b"somebody's file").unwrap();
-        assert!(matches!(listen(&path, "no-such-group"), Err(SocketError::NotASocket(_))));
+        assert!(matches!(
+            listen(&path, "no-such-group"),
+            Err(SocketError::NotASocket(_))
+        ));
         assert_eq!(std::fs::read(&path).unwrap(), b"somebody's file");
     }
 }

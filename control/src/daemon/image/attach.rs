@@ -34,7 +34,13 @@ pub async fn attach(node: &Arc<Node>, name: &str) -> Result<Changed, ApiError> {
     if has_device(node, &found.object) {
         return Ok(changed(node, &found.object, false));
     }
-    set_attachment(node, &found.object, AttachmentState::Attaching, None, "asked to attach");
+    set_attachment(
+        node,
+        &found.object,
+        AttachmentState::Attaching,
+        None,
+        "asked to attach",
+    );
     match bring_up(node, &found).await {
         Ok(number) => {
             attached(node, &found.object, number, "attached");
@@ -45,7 +51,13 @@ pub async fn attach(node: &Arc<Node>, name: &str) -> Result<Changed, ApiError> {
             if found.object.want_attached {
                 set_attachment(node, &found.object, AttachmentState::Held, Some(&error), "");
             } else {
-                set_attachment(node, &found.object, AttachmentState::Detached, None, &error.message);
+                set_attachment(
+                    node,
+                    &found.object,
+                    AttachmentState::Detached,
+                    None,
+                    &error.message,
+                );
             }
             Err(error)
         }
@@ -73,7 +85,13 @@ pub async fn detach(node: &Arc<Node>, name: &str) -> Result<Changed, ApiError> {
     if let Some(kept) = found.object.dev_id {
         commit(node, &found, kept, false).await?;
     }
-    set_attachment(node, &found.object, AttachmentState::Detached, None, "asked to detach");
+    set_attachment(
+        node,
+        &found.object,
+        AttachmentState::Detached,
+        None,
+        "asked to detach",
+    );
     let found = node.find_image(&image.to_string())?;
     Ok(changed(node, &found.object, true))
 }
@@ -89,7 +107,9 @@ pub async fn take_down(node: &Arc<Node>, object: &Object, number: u32) -> Result
             Err(TargetError::NotFound { .. }) => Ok(()),
             other => other,
         });
-        detached.await?.map_err(|error| errors::of_target(Some(&object.name), &error))?;
+        detached
+            .await?
+            .map_err(|error| errors::of_target(Some(&object.name), &error))?;
     }
     device_files::forget(&node.config.run_dir, number);
     node.images().of(object.uuid).device = None;
@@ -110,7 +130,12 @@ pub async fn bring_up(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError
     tracing::debug!(image = object.name, disk = disk.get(), "bringing up");
 
     let in_use = numbers_in_use(node, object.uuid);
-    let (run_dir, image, kept, uuid) = (node.config.run_dir.clone(), object.name.clone(), object.dev_id, object.uuid);
+    let (run_dir, image, kept, uuid) = (
+        node.config.run_dir.clone(),
+        object.name.clone(),
+        object.dev_id,
+        object.uuid,
+    );
     let wanted = object.want_attached;
     let dma_alignment = actor.dma_alignment;
     let job_node = Arc::clone(node);
@@ -123,8 +148,16 @@ pub async fn bring_up(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError
             dma_alignment,
         };
         let note = |number: u32| device_files::note(&run_dir, number, &image);
-        up(&target, &spec, &note, &stack, kept.map(DevId::get), wanted, &in_use)
-            .map_err(|error| errors::of_target(Some(&image), &error))
+        up(
+            &target,
+            &spec,
+            &note,
+            &stack,
+            kept.map(DevId::get),
+            wanted,
+            &in_use,
+        )
+        .map_err(|error| errors::of_target(Some(&image), &error))
     });
     let number = made.await??;
 
@@ -133,7 +166,11 @@ pub async fn bring_up(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError
         // device that nobody wishes for, and removes it.
         if let Err(error) = commit(node, found, DevId::new(number), true).await {
             if let Err(error) = take_down(node, object, number).await {
-                tracing::error!(image = object.name, number, "a device that could not be noted cannot be removed: {error}");
+                tracing::error!(
+                    image = object.name,
+                    number,
+                    "a device that could not be noted cannot be removed: {error}"
+                );
             }
             return Err(error);
         }
@@ -172,11 +209,15 @@ fn up(
     }
     let mut tries = 0;
     loop {
-        let number = (0..).find(|number| !taken.contains(number)).unwrap_or(u32::MAX);
+        let number = (0..=u32::MAX)
+            .find(|number| !taken.contains(number))
+            .unwrap_or(u32::MAX);
         note(number);
         match target.attach(&spec(number), Arc::clone(stack)) {
             Ok(_) => return Ok(number),
-            Err(TargetError::DeviceTaken { .. } | TargetError::Busy { .. }) if tries < NUMBER_TRIES => {
+            Err(TargetError::DeviceTaken { .. } | TargetError::Busy { .. })
+                if tries < NUMBER_TRIES =>
+            {
                 tries += 1;
                 taken.push(number);
             }
@@ -191,7 +232,11 @@ async fn layers(
     actor: &DiskActor,
     object: &Object,
 ) -> Result<(DiskIndex, Arc<LayerStack>), ApiError> {
-    let known = node.disks().iter().find(|entry| entry.uuid == Some(actor.uuid)).and_then(|entry| entry.slot);
+    let known = node
+        .disks()
+        .iter()
+        .find(|entry| entry.uuid == Some(actor.uuid))
+        .and_then(|entry| entry.slot);
     let (uuid, serving) = (object.uuid, Arc::clone(node));
     let (disk, map) = actor
         .ask(move |store| {
@@ -206,7 +251,9 @@ async fn layers(
     let map = map.map_err(|error| errors::of_store(&actor.name(), Some(&object.name), &error))?;
     let extra = {
         let mut disks = node.disks();
-        let entry = disks.iter_mut().find(|entry| entry.uuid == Some(actor.uuid));
+        let entry = disks
+            .iter_mut()
+            .find(|entry| entry.uuid == Some(actor.uuid));
         match entry.map(|entry| *entry.slot.get_or_insert(disk)) {
             Some(first) if first != disk => Some((disk, first)),
             _ => None,
@@ -221,7 +268,10 @@ async fn layers(
         }
         None => disk,
     };
-    let stack = LayerStack { layers: vec![Layer { map, disk }], size_bytes: object.size_bytes };
+    let stack = LayerStack {
+        layers: vec![Layer { map, disk }],
+        size_bytes: object.size_bytes,
+    };
     Ok((disk, Arc::new(stack)))
 }
 
@@ -230,29 +280,52 @@ fn require_ready(node: &Node, found: &Located) -> Result<(), ApiError> {
     let state = images.replica_state(found.object.replica_uuid);
     let (now, why) = match state {
         Some(state) if state.get() == ReplicaState::Ready => return Ok(()),
-        Some(state) => (format!("{:?}", state.get()), state.why().unwrap_or_default().to_owned()),
+        Some(state) => (
+            format!("{:?}", state.get()),
+            state.why().unwrap_or_default().to_owned(),
+        ),
         None => ("Unknown".to_owned(), String::new()),
     };
     let name = &found.object.name;
-    let mut error = ApiError::new(ErrorKind::NotReady, format!("the image {name} is {now} and cannot be served: {why}"))
-        .object(name.clone())
-        .remedy(format!("`bedplate image show {name}` says more"));
+    let mut error = ApiError::new(
+        ErrorKind::NotReady,
+        format!("the image {name} is {now} and cannot be served: {why}"),
+    )
+    .object(name.clone())
+    .remedy(format!("`bedplate image show {name}` says more"));
     error.disk = Some(found.disk_path.clone());
     Err(error)
 }
 
 /// Numbers that belong to other images, attached or not.
 fn numbers_in_use(node: &Node, image: Uuid) -> Vec<u32> {
-    let kept = node.replicas().into_iter().filter(|replica| replica.object.uuid != image);
-    let mut numbers: Vec<u32> = kept.filter_map(|replica| replica.object.dev_id.map(DevId::get)).collect();
-    numbers.extend(node.images().devices().filter(|(uuid, _)| *uuid != image).map(|(_, number)| number));
+    let kept = node
+        .replicas()
+        .into_iter()
+        .filter(|replica| replica.object.uuid != image);
+    let mut numbers: Vec<u32> = kept
+        .filter_map(|replica| replica.object.dev_id.map(DevId::get))
+        .collect();
+    numbers.extend(
+        node.images()
+            .devices()
+            .filter(|(uuid, _)| *uuid != image)
+            .map(|(_, number)| number),
+    );
     numbers
 }
 
-async fn commit(node: &Arc<Node>, found: &Located, number: DevId, wanted: bool) -> Result<(), ApiError> {
+async fn commit(
+    node: &Arc<Node>,
+    found: &Located,
+    number: DevId,
+    wanted: bool,
+) -> Result<(), ApiError> {
     let actor = node.actor(found.disk)?;
     let uuid = found.object.uuid;
-    let noted = actor.change(move |store| store.set_attachment(uuid, number, wanted)).await?;
+    let noted = actor
+        .change(move |store| store.set_attachment(uuid, number, wanted))
+        .await?;
     if noted.is_err() {
         node.refresh_disk(found.disk);
     }
@@ -262,18 +335,32 @@ async fn commit(node: &Arc<Node>, found: &Located, number: DevId, wanted: bool) 
 fn has_device(node: &Node, object: &Object) -> bool {
     let images = node.images();
     images.get(object.uuid).is_some_and(|runtime| {
-        runtime.device.is_some() && runtime.attachment.get() == AttachmentState::Ready && object.want_attached
+        runtime.device.is_some()
+            && runtime.attachment.get() == AttachmentState::Ready
+            && object.want_attached
     })
 }
 
 /// Notes that the device answers.
 pub fn attached(node: &Node, object: &Object, number: u32, cause: &str) {
     node.images().of(object.uuid).device = Some(number);
-    set_attachment(node, object, AttachmentState::Ready, None, &format!("{cause} as /dev/ublkb{number}"));
+    set_attachment(
+        node,
+        object,
+        AttachmentState::Ready,
+        None,
+        &format!("{cause} as /dev/ublkb{number}"),
+    );
 }
 
 /// Notes the state of the device.
-pub fn set_attachment(node: &Node, object: &Object, to: AttachmentState, why: Option<&ApiError>, cause: &str) {
+pub fn set_attachment(
+    node: &Node,
+    object: &Object,
+    to: AttachmentState,
+    why: Option<&ApiError>,
+    cause: &str,
+) {
     {
         let mut images = node.images();
         let state = &mut images.of(object.uuid).attachment;
@@ -286,14 +373,20 @@ pub fn set_attachment(node: &Node, object: &Object, to: AttachmentState, why: Op
 }
 
 fn changed(node: &Node, object: &Object, changed: bool) -> Changed {
-    Changed { image: object.name.clone(), changed, attachment: node.attachment_view(object) }
+    Changed {
+        image: object.name.clone(),
+        changed,
+        attachment: node.attachment_view(object),
+    }
 }
 
 /// Runs what blocks on a thread for such things.
 ///
 /// # Errors
 /// When it panicked.
-pub async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Result<R, ApiError> {
+pub async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> R + Send + 'static,
+) -> Result<R, ApiError> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| errors::internal("a call that blocks ended unexpectedly"))
@@ -301,5 +394,8 @@ pub async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'stat
 
 /// Whether the kernel has devices of ours.
 pub fn kernel_devices_of_ours() -> Vec<bedplate_ublk_target::KernelDevice> {
-    Serving::kernel_devices().into_iter().filter(|device| device.owner.is_some()).collect()
+    Serving::kernel_devices()
+        .into_iter()
+        .filter(|device| device.owner.is_some())
+        .collect()
 }

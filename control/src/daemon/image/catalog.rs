@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::runtime::ImageTable;
 use crate::api::{
-    ApiError, Attachment, AttachmentState, DiskState, Image, ImageDetail, Replica, ReplicaState, Transition,
+    ApiError, Attachment, AttachmentState, DiskState, Image, ImageDetail, Replica, ReplicaState,
+    Transition,
 };
 use crate::daemon::disk::entry::DiskEntry;
 use crate::daemon::node::Node;
@@ -33,7 +34,11 @@ impl Node {
         for entry in disks.iter() {
             let Some(disk) = entry.uuid else { continue };
             for object in &entry.contents_now().objects {
-                all.push(Located { disk, disk_path: entry.name(), object: object.clone() });
+                all.push(Located {
+                    disk,
+                    disk_path: entry.name(),
+                    object: object.clone(),
+                });
             }
         }
         all
@@ -52,14 +57,22 @@ impl Node {
             .collect();
         found.sort_by_key(|replica| (!replica.object.state.is_ready(), replica.object.uuid));
         let Some(first) = found.first() else {
-            return Err(not_found(name, self.images().import_of(name).map(|import| import.job.id())));
+            return Err(not_found(
+                name,
+                self.images().import_of(name).map(|import| import.job.id()),
+            ));
         };
-        if let Some(other) = found.iter().find(|other| other.object.uuid != first.object.uuid) {
+        if let Some(other) = found
+            .iter()
+            .find(|other| other.object.uuid != first.object.uuid)
+        {
             let message = format!(
                 "two images are named {name}: {} on {} and {} on {}",
                 first.object.uuid, first.disk_path, other.object.uuid, other.disk_path
             );
-            return Err(ApiError::new(ErrorKind::Held, message).object(name).remedy("name the one that you mean by its UUID"));
+            return Err(ApiError::new(ErrorKind::Held, message)
+                .object(name)
+                .remedy("name the one that you mean by its UUID"));
         }
         Ok(first.clone())
     }
@@ -74,7 +87,11 @@ impl Node {
                 let (state, why) = state_of(entry, in_use, object, &images);
                 let tracked = images.replica(object.replica_uuid);
                 match why {
-                    None => tracked.set(&object.name, state, "its disk is in use and its metadata checked out"),
+                    None => tracked.set(
+                        &object.name,
+                        state,
+                        "its disk is in use and its metadata checked out",
+                    ),
                     Some(why) => tracked.set_because(&object.name, state, &why),
                 }
             }
@@ -88,13 +105,24 @@ impl Node {
     pub fn image_list(&self) -> Vec<Image> {
         let mut by_uuid: BTreeMap<Uuid, Vec<Located>> = BTreeMap::new();
         for replica in self.replicas() {
-            by_uuid.entry(replica.object.uuid).or_default().push(replica);
+            by_uuid
+                .entry(replica.object.uuid)
+                .or_default()
+                .push(replica);
         }
         let images = self.images();
-        let mut list: Vec<Image> = by_uuid.values().map(|replicas| view(replicas, &images)).collect();
+        let mut list: Vec<Image> = by_uuid
+            .values()
+            .map(|replicas| view(replicas, &images))
+            .collect();
         let on_disk: Vec<String> = list.iter().map(|image| image.name.clone()).collect();
         // Between the seal and the end of its job an image is both.
-        list.extend(images.imports().filter(|(name, _)| !on_disk.contains(name)).map(|(name, import)| import.view(name)));
+        list.extend(
+            images
+                .imports()
+                .filter(|(name, _)| !on_disk.contains(name))
+                .map(|(name, import)| import.view(name)),
+        );
         list.sort_by(|a, b| a.name.cmp(&b.name));
         list
     }
@@ -108,26 +136,45 @@ impl Node {
             Ok(first) => first,
             Err(error) => {
                 let images = self.images();
-                let import = images.import_of(name).filter(|_| error.kind == ErrorKind::NotFound).ok_or(error)?;
-                return Ok(ImageDetail { image: import.view(name), replicas: Vec::new(), history: Vec::new() });
+                let import = images
+                    .import_of(name)
+                    .filter(|_| error.kind == ErrorKind::NotReady)
+                    .ok_or(error)?;
+                return Ok(ImageDetail {
+                    image: import.view(name),
+                    replicas: Vec::new(),
+                    history: Vec::new(),
+                });
             }
         };
-        let replicas: Vec<Located> =
-            self.replicas().into_iter().filter(|replica| replica.object.uuid == first.object.uuid).collect();
+        let replicas: Vec<Located> = self
+            .replicas()
+            .into_iter()
+            .filter(|replica| replica.object.uuid == first.object.uuid)
+            .collect();
         let images = self.images();
         let mut history: Vec<Transition> = Vec::new();
         for replica in &replicas {
             history.extend(
-                images.replica_state(replica.object.replica_uuid).into_iter().flat_map(|state| state.changes().cloned()),
+                images
+                    .replica_state(replica.object.replica_uuid)
+                    .into_iter()
+                    .flat_map(|state| state.changes().cloned()),
             );
         }
         history.extend(
-            images.get(first.object.uuid).into_iter().flat_map(|runtime| runtime.attachment.changes().cloned()),
+            images
+                .get(first.object.uuid)
+                .into_iter()
+                .flat_map(|runtime| runtime.attachment.changes().cloned()),
         );
         history.sort_by_key(|change| change.at_unix_ms);
         Ok(ImageDetail {
             image: view(&replicas, &images),
-            replicas: replicas.iter().map(|replica| replica_view(replica, &images)).collect(),
+            replicas: replicas
+                .iter()
+                .map(|replica| replica_view(replica, &images))
+                .collect(),
             history,
         })
     }
@@ -158,12 +205,25 @@ fn state_of(
     images: &ImageTable,
 ) -> (ReplicaState, Option<String>) {
     if !in_use {
-        let why = entry.state.why().map_or(String::new(), |why| format!(": {why}"));
-        return (ReplicaState::Unknown, Some(format!("its disk {} is {:?}{why}", entry.name(), entry.state.get())));
+        let why = entry
+            .state
+            .why()
+            .map_or(String::new(), |why| format!(": {why}"));
+        return (
+            ReplicaState::Unknown,
+            Some(format!(
+                "its disk {} is {:?}{why}",
+                entry.name(),
+                entry.state.get()
+            )),
+        );
     }
     match &object.state {
         StoredState::Failed(damage) => (ReplicaState::Failed, Some(damage.to_string())),
-        StoredState::Ready => match images.get(object.uuid).and_then(|runtime| runtime.damage.clone()) {
+        StoredState::Ready => match images
+            .get(object.uuid)
+            .and_then(|runtime| runtime.damage.clone())
+        {
             Some(damage) => (ReplicaState::Damaged, Some(damage)),
             None => (ReplicaState::Ready, None),
         },
@@ -183,8 +243,14 @@ fn replica_view(replica: &Located, images: &ImageTable) -> Replica {
 }
 
 fn view(replicas: &[Located], images: &ImageTable) -> Image {
-    let views: Vec<Replica> = replicas.iter().map(|replica| replica_view(replica, images)).collect();
-    let ready = views.iter().filter(|replica| replica.state == ReplicaState::Ready).count();
+    let views: Vec<Replica> = replicas
+        .iter()
+        .map(|replica| replica_view(replica, images))
+        .collect();
+    let ready = views
+        .iter()
+        .filter(|replica| replica.state == ReplicaState::Ready)
+        .count();
     let best = views.iter().min_by_key(|replica| rank(replica.state));
     // Every group has at least one replica; the first one stands for the description that all share.
     let object = &replicas[0].object;
@@ -198,7 +264,8 @@ fn view(replicas: &[Located], images: &ImageTable) -> Image {
         why: best.and_then(|replica| replica.why.clone()),
         degraded: copies_ready < object.wanted_copies,
         size_bytes: known.then_some(object.size_bytes),
-        stored_bytes: known.then_some((object.stored_clusters + object.tree_clusters) * CLUSTER_BYTES),
+        stored_bytes: known
+            .then_some((object.stored_clusters + object.tree_clusters) * CLUSTER_BYTES),
         copies_wanted: object.wanted_copies,
         copies_ready,
         sha256: known.then(|| hex(&object.sha256)),
@@ -206,7 +273,10 @@ fn view(replicas: &[Located], images: &ImageTable) -> Image {
         source: object.source.clone(),
         created_unix_ms: object.created_unix_s.saturating_mul(1000),
         attachment: attachment(object, images),
-        job: images.get(object.uuid).and_then(|runtime| runtime.job.as_ref()).map(super::super::jobs::JobRef::id),
+        job: images
+            .get(object.uuid)
+            .and_then(|runtime| runtime.job.as_ref())
+            .map(super::super::jobs::JobRef::id),
     }
 }
 
@@ -225,20 +295,26 @@ fn rank(state: ReplicaState) -> u8 {
 fn attachment(object: &Object, images: &ImageTable) -> Attachment {
     let runtime = images.get(object.uuid);
     Attachment {
-        state: runtime.map_or(AttachmentState::Detached, |runtime| runtime.attachment.get()),
+        state: runtime.map_or(AttachmentState::Detached, |runtime| {
+            runtime.attachment.get()
+        }),
         why: runtime.and_then(|runtime| runtime.attachment.why().map(str::to_owned)),
         wanted: object.want_attached,
         dev_id: object.dev_id.map(bedplate_datapath::units::DevId::get),
-        device: runtime.and_then(|runtime| runtime.device).map(|number| format!("/dev/ublkb{number}")),
+        device: runtime
+            .and_then(|runtime| runtime.device)
+            .map(|number| format!("/dev/ublkb{number}")),
     }
 }
 
 /// Bytes as hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }

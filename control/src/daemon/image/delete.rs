@@ -23,16 +23,25 @@ pub async fn delete(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
         let runtime = images.get(image);
         let job = runtime.and_then(|runtime| runtime.job.as_ref());
         let busy = |what: String, remedy: String| {
-            Err(ApiError::new(ErrorKind::Busy, format!("the image {} is {what}", object.name))
-                .object(object.name.clone())
-                .remedy(remedy))
+            Err(ApiError::new(
+                ErrorKind::Busy,
+                format!("the image {} is {what}", object.name),
+            )
+            .object(object.name.clone())
+            .remedy(remedy))
         };
         let attached = runtime.is_some_and(|runtime| runtime.device.is_some());
         if attached || (object.want_attached && object.state.is_ready()) {
-            return busy("attached".to_owned(), format!("detach it first: `bedplate image detach {}`", object.name));
+            return busy(
+                "attached".to_owned(),
+                format!("detach it first: `bedplate image detach {}`", object.name),
+            );
         }
         if let Some(job) = job {
-            return busy(format!("in use by job {}", job.id()), "wait for the job, or cancel it".to_owned());
+            return busy(
+                format!("in use by job {}", job.id()),
+                "wait for the job, or cancel it".to_owned(),
+            );
         }
     }
     let actor = node.actor(found.disk)?;

@@ -21,7 +21,11 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// A disk came into use: the devices of its images are brought up, all at the same time, without waiting for them here.
 pub fn disk_came(node: &Arc<Node>, disk: Uuid) {
-    for found in node.replicas().into_iter().filter(|found| found.disk == disk && found.object.want_attached) {
+    for found in node
+        .replicas()
+        .into_iter()
+        .filter(|found| found.disk == disk && found.object.want_attached)
+    {
         let (state, cause) = (AttachmentState::Recovering, "its disk came into use");
         attach::set_attachment(node, &found.object, state, None, cause);
         let node = Arc::clone(node);
@@ -36,7 +40,9 @@ pub async fn settled(node: &Arc<Node>) {
         changes.mark_unchanged();
         let recovering = node.replicas().iter().any(|found| {
             let images = node.images();
-            images.get(found.object.uuid).is_some_and(|runtime| runtime.attachment.get() == AttachmentState::Recovering)
+            images
+                .get(found.object.uuid)
+                .is_some_and(|runtime| runtime.attachment.get() == AttachmentState::Recovering)
         });
         // The sender lives in the node, so the channel cannot close.
         if !recovering || changes.changed().await.is_err() {
@@ -53,14 +59,24 @@ async fn bring_back(node: &Arc<Node>, found: &Located) {
         return;
     }
     // Looked up again: what was asked for while another change had its turn counts.
-    let Ok(found) = node.find_image(&image.to_string()) else { return };
+    let Ok(found) = node.find_image(&image.to_string()) else {
+        return;
+    };
     if !found.object.want_attached {
-        attach::set_attachment(node, &found.object, AttachmentState::Detached, None, "not wanted any more");
+        attach::set_attachment(
+            node,
+            &found.object,
+            AttachmentState::Detached,
+            None,
+            "not wanted any more",
+        );
         return;
     }
     match attach::bring_up(node, &found).await {
         Ok(number) => attach::attached(node, &found.object, number, "back"),
-        Err(error) => attach::set_attachment(node, &found.object, AttachmentState::Held, Some(&error), ""),
+        Err(error) => {
+            attach::set_attachment(node, &found.object, AttachmentState::Held, Some(&error), "");
+        }
     }
 }
 
@@ -97,12 +113,16 @@ pub async fn keep_trying(node: Arc<Node>) {
 /// whose disk is not there are left alone, since the disk may come late.
 async fn tidy(node: &Arc<Node>, dead_before: &HashSet<u32>) -> HashSet<u32> {
     let mut dead = HashSet::new();
-    let Ok(devices) = attach::blocking(attach::kernel_devices_of_ours).await else { return dead };
+    let Ok(devices) = attach::blocking(attach::kernel_devices_of_ours).await else {
+        return dead;
+    };
     let known = node.replicas();
     let mut waiting = HashSet::new();
     for device in devices {
         let number = device.dev_id.get();
-        let owner = known.iter().find(|found| device.owner == Some(OwnerTag::of(found.object.uuid)));
+        let owner = known
+            .iter()
+            .find(|found| device.owner == Some(OwnerTag::of(found.object.uuid)));
         match owner {
             Some(found) => remove_unwanted(node, found, number).await,
             // Served by another daemon.
@@ -133,7 +153,9 @@ async fn tidy(node: &Arc<Node>, dead_before: &HashSet<u32>) -> HashSet<u32> {
 async fn remove_unwanted(node: &Arc<Node>, found: &Located, number: u32) {
     let turn = node.images().of(found.object.uuid).turn.clone();
     let Ok(_turn) = turn.try_lock() else { return };
-    let Ok(now) = node.find_image(&found.object.uuid.to_string()) else { return };
+    let Ok(now) = node.find_image(&found.object.uuid.to_string()) else {
+        return;
+    };
     let served = node.images().of(found.object.uuid).device == Some(number);
     let wanted = now.object.want_attached && now.object.dev_id == Some(DevId::new(number));
     // Without its disk it is not known what is wished for now.
@@ -153,7 +175,10 @@ async fn remove(number: u32, why: &str) {
 
 fn waits_for_its_disk(device: &KernelDevice) -> ApiError {
     let node = format!("/dev/ublkb{}", device.dev_id);
-    ApiError::new(ErrorKind::Held, format!("{node} belongs to an image whose disk is not there ({device})"))
-        .object(node)
-        .remedy("it goes on when its disk is back; `bedplated remove-devices` gives it up")
+    ApiError::new(
+        ErrorKind::Held,
+        format!("{node} belongs to an image whose disk is not there ({device})"),
+    )
+    .object(node)
+    .remedy("it goes on when its disk is back; `bedplated remove-devices` gives it up")
 }

@@ -77,7 +77,9 @@ impl ImageTable {
 
     /// State of a replica; made on first use.
     pub fn replica(&mut self, replica: Uuid) -> &mut Tracked<ReplicaState> {
-        self.replicas.entry(replica).or_insert_with(|| Tracked::new("replica", ReplicaState::Pending))
+        self.replicas
+            .entry(replica)
+            .or_insert_with(|| Tracked::new("replica", ReplicaState::Pending))
     }
 
     /// State of a replica, if it was ever told.
@@ -97,7 +99,10 @@ impl ImageTable {
     /// `Exists` when another import has it.
     pub fn begin_import(&mut self, name: &str, importing: Importing) -> Result<(), ApiError> {
         if let Some(other) = self.imports.get(name) {
-            let message = format!("an image named {name} is being imported (job {})", other.job.id());
+            let message = format!(
+                "an image named {name} is being imported (job {})",
+                other.job.id()
+            );
             return Err(ApiError::new(ErrorKind::Exists, message)
                 .object(name)
                 .remedy("wait for that job, cancel it, or choose another name"));
@@ -118,7 +123,11 @@ impl ImageTable {
 
     /// The way in for the bytes of the import that `job` is; whoever takes it sends them.
     pub fn take_content(&mut self, job: u64) -> Option<mpsc::Sender<StreamPart>> {
-        self.imports.values_mut().find(|import| import.job.id() == job)?.content.take()
+        self.imports
+            .values_mut()
+            .find(|import| import.job.id() == job)?
+            .content
+            .take()
     }
 
     /// Imports at work, by name.
@@ -128,7 +137,9 @@ impl ImageTable {
 
     /// Every image that has a device now: its UUID and the device's number.
     pub fn devices(&self) -> impl Iterator<Item = (Uuid, u32)> + '_ {
-        self.runtimes.iter().filter_map(|(uuid, runtime)| Some((*uuid, runtime.device?)))
+        self.runtimes
+            .iter()
+            .filter_map(|(uuid, runtime)| Some((*uuid, runtime.device?)))
     }
 }
 
@@ -136,14 +147,22 @@ impl Importing {
     /// As the API shows an image that is not there yet.
     pub fn view(&self, name: &str) -> Image {
         let job = self.job.view();
-        let percent = job.progress.total_bytes.filter(|total| *total > 0).map(|total| {
-            let percent = u128::from(job.progress.done_bytes) * 100 / u128::from(total);
-            u8::try_from(percent.min(100)).unwrap_or(100)
-        });
+        let percent = job
+            .progress
+            .total_bytes
+            .filter(|total| *total > 0)
+            .map(|total| {
+                let percent = u128::from(job.progress.done_bytes) * 100 / u128::from(total);
+                u8::try_from(percent.min(100)).unwrap_or(100)
+            });
         Image {
             name: name.to_owned(),
             uuid: self.uuid,
-            state: if job.state == JobState::Pending { ReplicaState::Pending } else { ReplicaState::InProgress },
+            state: if job.state == JobState::Pending {
+                ReplicaState::Pending
+            } else {
+                ReplicaState::InProgress
+            },
             percent,
             why: None,
             degraded: false,

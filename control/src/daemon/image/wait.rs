@@ -11,7 +11,11 @@ use crate::error_kind::ErrorKind;
 ///
 /// # Errors
 /// `TimedOut` with the state that it had last.
-pub async fn wait(node: &Arc<Node>, name: &str, timeout: Duration) -> Result<ImageDetail, ApiError> {
+pub async fn wait(
+    node: &Arc<Node>,
+    name: &str,
+    timeout: Duration,
+) -> Result<ImageDetail, ApiError> {
     let mut changes = node.watch_changes();
     let waiting = async {
         loop {
@@ -32,20 +36,29 @@ pub async fn wait(node: &Arc<Node>, name: &str, timeout: Duration) -> Result<Ima
         Err(_late) => {
             let (state, why) = match node.image_detail(name) {
                 Ok(detail) => (
-                    format!("{:?}, its device {:?}", detail.image.state, detail.image.attachment.state),
+                    format!(
+                        "{:?}, its device {:?}",
+                        detail.image.state, detail.image.attachment.state
+                    ),
                     detail.image.why.or(detail.image.attachment.why),
                 ),
                 Err(error) => (error.message, None),
             };
             let why = why.map_or(String::new(), |why| format!(": {why}"));
-            Err(ApiError::new(ErrorKind::TimedOut, format!("waited {timeout:?} for the image {name}: {state}{why}"))
-                .object(name)
-                .remedy(format!("`bedplate image show {name}` and `bedplate disk list` say more")))
+            Err(ApiError::new(
+                ErrorKind::TimedOut,
+                format!("waited {timeout:?} for the image {name}: {state}{why}"),
+            )
+            .object(name)
+            .remedy(format!(
+                "`bedplate image show {name}` and `bedplate disk list` say more"
+            )))
         }
     }
 }
 
 fn usable(detail: &ImageDetail) -> bool {
     let attachment = &detail.image.attachment;
-    detail.image.state == ReplicaState::Ready && (!attachment.wanted || attachment.state == AttachmentState::Ready)
+    detail.image.state == ReplicaState::Ready
+        && (!attachment.wanted || attachment.state == AttachmentState::Ready)
 }

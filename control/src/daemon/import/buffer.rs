@@ -33,7 +33,9 @@ impl AlignedBuf {
     pub fn zeroed() -> Self {
         // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc_zeroed(LAYOUT) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(LAYOUT) };
+        let Some(start) = NonNull::new(start) else {
+            handle_alloc_error(LAYOUT)
+        };
         Self { start }
     }
 
@@ -93,7 +95,11 @@ impl SharedPart {
     /// `len_bytes` bytes from `start` on; cut off at the end of the buffer.
     pub fn new(buf: Arc<AlignedBuf>, start: usize, len_bytes: usize) -> Self {
         let start = start.min(CHUNK_BYTES);
-        Self { buf, start, len_bytes: len_bytes.min(CHUNK_BYTES - start) }
+        Self {
+            buf,
+            start,
+            len_bytes: len_bytes.min(CHUNK_BYTES - start),
+        }
     }
 
     /// The bytes.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use bedplate_datapath::import::{ClusterVerdict, ImportPlanError, ImportPlanner, SealedImage, verdict};
+use bedplate_datapath::import::{
+    ClusterVerdict, ImportPlanError, ImportPlanner, SealedImage, verdict,
+};
 use bedplate_datapath::store::{ImportTicket, NewImage};
 use bedplate_datapath::units::{BlockMask, CLUSTER_BYTES, Lcn, Pcn};
 use uuid::Uuid;
@@ -66,14 +68,21 @@ pub async fn run(plan: Plan, reader: Reader) -> Result<Uuid, ApiError> {
     let disk = Arc::clone(&plan.disk);
     let of_store = |error| errors::of_store(&disk.name(), Some(&name), &error);
 
+    let claim = disk.claim()?;
+    let hashers = Hashers::start()
+        .map_err(|error| errors::of_io("cannot start a thread to hash the image", &error))?;
     let image = plan.image.clone();
-    let ticket = disk.ask(move |store| store.begin_import(image)).await?.map_err(of_store)?;
-    let mut copy = match Copy::new(plan, ticket) {
-        Ok(copy) => copy,
-        Err((error, ticket)) => {
-            disk.change(move |store| store.abort(ticket)).await?;
-            return Err(error);
-        }
+    let ticket = disk
+        .ask(move |store| store.begin_import(image))
+        .await?
+        .map_err(of_store)?;
+    let mut copy = Copy {
+        planner: Some(ImportPlanner::new(ticket.owner(), plan.image.size_bytes)),
+        writer: Writer::new(claim, disk.name(), plan.writes_in_flight),
+        hashers: Some(hashers),
+        ticket: Some(ticket),
+        plan,
+        done_bytes: 0,
     };
     let copied = copy.all(reader).await;
     // Whatever happened: as long as a write is in flight its space is nobody else's.
@@ -82,7 +91,10 @@ pub async fn run(plan: Plan, reader: Reader) -> Result<Uuid, ApiError> {
         return copied.and_then(|_| Err(errors::internal("an import lost its ticket")));
     };
     match copied.and_then(|sealed| drained.map(|()| sealed)) {
-        Ok(sealed) => disk.change(move |store| store.seal(ticket, sealed)).await?.map_err(of_store),
+        Ok(sealed) => disk
+            .change(move |store| store.seal(ticket, sealed))
+            .await?
+            .map_err(of_store),
         Err(error) => {
             disk.change(move |store| store.abort(ticket)).await?;
             Err(error)
@@ -109,25 +121,6 @@ struct Wanted {
 }
 
 impl Copy {
-    fn new(plan: Plan, ticket: ImportTicket) -> Result<Self, (ApiError, ImportTicket)> {
-        let claim = match plan.disk.claim() {
-            Ok(claim) => claim,
-            Err(error) => return Err((error, ticket)),
-        };
-        let hashers = match Hashers::start() {
-            Ok(hashers) => hashers,
-            Err(error) => return Err((errors::of_io("cannot start a thread to hash the image", &error), ticket)),
-        };
-        Ok(Self {
-            planner: Some(ImportPlanner::new(ticket.owner(), plan.image.size_bytes)),
-            writer: Writer::new(claim, plan.disk.name(), plan.writes_in_flight),
-            hashers: Some(hashers),
-            ticket: Some(ticket),
-            plan,
-            done_bytes: 0,
-        })
-    }
-
     async fn all(&mut self, mut reader: Reader) -> Result<SealedImage, ApiError> {
         let job = self.plan.job.clone();
         job.progress(JobPhase::Copying, 0, self.plan.image.size_bytes);
@@ -153,7 +146,11 @@ impl Copy {
             Chunk::Data { buf, len_bytes, .. } => HashPiece::Data(Arc::clone(buf), *len_bytes),
             Chunk::Hole { len_bytes } => HashPiece::Zeros(*len_bytes),
         };
-        if let Chunk::Data { at: 0, buf, len_bytes } = &chunk
+        if let Chunk::Data {
+            at: 0,
+            buf,
+            len_bytes,
+        } = &chunk
             && self.plan.format == ImportFormat::Auto
             && let Some(other) = source_format::looks_like(&buf.bytes()[..*len_bytes])
         {
@@ -170,30 +167,46 @@ impl Copy {
             self.store(at, &buf, len_bytes).await?;
         }
         self.done_bytes += len_bytes;
-        self.plan.job.progress(JobPhase::Copying, self.done_bytes, self.plan.image.size_bytes);
+        self.plan.job.progress(
+            JobPhase::Copying,
+            self.done_bytes,
+            self.plan.image.size_bytes,
+        );
         Ok(())
     }
 
     /// Stores what is not zero of a chunk: places for all of its clusters, then one write for each run of neighbours.
-    async fn store(&mut self, at: u64, buf: &Arc<AlignedBuf>, len_bytes: usize) -> Result<(), ApiError> {
+    async fn store(
+        &mut self,
+        at: u64,
+        buf: &Arc<AlignedBuf>,
+        len_bytes: usize,
+    ) -> Result<(), ApiError> {
         let mut wanted = Vec::with_capacity(CHUNK_BYTES / CLUSTER);
         for start in (0..len_bytes).step_by(CLUSTER) {
             if let ClusterVerdict::Store { mask } = verdict(&buf.bytes()[start..start + CLUSTER]) {
                 let number = (at + start as u64) / CLUSTER_BYTES;
                 let lcn = u32::try_from(number).map_err(|_| self.too_large())?;
-                wanted.push(Wanted { lcn: Lcn::new(lcn), mask, start });
+                wanted.push(Wanted {
+                    lcn: Lcn::new(lcn),
+                    mask,
+                    start,
+                });
             }
         }
         let places = self.allocate(wanted.len()).await?;
         let mut run: Option<(Pcn, usize, usize)> = None;
         for (cluster, pcn) in wanted.iter().zip(places) {
             let bytes = &buf.bytes()[cluster.start..cluster.start + CLUSTER];
-            let told = self.planner()?.stored(cluster.lcn, pcn, cluster.mask, bytes);
+            let told = self
+                .planner()?
+                .stored(cluster.lcn, pcn, cluster.mask, bytes);
             told.map_err(|error| self.plan_error(error))?;
             match &mut run {
                 Some((first, start, len))
                     if *start + *len == cluster.start
-                        && u64::from(first.get()) + (*len / CLUSTER) as u64 == u64::from(pcn.get()) =>
+                        && u64::from(first.get()) + (*len / CLUSTER) as u64
+                            == u64::from(pcn.get()) =>
                 {
                     *len += CLUSTER;
                 }
@@ -207,15 +220,28 @@ impl Copy {
         self.write_checksums().await
     }
 
-    async fn write_run(&mut self, run: Option<(Pcn, usize, usize)>, buf: &Arc<AlignedBuf>) -> Result<(), ApiError> {
-        let Some((pcn, start, len)) = run else { return Ok(()) };
-        self.writer.write(pcn.offset().get(), SharedPart::new(Arc::clone(buf), start, len)).await
+    async fn write_run(
+        &mut self,
+        run: Option<(Pcn, usize, usize)>,
+        buf: &Arc<AlignedBuf>,
+    ) -> Result<(), ApiError> {
+        let Some((pcn, start, len)) = run else {
+            return Ok(());
+        };
+        self.writer
+            .write(
+                pcn.offset().get(),
+                SharedPart::new(Arc::clone(buf), start, len),
+            )
+            .await
     }
 
     async fn write_checksums(&mut self) -> Result<(), ApiError> {
         while self.planner()?.needs_cluster() {
             for pcn in self.allocate(1).await? {
-                let Some(write) = self.planner()?.place(pcn) else { continue };
+                let Some(write) = self.planner()?.place(pcn) else {
+                    continue;
+                };
                 let mut buf = AlignedBuf::zeroed();
                 buf.bytes_mut()[..write.bytes.len()].copy_from_slice(&write.bytes);
                 let part = SharedPart::new(Arc::new(buf), 0, write.bytes.len());
@@ -228,7 +254,9 @@ impl Copy {
     async fn allocate(&mut self, count: usize) -> Result<Vec<Pcn>, ApiError> {
         let mut places = Vec::with_capacity(count);
         while places.len() < count {
-            let Some(mut ticket) = self.ticket.take() else { return Err(errors::internal("an import lost its ticket")) };
+            let Some(mut ticket) = self.ticket.take() else {
+                return Err(errors::internal("an import lost its ticket"));
+            };
             let missing = u32::try_from(count - places.len()).unwrap_or(u32::MAX);
             let (ticket, extent) = self
                 .plan
@@ -239,8 +267,9 @@ impl Copy {
                 })
                 .await?;
             self.ticket = Some(ticket);
-            let extent =
-                extent.map_err(|error| errors::of_store(&self.plan.disk.name(), Some(&self.plan.image.name), &error))?;
+            let extent = extent.map_err(|error| {
+                errors::of_store(&self.plan.disk.name(), Some(&self.plan.image.name), &error)
+            })?;
             places.extend(extent.clusters());
         }
         Ok(places)
@@ -250,10 +279,17 @@ impl Copy {
     fn require_whole(&self) -> Result<(), ApiError> {
         match self.plan.image.size_bytes {
             Some(told) if told != self.done_bytes => {
-                let kind = if self.done_bytes < told { ErrorKind::SourceLost } else { ErrorKind::BadSize };
-                Err(ApiError::new(kind, format!("{told} bytes were announced, and {} came", self.done_bytes))
-                    .object(self.plan.image.name.clone())
-                    .remedy("send it again from the start; nothing of it was kept"))
+                let kind = if self.done_bytes < told {
+                    ErrorKind::SourceLost
+                } else {
+                    ErrorKind::BadSize
+                };
+                Err(ApiError::new(
+                    kind,
+                    format!("{told} bytes were announced, and {} came", self.done_bytes),
+                )
+                .object(self.plan.image.name.clone())
+                .remedy("send it again from the start; nothing of it was kept"))
             }
             _ => Ok(()),
         }
@@ -271,7 +307,9 @@ impl Copy {
         let ExpectedSums { sha256, sha512 } = &self.plan.expected;
         let wrong = |what: &str, expected: &[u8], actual: &[u8]| {
             let (expected, actual) = (hex(expected), hex(actual));
-            let message = format!("the content is not what was expected: {what} expected {expected}, actual {actual}");
+            let message = format!(
+                "the content is not what was expected: {what} expected {expected}, actual {actual}"
+            );
             Err(ApiError::new(ErrorKind::ChecksumMismatch, message)
                 .object(self.plan.image.name.clone())
                 .remedy("get the source again, or check the checksum that was given; nothing of it was kept"))
@@ -288,12 +326,19 @@ impl Copy {
     async fn seal_input(&mut self, sums: &Sums) -> Result<SealedImage, ApiError> {
         self.planner()?.finish();
         self.write_checksums().await?;
-        let planner = self.planner.take().ok_or_else(|| errors::internal("an import lost its plan"))?;
-        planner.seal_input(self.done_bytes, sums.sha256, sums.sha512).map_err(|error| self.plan_error(error))
+        let planner = self
+            .planner
+            .take()
+            .ok_or_else(|| errors::internal("an import lost its plan"))?;
+        planner
+            .seal_input(self.done_bytes, sums.sha256, sums.sha512)
+            .map_err(|error| self.plan_error(error))
     }
 
     fn planner(&mut self) -> Result<&mut ImportPlanner, ApiError> {
-        self.planner.as_mut().ok_or_else(|| errors::internal("an import lost its plan"))
+        self.planner
+            .as_mut()
+            .ok_or_else(|| errors::internal("an import lost its plan"))
     }
 
     fn plan_error(&self, error: ImportPlanError) -> ApiError {
@@ -304,9 +349,12 @@ impl Copy {
     }
 
     fn too_large(&self) -> ApiError {
-        ApiError::new(ErrorKind::BadSize, "the image is larger than an image can be (16 TiB)")
-            .object(self.plan.image.name.clone())
-            .remedy("split it")
+        ApiError::new(
+            ErrorKind::BadSize,
+            "the image is larger than an image can be (16 TiB)",
+        )
+        .object(self.plan.image.name.clone())
+        .remedy("split it")
     }
 }
 

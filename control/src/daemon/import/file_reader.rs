@@ -31,8 +31,14 @@ pub struct FileReader {
 }
 
 enum Ahead {
-    Reading { at: u64, len_bytes: usize, done: JoinHandle<(io::Result<usize>, AlignedBuf)> },
-    Hole { len_bytes: u64 },
+    Reading {
+        at: u64,
+        len_bytes: usize,
+        done: JoinHandle<(io::Result<usize>, AlignedBuf)>,
+    },
+    Hole {
+        len_bytes: u64,
+    },
 }
 
 impl FileReader {
@@ -41,7 +47,9 @@ impl FileReader {
     /// # Errors
     /// When no descriptor is left.
     pub fn new(source: SourceFile, ahead_max: usize) -> Result<Self, ApiError> {
-        let file = source.reader().map_err(|error| source.read_failed(0, &error))?;
+        let file = source
+            .reader()
+            .map_err(|error| source.read_failed(0, &error))?;
         Ok(Self {
             source,
             file: Rc::new(File::from_std(file)),
@@ -53,26 +61,32 @@ impl FileReader {
         })
     }
 
-    /// The next chunk; `None` at the end, where the source is checked once more.
+    /// The next chunk; `None` at the end. The source is looked at each time, so that a change ends the import soon.
     ///
     /// # Errors
     /// `SourceChanged` when it is not what it was at the start, `SourceUnreadable` when a read fails.
     pub async fn next(&mut self) -> Result<Option<Chunk>, ApiError> {
+        self.source.require_unchanged()?;
         self.read_ahead();
         match self.ahead.pop_front() {
-            None => {
-                self.source.require_unchanged()?;
-                Ok(None)
-            }
+            None => Ok(None),
             Some(Ahead::Hole { len_bytes }) => Ok(Some(Chunk::Hole { len_bytes })),
-            Some(Ahead::Reading { at, len_bytes, done }) => {
+            Some(Ahead::Reading {
+                at,
+                len_bytes,
+                done,
+            }) => {
                 let (result, buf) = match done.await {
                     Ok(read) => read,
                     // The runtime ends only after the import; a read task neither panics nor is it aborted.
                     Err(error) => (Err(io::Error::other(error)), AlignedBuf::zeroed()),
                 };
                 let buf = self.complete(at, len_bytes, result, buf).await?;
-                Ok(Some(Chunk::Data { at, buf: Arc::new(buf), len_bytes }))
+                Ok(Some(Chunk::Data {
+                    at,
+                    buf: Arc::new(buf),
+                    len_bytes,
+                }))
             }
         }
     }
@@ -85,7 +99,11 @@ impl FileReader {
             }
             // A chunk that holds any data is read whole.
             let data_from = self.data.0 - self.data.0 % CHUNK_BYTES as u64;
-            let data_from = if self.data.0 >= self.source.size_bytes() { self.source.size_bytes() } else { data_from };
+            let data_from = if self.data.0 >= self.source.size_bytes() {
+                self.source.size_bytes()
+            } else {
+                data_from
+            };
             if data_from > self.next {
                 let len_bytes = HOLE_BYTES_MAX.min(data_from - self.next);
                 self.ahead.push_back(Ahead::Hole { len_bytes });
@@ -93,12 +111,18 @@ impl FileReader {
                 continue;
             }
             let at = self.next;
-            let len_bytes = usize::try_from(self.source.size_bytes() - at).map_or(CHUNK_BYTES, |len| len.min(CHUNK_BYTES));
+            let len_bytes = usize::try_from(self.source.size_bytes() - at)
+                .map_or(CHUNK_BYTES, |len| len.min(CHUNK_BYTES));
             self.next += len_bytes as u64;
             let file = Rc::clone(&self.file);
             // The whole buffer even at the end, since direct I/O reads whole blocks; the end of the file cuts it off.
-            let done = tokio_uring::spawn(async move { file.read_at(AlignedBuf::zeroed(), at).await });
-            self.ahead.push_back(Ahead::Reading { at, len_bytes, done });
+            let done =
+                tokio_uring::spawn(async move { file.read_at(AlignedBuf::zeroed(), at).await });
+            self.ahead.push_back(Ahead::Reading {
+                at,
+                len_bytes,
+                done,
+            });
         }
     }
 
@@ -114,9 +138,15 @@ impl FileReader {
         let mut have = 0;
         loop {
             match result {
-                Ok(0) => return Err(self.source.changed(format!("it ends before byte {}", at + len_bytes as u64))),
+                Ok(0) => {
+                    return Err(self
+                        .source
+                        .changed(&format!("it ends before byte {}", at + len_bytes as u64)));
+                }
                 Ok(more) => have += more,
-                Err(error) if self.direct && error.raw_os_error() == Some(libc::EINVAL) => self.read_buffered(at)?,
+                Err(error) if self.direct && error.raw_os_error() == Some(libc::EINVAL) => {
+                    self.read_buffered(at)?;
+                }
                 // Reads that were sent before the change to buffered ones end here.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
                 Err(error) => return Err(self.source.read_failed(at + have as u64, &error)),
@@ -138,7 +168,10 @@ impl FileReader {
     }
 
     fn read_buffered(&mut self, at: u64) -> Result<(), ApiError> {
-        let file = self.source.buffered_reader().map_err(|error| self.source.read_failed(at, &error))?;
+        let file = self
+            .source
+            .buffered_reader()
+            .map_err(|error| self.source.read_failed(at, &error))?;
         self.file = Rc::new(File::from_std(file));
         self.direct = false;
         Ok(())

@@ -45,19 +45,26 @@ impl Hashers {
     /// # Errors
     /// When the system has no thread left.
     pub fn start() -> std::io::Result<Self> {
-        Ok(Self { sha256: Worker::start("import-sha256")?, sha512: Worker::start("import-sha512")? })
+        Ok(Self {
+            sha256: Worker::start("import-sha256")?,
+            sha512: Worker::start("import-sha512")?,
+        })
     }
 
     /// Hands both the next piece; waits while one of them is behind. Answers whether both still work.
     pub async fn feed(&self, piece: HashPiece) -> bool {
-        self.sha256.pieces.send(piece.clone()).await.is_ok() && self.sha512.pieces.send(piece).await.is_ok()
+        self.sha256.pieces.send(piece.clone()).await.is_ok()
+            && self.sha512.pieces.send(piece).await.is_ok()
     }
 
     /// The checksums of all that was fed; `None` if a thread died.
     pub async fn finish(self) -> Option<Sums> {
         let sha256 = self.sha256.finish().await?;
         let sha512 = self.sha512.finish().await?;
-        Some(Sums { sha256: sha256.into(), sha512: sha512.into() })
+        Some(Sums {
+            sha256: sha256.into(),
+            sha512: sha512.into(),
+        })
     }
 }
 
@@ -74,17 +81,19 @@ where
     fn start(name: &str) -> std::io::Result<Self> {
         let (pieces, mut incoming) = mpsc::channel(PIECES_WAITING);
         let (done, sum) = oneshot::channel();
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let mut digest = D::new();
-            while let Some(piece) = incoming.blocking_recv() {
-                match piece {
-                    HashPiece::Data(buf, len_bytes) => digest.update(&buf.bytes()[..len_bytes]),
-                    HashPiece::Zeros(len_bytes) => zeros(&mut digest, len_bytes),
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                let mut digest = D::new();
+                while let Some(piece) = incoming.blocking_recv() {
+                    match piece {
+                        HashPiece::Data(buf, len_bytes) => digest.update(&buf.bytes()[..len_bytes]),
+                        HashPiece::Zeros(len_bytes) => zeros(&mut digest, len_bytes),
+                    }
                 }
-            }
-            // Nobody waits for the sum of an import that failed.
-            let _ = done.send(digest.finalize());
-        })?;
+                // Nobody waits for the sum of an import that failed.
+                let _ = done.send(digest.finalize());
+            })?;
         Ok(Self { pieces, sum })
     }
 
@@ -110,7 +119,9 @@ mod tests {
     fn pieces_and_holes_hash_like_the_whole() {
         let mut buf = AlignedBuf::zeroed();
         buf.bytes_mut()[..5].copy_from_slice(b"image");
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
         let sums = runtime.block_on(async {
             let hashers = Hashers::start().unwrap();
             assert!(hashers.feed(HashPiece::Data(Arc::new(buf), 5)).await);

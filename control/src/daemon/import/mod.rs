@@ -19,8 +19,8 @@ use uuid::Uuid;
 use self::copy::{ExpectedSums, Plan, Reader};
 use self::file_reader::FileReader;
 use self::source::SourceFile;
-use self::stream_reader::StreamReader;
 pub use self::stream_reader::StreamPart;
+use self::stream_reader::StreamReader;
 use super::errors;
 use super::history::unix_ms;
 use super::image::runtime::Importing;
@@ -49,7 +49,9 @@ pub async fn start(node: &Arc<Node>, request: ImportImage) -> Result<Job, ApiErr
         sha512: parse_sum("sha512", request.sha512.as_deref())?,
     };
     if request.copies == 0 {
-        return Err(ApiError::new(ErrorKind::BadRequest, "`copies` must be at least 1").object(name));
+        return Err(
+            ApiError::new(ErrorKind::BadRequest, "`copies` must be at least 1").object(name),
+        );
     }
     require_free(node, &name)?;
 
@@ -60,7 +62,8 @@ pub async fn start(node: &Arc<Node>, request: ImportImage) -> Result<Job, ApiErr
                 let path = path.clone();
                 tokio::task::spawn_blocking(move || SourceFile::open(Path::new(&path))).await
             };
-            let file = opened.map_err(|_| errors::internal("opening the source ended unexpectedly"))??;
+            let file =
+                opened.map_err(|_| errors::internal("opening the source ended unexpectedly"))??;
             let size_bytes = file.size_bytes();
             (Origin::File(file), path, Some(size_bytes))
         }
@@ -82,8 +85,14 @@ pub async fn start(node: &Arc<Node>, request: ImportImage) -> Result<Job, ApiErr
         replica_uuid: Uuid::new_v4(),
     };
     let job = node.jobs.create(JobKind::Import, &name, size_bytes);
-    let importing =
-        Importing { uuid: image.object_uuid, disk: disk.uuid, job: job.clone(), source, copies: request.copies, content };
+    let importing = Importing {
+        uuid: image.object_uuid,
+        disk: disk.uuid,
+        job: job.clone(),
+        source,
+        copies: request.copies,
+        content,
+    };
     let taken = node.images().begin_import(&name, importing);
     if let Err(error) = taken {
         job.end(Err(error.clone()), None);
@@ -113,7 +122,11 @@ async fn supervise(node: Arc<Node>, plan: Plan, origin: Origin) {
         }
         Err(error) => Err(error),
     };
-    if let Err(ApiError { kind: ErrorKind::Io | ErrorKind::ReadOnly, .. }) = &outcome {
+    if let Err(ApiError {
+        kind: ErrorKind::Io | ErrorKind::ReadOnly,
+        ..
+    }) = &outcome
+    {
         node.refresh_disk(disk);
     }
     node.refresh_replicas(disk);
@@ -134,14 +147,22 @@ async fn wait_for_turn<'a>(
     }
 }
 
-async fn on_own_thread(plan: Plan, origin: Origin, reads_in_flight: usize) -> Result<Uuid, ApiError> {
+async fn on_own_thread(
+    plan: Plan,
+    origin: Origin,
+    reads_in_flight: usize,
+) -> Result<Uuid, ApiError> {
     let (answer, outcome) = oneshot::channel();
-    let spawned = std::thread::Builder::new().name("import".to_owned()).spawn(move || {
-        // The import was asked for by a job, and the job waits as long as the daemon lives.
-        let _ = answer.send(on_this_thread(plan, origin, reads_in_flight));
-    });
+    let spawned = std::thread::Builder::new()
+        .name("import".to_owned())
+        .spawn(move || {
+            // The import was asked for by a job, and the job waits as long as the daemon lives.
+            let _ = answer.send(on_this_thread(plan, origin, reads_in_flight));
+        });
     spawned.map_err(|error| errors::of_io("cannot start a thread for the import", &error))?;
-    outcome.await.map_err(|_| errors::internal("the thread of an import ended unexpectedly"))?
+    outcome
+        .await
+        .map_err(|_| errors::internal("the thread of an import ended unexpectedly"))?
 }
 
 fn on_this_thread(plan: Plan, origin: Origin, reads_in_flight: usize) -> Result<Uuid, ApiError> {
@@ -159,23 +180,40 @@ fn on_this_thread(plan: Plan, origin: Origin, reads_in_flight: usize) -> Result<
 }
 
 fn require_free(node: &Node, name: &str) -> Result<(), ApiError> {
-    match node.replicas().into_iter().find(|replica| replica.object.name == name) {
+    match node
+        .replicas()
+        .into_iter()
+        .find(|replica| replica.object.name == name)
+    {
         None => Ok(()),
         Some(other) => Err(ApiError::new(
             ErrorKind::Exists,
-            format!("an image named {name} exists already ({}, on {})", other.object.uuid, other.disk_path),
+            format!(
+                "an image named {name} exists already ({}, on {})",
+                other.object.uuid, other.disk_path
+            ),
         )
         .object(name)
-        .remedy(format!("choose another name, or delete it first: `bedplate image delete {name}`"))),
+        .remedy(format!(
+            "choose another name, or delete it first: `bedplate image delete {name}`"
+        ))),
     }
 }
 
-fn parse_sum<const BYTES: usize>(field: &str, digits: Option<&str>) -> Result<Option<[u8; BYTES]>, ApiError> {
-    let Some(digits) = digits else { return Ok(None) };
+fn parse_sum<const BYTES: usize>(
+    field: &str,
+    digits: Option<&str>,
+) -> Result<Option<[u8; BYTES]>, ApiError> {
+    let Some(digits) = digits else {
+        return Ok(None);
+    };
     let wrong = || {
         ApiError::new(
             ErrorKind::BadRequest,
-            format!("`{field}` must be {} hexadecimal digits, not {digits:?}", BYTES * 2),
+            format!(
+                "`{field}` must be {} hexadecimal digits, not {digits:?}",
+                BYTES * 2
+            ),
         )
     };
     if digits.len() != BYTES * 2 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
@@ -195,7 +233,10 @@ mod tests {
 
     #[test]
     fn a_checksum_is_hexadecimal_and_of_the_right_length() {
-        assert_eq!(parse_sum::<2>("s", Some("0aFf")).unwrap(), Some([0x0a, 0xff]));
+        assert_eq!(
+            parse_sum::<2>("s", Some("0aFf")).unwrap(),
+            Some([0x0a, 0xff])
+        );
         assert_eq!(parse_sum::<2>("s", None).unwrap(), None);
         for wrong in ["", "0a", "0aFf0", "0aFg", "+aFf", "äää"] {
             assert!(parse_sum::<2>("s", Some(wrong)).is_err(), "{wrong}");

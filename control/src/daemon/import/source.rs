@@ -28,7 +28,11 @@ struct Stamp(Option<(u64, i64, i64)>);
 
 impl Stamp {
     fn of(metadata: &Metadata) -> Self {
-        Self(metadata.is_file().then(|| (metadata.size(), metadata.mtime(), metadata.mtime_nsec())))
+        Self(
+            metadata
+                .is_file()
+                .then(|| (metadata.size(), metadata.mtime(), metadata.mtime_nsec())),
+        )
     }
 }
 
@@ -39,24 +43,39 @@ impl SourceFile {
     /// The `Source*` kinds; `BadRequest` for a path that is not absolute.
     pub fn open(path: &Path) -> Result<Self, ApiError> {
         if !path.is_absolute() {
-            return Err(about(path, ErrorKind::BadRequest, "the path of a source must be absolute".to_owned()));
+            return Err(about(
+                path,
+                ErrorKind::BadRequest,
+                "the path of a source must be absolute".to_owned(),
+            ));
         }
         let metadata = path.metadata().map_err(|error| open_failed(path, &error))?;
         // Before it is opened: opening a tape would already do something. And after, since it may have been replaced.
         require_content(path, &metadata)?;
         let mut file = open(path, libc::O_DIRECT)
-            .or_else(|error| if error.raw_os_error() == Some(libc::EINVAL) { open(path, 0) } else { Err(error) })
+            .or_else(|error| {
+                if error.raw_os_error() == Some(libc::EINVAL) {
+                    open(path, 0)
+                } else {
+                    Err(error)
+                }
+            })
             .map_err(|error| open_failed(path, &error))?;
         let metadata = file.metadata().map_err(|error| open_failed(path, &error))?;
         require_content(path, &metadata)?;
         let size_bytes = if metadata.file_type().is_block_device() {
-            file.seek(SeekFrom::End(0)).map_err(|error| open_failed(path, &error))?
+            file.seek(SeekFrom::End(0))
+                .map_err(|error| open_failed(path, &error))?
         } else {
             metadata.len()
         };
         if size_bytes == 0 {
-            return Err(about(path, ErrorKind::SourceEmpty, format!("{}: it is empty", path.display()))
-                .remedy("an image has at least one byte"));
+            return Err(about(
+                path,
+                ErrorKind::SourceEmpty,
+                format!("{}: it is empty", path.display()),
+            )
+            .remedy("an image has at least one byte"));
         }
         Ok(Self {
             file,
@@ -86,7 +105,10 @@ impl SourceFile {
     /// When it cannot be opened again.
     pub fn buffered_reader(&self) -> io::Result<File> {
         // By descriptor, since the path may name another file by now.
-        open(&PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd())), 0)
+        open(
+            &PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd())),
+            0,
+        )
     }
 
     /// The next stretch of data at or after `at`: its start and end. `None` when only a hole follows.
@@ -95,14 +117,21 @@ impl SourceFile {
         if !self.finds_holes {
             return whole;
         }
-        let Ok(from) = i64::try_from(at) else { return whole };
+        let Ok(from) = i64::try_from(at) else {
+            return whole;
+        };
         let start = match lseek64(self.file.as_fd(), from, Whence::SeekData) {
             Ok(start) => start,
             Err(Errno::ENXIO) => return None,
             Err(_) => return whole,
         };
         let end = lseek64(self.file.as_fd(), start, Whence::SeekHole).unwrap_or(i64::MAX);
-        Some((u64::try_from(start).unwrap_or(at), u64::try_from(end).unwrap_or(self.size_bytes).min(self.size_bytes)))
+        Some((
+            u64::try_from(start).unwrap_or(at),
+            u64::try_from(end)
+                .unwrap_or(self.size_bytes)
+                .min(self.size_bytes),
+        ))
     }
 
     /// Refuses a file that is not what it was when it was opened.
@@ -110,21 +139,33 @@ impl SourceFile {
     /// # Errors
     /// `SourceChanged`.
     pub fn require_unchanged(&self) -> Result<(), ApiError> {
-        let metadata = self.file.metadata().map_err(|error| open_failed(&self.path, &error))?;
+        let metadata = self
+            .file
+            .metadata()
+            .map_err(|error| open_failed(&self.path, &error))?;
         if Stamp::of(&metadata) == self.stamp {
             return Ok(());
         }
-        Err(self.changed(if metadata.len() == self.size_bytes {
+        let now = metadata.len();
+        let how = if now == self.size_bytes {
             "it was written to".to_owned()
         } else {
-            format!("its size went from {} to {} bytes", self.size_bytes, metadata.len())
-        }))
+            format!("its size went from {} to {now} bytes", self.size_bytes)
+        };
+        Err(self.changed(&how))
     }
 
     /// The error of a source that changed.
-    pub fn changed(&self, how: String) -> ApiError {
-        about(&self.path, ErrorKind::SourceChanged, format!("{}: it changed while it was read: {how}", self.path.display()))
-            .remedy("import it again when nobody writes to it")
+    pub fn changed(&self, how: &str) -> ApiError {
+        about(
+            &self.path,
+            ErrorKind::SourceChanged,
+            format!(
+                "{}: it changed while it was read: {how}",
+                self.path.display()
+            ),
+        )
+        .remedy("import it again when nobody writes to it")
     }
 
     /// The error of a read that failed.
@@ -132,7 +173,10 @@ impl SourceFile {
         let mut failed = about(
             &self.path,
             ErrorKind::SourceUnreadable,
-            format!("{}: reading at byte {at} failed: {error}", self.path.display()),
+            format!(
+                "{}: reading at byte {at} failed: {error}",
+                self.path.display()
+            ),
         )
         .remedy("look for errors of its device in the kernel's log (`dmesg`)");
         failed.errno = error.raw_os_error();
@@ -145,14 +189,25 @@ fn require_content(path: &Path, metadata: &Metadata) -> Result<(), ApiError> {
     if kind.is_file() || kind.is_block_device() {
         return Ok(());
     }
-    let what = if kind.is_dir() { "a directory" } else { "no regular file and no block device" };
-    Err(about(path, ErrorKind::SourceNotAFile, format!("{}: it is {what}", path.display()))
-        .remedy("give a raw image file, a block device, or `-` for standard input"))
+    let what = if kind.is_dir() {
+        "a directory"
+    } else {
+        "no regular file and no block device"
+    };
+    Err(about(
+        path,
+        ErrorKind::SourceNotAFile,
+        format!("{}: it is {what}", path.display()),
+    )
+    .remedy("give a raw image file, a block device, or `-` for standard input"))
 }
 
 fn open(path: &Path, flags: i32) -> io::Result<File> {
     // Not blocking: a FIFO that took the file's place must not hang the daemon.
-    OpenOptions::new().read(true).custom_flags(flags | libc::O_NONBLOCK).open(path)
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags | libc::O_NONBLOCK)
+        .open(path)
 }
 
 fn about(path: &Path, kind: ErrorKind, message: String) -> ApiError {
@@ -165,12 +220,21 @@ fn open_failed(path: &Path, error: &io::Error) -> ApiError {
             ErrorKind::SourceNotFound,
             "the daemon reads the file itself, in its own mount namespace: check the path, or send the bytes with `-`",
         ),
-        IoKind::PermissionDenied => {
-            (ErrorKind::SourceUnreadable, "let the daemon's user read it, or send the bytes with `-`")
-        }
-        _ => (ErrorKind::SourceUnreadable, "the daemon reads the file itself; if it cannot, send the bytes with `-`"),
+        IoKind::PermissionDenied => (
+            ErrorKind::SourceUnreadable,
+            "let the daemon's user read it, or send the bytes with `-`",
+        ),
+        _ => (
+            ErrorKind::SourceUnreadable,
+            "the daemon reads the file itself; if it cannot, send the bytes with `-`",
+        ),
     };
-    let mut failed = about(path, kind, format!("{}: the daemon cannot read it: {error}", path.display())).remedy(remedy);
+    let mut failed = about(
+        path,
+        kind,
+        format!("{}: the daemon cannot read it: {error}", path.display()),
+    )
+    .remedy(remedy);
     failed.errno = error.raw_os_error();
     failed
 }

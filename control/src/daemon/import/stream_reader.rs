@@ -40,7 +40,14 @@ pub struct StreamReader {
 impl StreamReader {
     /// Reads what comes through `parts`.
     pub fn new(image: &str, parts: mpsc::Receiver<StreamPart>) -> Self {
-        Self { image: image.to_owned(), parts, rest: Bytes::new(), at: 0, begun: false, ended: false }
+        Self {
+            image: image.to_owned(),
+            parts,
+            rest: Bytes::new(),
+            at: 0,
+            begun: false,
+            ended: false,
+        }
     }
 
     /// The next chunk, full unless it is the last one; `None` at the end.
@@ -60,14 +67,19 @@ impl StreamReader {
         }
         if have == 0 {
             if self.at == 0 {
-                return Err(self.error(ErrorKind::SourceEmpty, "the stream had no bytes".to_owned())
+                return Err(self
+                    .error(ErrorKind::SourceEmpty, "the stream had no bytes".to_owned())
                     .remedy("an image has at least one byte"));
             }
             return Ok(None);
         }
         let at = self.at;
         self.at += have as u64;
-        Ok(Some(Chunk::Data { at, buf: Arc::new(buf), len_bytes: have }))
+        Ok(Some(Chunk::Data {
+            at,
+            buf: Arc::new(buf),
+            len_bytes: have,
+        }))
     }
 
     async fn receive(&mut self) -> Result<(), ApiError> {
@@ -75,12 +87,17 @@ impl StreamReader {
             self.parts.recv().await
         } else {
             self.begun = true;
-            tokio::time::timeout(BEGIN_WITHIN, self.parts.recv()).await.map_err(|_late| {
-                self.error(
-                    ErrorKind::SourceLost,
-                    format!("the client did not begin to send within {} seconds", BEGIN_WITHIN.as_secs()),
-                )
-            })?
+            tokio::time::timeout(BEGIN_WITHIN, self.parts.recv())
+                .await
+                .map_err(|_late| {
+                    self.error(
+                        ErrorKind::SourceLost,
+                        format!(
+                            "the client did not begin to send within {} seconds",
+                            BEGIN_WITHIN.as_secs()
+                        ),
+                    )
+                })?
         };
         match part {
             Some(StreamPart::Bytes(bytes)) => self.rest = bytes,
@@ -93,8 +110,11 @@ impl StreamReader {
 
     fn lost(&self, why: &str) -> ApiError {
         let have = self.at + self.rest.len() as u64;
-        self.error(ErrorKind::SourceLost, format!("the stream ended after about {have} bytes, before it was complete: {why}"))
-            .remedy("send it again from the start; nothing of it was kept")
+        self.error(
+            ErrorKind::SourceLost,
+            format!("the stream ended after about {have} bytes, before it was complete: {why}"),
+        )
+        .remedy("send it again from the start; nothing of it was kept")
     }
 
     fn error(&self, kind: ErrorKind, message: String) -> ApiError {

@@ -24,7 +24,12 @@ impl Writer {
     /// Writes through `claim`; `disk` names it in errors.
     pub fn new(claim: OwnedFd, disk: String, in_flight_max: usize) -> Self {
         let file = Rc::new(File::from_std(std::fs::File::from(claim)));
-        Self { file, disk, in_flight: VecDeque::new(), in_flight_max }
+        Self {
+            file,
+            disk,
+            in_flight: VecDeque::new(),
+            in_flight_max,
+        }
     }
 
     /// Starts a write of `part` at byte `at` of the disk, once there is room for it.
@@ -68,10 +73,13 @@ impl Writer {
 }
 
 fn write_failed(disk: &str, at: u64, error: &io::Error) -> ApiError {
-    let mut failed = ApiError::new(ErrorKind::Io, format!("{disk}: writing at byte {at} failed: {error}"))
-        .disk(disk)
-        .offset(at)
-        .remedy("look for errors of the disk in the kernel's log (`dmesg`)");
+    let mut failed = ApiError::new(
+        ErrorKind::Io,
+        format!("{disk}: writing at byte {at} failed: {error}"),
+    )
+    .disk(disk)
+    .offset(at)
+    .remedy("look for errors of the disk in the kernel's log (`dmesg`)");
     failed.errno = error.raw_os_error();
     failed
 }
