@@ -23,6 +23,8 @@ accelerator_options() {
   if [ "$(cat "$VM_DIR/accelerator")" = kvm ]; then
     printf '%s' '-accel kvm -cpu host'
   else
-    printf '%s' '-accel tcg,thread=multi -cpu max'
+    # One host thread for both processors: with a thread each, a kernel that patches its own code while it boots was seen to
+    # run half of an instruction, and to panic. Guests run side by side instead.
+    printf '%s' '-accel tcg,thread=single -cpu max'
   fi
 }

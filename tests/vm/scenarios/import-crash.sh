@@ -87,7 +87,7 @@ full() {
   must bedplate disk format "$(disk 3)"
   small=$(disk_field 3 free_bytes)
   must bedplate disk remove "$(disk 1)"
-  must_fail 8 'space' bedplate image import large "$LAB_TMP/image"
+  must_fail 8 'is full' bedplate image import large "$LAB_TMP/image"
   equal "free space of the full disk" "$small" "$(disk_field 3 free_bytes)"
   must bedplate disk remove "$(disk 3)"
   must bedplate disk add "$(disk 1)"
