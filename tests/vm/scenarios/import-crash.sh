@@ -25,6 +25,7 @@ boot_1() {
 
   # The client of a stream goes away in the middle.
   { cat "$LAB_TMP/image"; sleep 60; } | bedplate image import streamed - >/dev/null 2>&1 &
+  within 20 is_running streamed
   within 20 is_under_way
   kill -9 "$(pidof bedplate)"
   within 20 is_gone streamed
@@ -62,6 +63,7 @@ boot_2() {
 start_import() {
   job=$(bedplate -o json --no-wait image import "$1" "$LAB_TMP/image" | json_field id)
   [ -n "$job" ] || fail "no job for the import of $1"
+  within 30 is_running "$1"
   within 30 is_under_way
   note "$1: $(bytes_done) of $SIZE bytes are dealt with"
 }
@@ -71,6 +73,7 @@ is_under_way() {
   done_bytes=$(bytes_done)
   [ "${done_bytes:-0}" -gt 8000000 ]
 }
+is_running() { bedplate job list | grep -q "$1.*running"; }
 is_gone() {
   status=0
   bedplate image show "$1" || status=$?
