@@ -6,8 +6,9 @@
 probe_accelerator() {
   local console=$VM_DIR/kvm-probe.console answer=tcg
   if [ -e /dev/kvm ]; then
-    timeout 20 qemu-system-x86_64 -M q35 -accel kvm -cpu host -m 512 -display none -monitor none -nic none -no-reboot \
-      -serial "file:$console" -kernel "$(kernel_dir stable)/vmlinuz" -append 'console=ttyS0 panic=-1' </dev/null >"$VM_DIR/kvm-probe.log" 2>&1 || true
+    # In a shell of its own, which does not announce that QEMU was aborted.
+    (timeout 20 qemu-system-x86_64 -M q35 -accel kvm -cpu host -m 512 -nodefaults -display none -no-reboot -serial "file:$console" \
+      -kernel "$(kernel_dir stable)/vmlinuz" -append 'console=ttyS0 panic=-1' </dev/null >"$VM_DIR/kvm-probe.log" 2>&1 || true) 2>/dev/null
     if grep -aq 'Kernel panic' "$console"; then answer=kvm; fi
   fi
   printf '%s\n' "$answer" >"$VM_DIR/accelerator"
