@@ -31,8 +31,9 @@ boot_2() {
   devices_were_removed
   in_use
   # And now with no daemon: nobody is there who could serve a flush or remove a device.
-  systemctl mask --runtime --quiet bedplated.service
-  kill -9 "$(daemon_pid)"
+  daemon=$(daemon_pid)
+  must systemctl mask --runtime --quiet bedplated.service
+  must kill -9 "$daemon"
   within 20 no_daemon
 }
 
