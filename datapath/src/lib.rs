@@ -20,5 +20,6 @@ pub mod map;
 pub mod medium;
 pub mod plan;
 pub mod store;
+mod superblock_set;
 pub mod units;
 pub mod verify;

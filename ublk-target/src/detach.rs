@@ -19,11 +19,23 @@ use crate::target::{DeviceEntry, REACTOR_TIMEOUT, Target, locked, reactor_failed
 /// How long another server may take to close `/dev/ublkcN` of a device that was stopped under it.
 const FOREIGN_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a device that is stopped may stay because somebody has it open still, when the node goes down.
+const LAST_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long a flush may take before the device is removed without.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the kernel may take to let go of a dead server, before its device is removed regardless.
 const DEAD_SERVER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What is left of a device that was taken out of service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// Nothing.
+    Gone,
+    /// Its number, until whoever has `/dev/ublkbN` or `/dev/ublkcN` open closes it. Every request fails already.
+    WhenClosed,
+}
 
 impl Target {
     /// Takes the device away from the kernel.
@@ -76,27 +88,27 @@ impl Target {
     }
 
     /// Removes a device that nobody here serves: flushes it if somebody does elsewhere, stops it (what waits in it fails), frees
-    /// its number. Works without a daemon, for the end of a node.
+    /// its number. Works without a daemon.
     ///
     /// # Errors
-    /// [`TargetError::NotFound`]; [`TargetError::TimedOut`] if its server keeps `/dev/ublkcN` open.
+    /// [`TargetError::NotFound`]; [`TargetError::TimedOut`] if somebody keeps `/dev/ublkcN` or `/dev/ublkbN` open: it is stopped
+    /// then, and its number not free.
     pub fn remove_device(dev_id: DevId) -> Result<(), TargetError> {
-        let control = Control::open()?;
-        let info = control
-            .info(dev_id)?
-            .ok_or(TargetError::NotFound { dev_id })?;
-        let device = KernelDevice::of(&info);
-        if device.state == DeviceState::Live && device.server_pid.is_some() {
-            flush(dev_id);
-        } else if device.state != DeviceState::Dead {
-            // Its server is gone, or going. This command is refused until the kernel has let go of it, and changes nothing of a
-            // device that is then removed.
-            if let Err(error) = control.start_recovery(dev_id, DEAD_SERVER_TIMEOUT) {
-                tracing::info!(%dev_id, %error, "removing the device all the same");
-            }
+        stop_foreign(dev_id)?.delete(dev_id, FOREIGN_CLOSE_TIMEOUT)
+    }
+
+    /// As [`Target::remove_device`], for the end of a node: whoever has the device open still is being ended as well, and
+    /// must not hold up all the others.
+    ///
+    /// # Errors
+    /// [`TargetError::NotFound`]; what the kernel has against stopping it.
+    pub fn remove_at_shutdown(dev_id: DevId) -> Result<Removed, TargetError> {
+        match stop_foreign(dev_id)?.delete(dev_id, LAST_CLOSE_TIMEOUT) {
+            Ok(()) => Ok(Removed::Gone),
+            // The kernel waits for the last close after it took the device down (ublk_ctrl_del_dev, drivers/block/ublk_drv.c).
+            Err(TargetError::TimedOut { .. }) => Ok(Removed::WhenClosed),
+            Err(error) => Err(error),
         }
-        control.stop(dev_id)?;
-        control.delete(dev_id, FOREIGN_CLOSE_TIMEOUT)
     }
 
     /// Leaves every device to the next process: delivery stops, requests in flight are answered, the rest waits in the kernel.
@@ -145,6 +157,26 @@ impl Drop for Target {
             tracing::error!(%error, "a reactor is left behind");
         }
     }
+}
+
+/// Flushes a device that somebody else serves, and stops it, whoever has it open.
+fn stop_foreign(dev_id: DevId) -> Result<Control, TargetError> {
+    let control = Control::open()?;
+    let info = control
+        .info(dev_id)?
+        .ok_or(TargetError::NotFound { dev_id })?;
+    let device = KernelDevice::of(&info);
+    if device.state == DeviceState::Live && device.server_pid.is_some() {
+        flush(dev_id);
+    } else if device.state != DeviceState::Dead {
+        // Its server is gone, or going. This command is refused until the kernel has let go of it, and changes nothing of a
+        // device that is then removed.
+        if let Err(error) = control.start_recovery(dev_id, DEAD_SERVER_TIMEOUT) {
+            tracing::info!(%dev_id, %error, "removing the device all the same");
+        }
+    }
+    control.stop(dev_id)?;
+    Ok(control)
 }
 
 /// Stops the device if nobody has it open. Where the kernel cannot check and stop in one step, somebody may open the device in

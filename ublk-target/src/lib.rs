@@ -33,6 +33,7 @@ mod sys;
 mod target;
 
 pub use attach::{Attached, DeviceSpec};
+pub use detach::Removed;
 pub use error::TargetError;
 pub use kernel_device::{DeviceState, KernelDevice};
 pub use openers::Opener;

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bedplate_ublk_target::Target;
+use bedplate_datapath::units::DevId;
+use bedplate_ublk_target::{Removed, Target};
 
 use super::image::attach::{self, blocking, kernel_devices_of_ours};
 use super::node::Node;
@@ -40,9 +41,13 @@ pub async fn in_daemon(node: &Arc<Node>) -> Result<(), ApiError> {
                 None,
                 "all devices are removed: the node goes down",
             ),
-            // Whoever still has it open is being ended as well: the node goes down.
-            Err(error) => match remove(number).await {
-                Ok(()) => node.images().of(image).device = None,
+            // Somebody has it open, and is being ended as well: the node goes down.
+            Err(error) => match stop(number).await {
+                Ok(Removed::Gone) => node.images().of(image).device = None,
+                Ok(Removed::WhenClosed) => {
+                    tracing::info!(image = found.object.name, number, "stopped: {error}");
+                    node.images().of(image).device = None;
+                }
                 Err(second) => {
                     tracing::error!(image = found.object.name, number, "{error}; {second}");
                     outcome = outcome.and(Err(second));
@@ -53,41 +58,48 @@ pub async fn in_daemon(node: &Arc<Node>) -> Result<(), ApiError> {
     outcome
 }
 
-async fn remove(number: u32) -> Result<(), ApiError> {
-    let device = bedplate_datapath::units::DevId::new(number);
-    blocking(move || Target::remove_device(device))
+async fn stop(number: u32) -> Result<Removed, ApiError> {
+    let device = DevId::new(number);
+    blocking(move || Target::remove_at_shutdown(device))
         .await?
         .map_err(|error| errors::of_target(None, &error))
 }
 
-/// `bedplated remove-devices`: asks the daemon, then removes what is left. Answers whether nothing of ours is left.
+/// `bedplated remove-devices`: asks the daemon, then removes what is left. Answers whether no device of ours serves anybody any more.
 pub fn command(socket: &Path, timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
     match ask_daemon(socket, timeout) {
         Ok(()) => tracing::info!("the daemon removed its devices"),
         Err(error) => tracing::info!("no daemon removes them ({error})"),
     }
+    let mut stopped = Vec::new();
     loop {
-        let left = kernel_devices_of_ours();
-        if left.is_empty() {
-            return true;
-        }
+        let left: Vec<DevId> = kernel_devices_of_ours()
+            .iter()
+            .map(|device| device.dev_id)
+            .filter(|dev_id| !stopped.contains(dev_id))
+            .collect();
         let mut failed = false;
-        for device in left {
-            match Target::remove_device(device.dev_id) {
-                Ok(()) => tracing::info!("removed /dev/ublkb{}", device.dev_id),
+        for dev_id in left {
+            match Target::remove_at_shutdown(dev_id) {
+                Ok(Removed::Gone) => tracing::info!("removed /dev/ublkb{dev_id}"),
+                Ok(Removed::WhenClosed) => {
+                    tracing::info!("stopped /dev/ublkb{dev_id}; it goes when it is closed");
+                    stopped.push(dev_id);
+                }
                 Err(error) => {
                     failed = true;
                     tracing::warn!("{error}");
                 }
             }
         }
-        if failed && Instant::now() >= deadline {
+        if !failed {
+            return true;
+        }
+        if Instant::now() >= deadline {
             return false;
         }
-        if failed {
-            std::thread::sleep(Duration::from_millis(200));
-        }
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 

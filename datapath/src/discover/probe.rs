@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use super::Found;
 use crate::engine::{ClaimError, DiskFile, UringMedium};
 use crate::format::geometry::{Geometry, GeometryError};
-use crate::format::superblock::{self, Choice, ChoiceError, Superblock, SuperblockCopy};
-use crate::format::{DecodeError, Expect};
+use crate::format::superblock::{self, Choice, ChoiceError};
 use crate::medium::{IoFault, Medium};
+use crate::superblock_set::{self, SetError};
 use crate::units::{ByteOffset, PAGE_BYTES, Page};
 
 /// Disks that are looked at together.
@@ -186,11 +186,12 @@ fn start(
 
 fn probe(path: &Path) -> Result<Found, Refusal> {
     let disk = DiskFile::open_read_only(path)?;
-    let geometry_by_length = Geometry::of_disk(disk.len_bytes())?;
+    // Refuses what is too small, or too large, for any layout.
+    Geometry::of_disk(disk.len_bytes())?;
     let mut medium = UringMedium::new(disk).map_err(Refusal::Resources)?;
     let Choice {
         winner, bad_copies, ..
-    } = read_superblock(&mut medium, &geometry_by_length)?;
+    } = choose_superblock(&mut medium)?;
     require_zero_boot_block(&mut medium)?;
     let disk = medium.into_disk();
     Ok(Found {
@@ -206,44 +207,19 @@ fn probe(path: &Path) -> Result<Found, Refusal> {
     })
 }
 
-/// The first three copies lie at fixed places; they say where the last one is, also on a device that has grown since format.
-fn read_superblock<M: Medium>(medium: &mut M, by_length: &Geometry) -> Result<Choice, Refusal> {
-    let [first, second, third, last_by_length] = by_length.superblock_offsets();
-    let near_start = [
-        read_copy(medium, first)?,
-        read_copy(medium, second)?,
-        read_copy(medium, third)?,
-    ];
-    let newest = near_start
-        .iter()
-        .flatten()
-        .max_by_key(|good| good.generation);
-    let last = match newest.map(|good| good.geometry) {
-        Some(formatted) if formatted.disk_bytes() > by_length.disk_bytes() => {
-            return Err(Refusal::TooShort {
-                len_bytes: medium.len_bytes(),
-                disk_bytes: formatted.disk_bytes(),
-            });
-        }
-        Some(formatted) => formatted.superblock_offset(SuperblockCopy::Last),
-        None => last_by_length,
-    };
-    let [first, second, third] = near_start;
-    Ok(superblock::choose([
-        first,
-        second,
-        third,
-        read_copy(medium, last)?,
-    ])?)
-}
-
-fn read_copy<M: Medium>(
-    medium: &mut M,
-    at: ByteOffset,
-) -> Result<Result<Superblock, DecodeError>, IoFault> {
-    let mut page: Page = [0; PAGE_BYTES];
-    medium.read(at, &mut page)?;
-    Ok(Superblock::decode(&page, &Expect::at(at)))
+fn choose_superblock<M: Medium>(medium: &mut M) -> Result<Choice, Refusal> {
+    let set = superblock_set::read(medium).map_err(|error| match error {
+        SetError::TooSmall { len_bytes } => Refusal::Size(GeometryError::TooSmall { len_bytes }),
+        SetError::TooShort {
+            len_bytes,
+            disk_bytes,
+        } => Refusal::TooShort {
+            len_bytes,
+            disk_bytes,
+        },
+        SetError::Io(fault) => Refusal::Read(fault),
+    })?;
+    Ok(superblock::choose(set.copies)?)
 }
 
 /// Format zeroes the boot block, and nothing of ours writes to it again. A partition table, a file system or an LVM label that

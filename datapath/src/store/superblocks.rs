@@ -2,54 +2,32 @@
 
 use super::error::OpenError;
 use super::latch::LatchedDisk;
+use crate::format::DecodeErrorKind;
 use crate::format::geometry::SUPERBLOCK_OFFSETS;
 use crate::format::superblock::{self, Choice, ChoiceError, Superblock, SuperblockCopy};
-use crate::format::{DecodeError, DecodeErrorKind, Expect};
 use crate::medium::{IoFault, Medium};
-use crate::units::{ByteOffset, CLUSTER_BYTES, PAGE_BYTES, Page};
-
-type Decoded = Result<Superblock, DecodeError>;
+use crate::superblock_set::{self, Decoded, SetError};
+use crate::units::ByteOffset;
 
 /// Reads the four copies and tells which state they hold. Writes nothing.
 pub(super) fn read<M: Medium>(disk: &mut LatchedDisk<M>) -> Result<Choice, OpenError> {
-    let len_bytes = disk.medium_mut().len_bytes();
-    let [first, second, third] = SUPERBLOCK_OFFSETS.map(ByteOffset::new);
-    if len_bytes < third.get() + 2 * CLUSTER_BYTES {
-        return Err(OpenError::NotBedplate { at: first });
-    }
-    let near = [
-        read_copy(disk, first)?,
-        read_copy(disk, second)?,
-        read_copy(disk, third)?,
-    ];
-    // Copy 3 lies where the disk ended when it was formatted: a device may have grown since. Only where no other copy can be
-    // read is the device's own length asked, and then only to name what is there.
-    let formatted = near.iter().flatten().max_by_key(|copy| copy.generation);
-    let last_at = match formatted {
-        Some(copy) if copy.geometry.disk_bytes() > len_bytes => {
-            let disk_bytes = copy.geometry.disk_bytes();
-            return Err(OpenError::DiskTooShort {
-                len_bytes,
-                disk_bytes,
-            });
-        }
-        Some(copy) => copy.geometry.superblock_offset(SuperblockCopy::Last),
-        None => ByteOffset::new(len_bytes - len_bytes % CLUSTER_BYTES - CLUSTER_BYTES),
-    };
-    let last = read_copy(disk, last_at)?;
-    let [a, b, c] = near;
-    let copies = [a, b, c, last];
-    let places = [first, second, third, last_at];
-    superblock::choose(copies.clone()).map_err(|error| refusal(error, &copies, places))
-}
-
-fn read_copy<M: Medium>(disk: &mut LatchedDisk<M>, at: ByteOffset) -> Result<Decoded, OpenError> {
-    let mut page: Page = [0; PAGE_BYTES];
-    disk.read(at, &mut page).map_err(|fault| OpenError::Io {
-        doing: "reading a superblock copy",
-        fault,
+    let set = superblock_set::read(disk.medium_mut()).map_err(|error| match error {
+        SetError::TooSmall { .. } => OpenError::NotBedplate {
+            at: ByteOffset::new(SUPERBLOCK_OFFSETS[0]),
+        },
+        SetError::TooShort {
+            len_bytes,
+            disk_bytes,
+        } => OpenError::DiskTooShort {
+            len_bytes,
+            disk_bytes,
+        },
+        SetError::Io(fault) => OpenError::Io {
+            doing: "reading a superblock copy",
+            fault,
+        },
     })?;
-    Ok(Superblock::decode(&page, &Expect::at(at)))
+    superblock::choose(set.copies.clone()).map_err(|error| refusal(error, &set.copies, set.places))
 }
 
 fn refusal(error: ChoiceError, copies: &[Decoded; 4], places: [ByteOffset; 4]) -> OpenError {
