@@ -4,8 +4,8 @@
 //! went away and came back is not the same one any more.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{ErrorKind, Seek, SeekFrom};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -17,6 +17,7 @@ use bedplate_tests::guest::pattern::Pattern;
 use bedplate_tests::guest::reader::{Reader, Tally};
 use clap::{Parser, Subcommand};
 use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::stat::{major, minor};
 
 /// How long reads in flight may take to end after the stop.
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -121,6 +122,7 @@ fn open(device: &PathBuf, expect: &str, log: &PathBuf, seed: u64) -> std::io::Re
     // The length of a block device is where its end is; its metadata says 0.
     let device_bytes = device.seek(SeekFrom::End(0))?;
     Ok(Reader {
+        block_bytes: block_bytes(&device)?,
         device,
         device_bytes,
         expected: Expected::open(expect)?,
@@ -129,6 +131,17 @@ fn open(device: &PathBuf, expect: &str, log: &PathBuf, seed: u64) -> std::io::Re
         stop: AtomicBool::new(false),
         tally: Tally::default(),
     })
+}
+
+/// The logical block of a block device; a regular file is read in sectors.
+fn block_bytes(device: &File) -> std::io::Result<u64> {
+    let number = device.metadata()?.rdev();
+    let (major, minor) = (major(number), minor(number));
+    let queue = format!("/sys/dev/block/{major}:{minor}/queue/logical_block_size");
+    match std::fs::read_to_string(queue) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(512),
+        text => text?.trim().parse().map_err(std::io::Error::other),
+    }
 }
 
 fn read_once(reader: &Reader) -> bool {

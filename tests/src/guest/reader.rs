@@ -13,8 +13,6 @@ use super::pattern::mix;
 
 /// Longest read.
 const READ_BYTES_MAX: u64 = 1 << 20;
-/// Every offset and length is a multiple of a device's logical block.
-const SECTOR_BYTES: u64 = 512;
 /// Faults beyond this number are counted, but not described.
 const FAULTS_DESCRIBED_MAX: u64 = 20;
 
@@ -59,6 +57,8 @@ pub struct Reader {
     pub device: File,
     /// Its length.
     pub device_bytes: u64,
+    /// Its logical block: every offset and length is a multiple of it.
+    pub block_bytes: u64,
     /// What it must hold.
     pub expected: Expected,
     /// Decides which ranges are read.
@@ -102,15 +102,15 @@ impl Reader {
     }
 
     fn range(&self, random: u64) -> (u64, usize) {
-        let sectors = self.device_bytes / SECTOR_BYTES;
+        let blocks = self.device_bytes / self.block_bytes;
         // Small reads are as likely as large ones: a power of two up to 1 MiB, and then not quite.
-        let most = (SECTOR_BYTES << (random % 12)).min(READ_BYTES_MAX) / SECTOR_BYTES;
+        let most = (self.block_bytes << (random % 12)).min(READ_BYTES_MAX) / self.block_bytes;
         let wanted = 1 + mix(random ^ 1) % most;
-        let first = mix(random ^ 2) % sectors;
-        let count = wanted.min(sectors - first);
+        let first = mix(random ^ 2) % blocks;
+        let count = wanted.min(blocks - first);
         (
-            first * SECTOR_BYTES,
-            usize::try_from(count * SECTOR_BYTES).unwrap_or(usize::MAX),
+            first * self.block_bytes,
+            usize::try_from(count * self.block_bytes).unwrap_or(usize::MAX),
         )
     }
 
@@ -181,7 +181,7 @@ mod tests {
     fn reader_over(pattern: Pattern, spoil_at: Option<u64>) -> Reader {
         let device = tempfile::tempfile().unwrap();
         pattern.write_to(&device).unwrap();
-        let device_bytes = pattern.size_bytes.next_multiple_of(SECTOR_BYTES);
+        let device_bytes = pattern.size_bytes.next_multiple_of(512);
         device.set_len(device_bytes).unwrap();
         if let Some(at_bytes) = spoil_at {
             let mut byte = [0];
@@ -191,6 +191,7 @@ mod tests {
         Reader {
             device,
             device_bytes,
+            block_bytes: 512,
             expected: Expected::Computed(pattern),
             seed: 1,
             log: Mutex::new(tempfile::tempfile().unwrap()),
@@ -223,15 +224,19 @@ mod tests {
     }
 
     #[test]
-    fn ranges_stay_inside_the_device() {
-        let reader = reader_over(ODD, None);
-        for random in 0..10_000 {
-            let (at_bytes, len_bytes) = reader.range(mix(random));
-            assert!(
-                len_bytes >= 512 && at_bytes + len_bytes as u64 <= reader.device_bytes,
-                "seed {random}"
-            );
-            assert_eq!((at_bytes % 512, len_bytes % 512), (0, 0));
+    fn ranges_are_whole_blocks_inside_the_device() {
+        for block_bytes in [512, 4096] {
+            let mut reader = reader_over(ODD, None);
+            reader.block_bytes = block_bytes;
+            for random in 0..10_000 {
+                let (at_bytes, len_bytes) = reader.range(mix(random));
+                let len_bytes = len_bytes as u64;
+                assert!(
+                    len_bytes >= block_bytes && at_bytes + len_bytes <= reader.device_bytes,
+                    "seed {random}"
+                );
+                assert_eq!((at_bytes % block_bytes, len_bytes % block_bytes), (0, 0));
+            }
         }
     }
 }

@@ -10,7 +10,9 @@ VM_DIR=${BEDPLATE_VM_DIR:-$TARGET_DIR/vm}
 # The binaries that go into the guests. The test profile: optimised a little, with checks on, and shared with `cargo test`.
 BIN_DIR=${BEDPLATE_BIN_DIR:-$TARGET_DIR/debug}
 BINARIES="bedplated bedplate guest-reader"
-export TOP TARGET_DIR VM_DIR BIN_DIR BINARIES
+# The quick guest has the tests of ublk-target besides: they need a kernel with ublk.
+QUICK_BINARIES="$BINARIES ublk-kernel-tests"
+export TOP TARGET_DIR VM_DIR BIN_DIR BINARIES QUICK_BINARIES
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -17,7 +17,7 @@ quick_image_key() {
   {
     cat "$VM_DIR/done.node-root" "$VM_DIR"/kernel-*/version
     # shellcheck disable=SC2086
-    (cd "$BIN_DIR" && sha256sum $BINARIES)
+    (cd "$BIN_DIR" && sha256sum $QUICK_BINARIES)
     (cd "$TOP" && sha256sum tests/vm/guest/* tests/vm/lib/quick_root.sh)
   } | sha256sum | cut -c1-16
 }
@@ -37,7 +37,7 @@ build_quick_image() {
     copy_libraries "$stage" "$tool"
   done
   ln -sf dash "$stage/usr/bin/sh"
-  for name in $BINARIES; do
+  for name in $QUICK_BINARIES; do
     strip --strip-debug -o "$NODE_ROOT/tmp/$name" "$BIN_DIR/$name"
     copy_libraries "$stage" "/tmp/$name"
     install -m 0755 "$NODE_ROOT/tmp/$name" "$stage/usr/bin/$name"

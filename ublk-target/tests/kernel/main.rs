@@ -10,6 +10,7 @@
 //!
 //! Prints `ok NAME SECONDS`, `FAILED NAME: why` or `skipped NAME: why` a scenario, and fails if one failed.
 
+mod edges;
 mod fixture;
 mod reader;
 mod scenarios;

@@ -11,6 +11,7 @@ use bedplate_ublk_target::DataMode::{self, UserCopy, ZeroCopy};
 use bedplate_ublk_target::{DeviceState, Opener, Target, TargetConfig, TargetError};
 
 use crate::Outcome;
+use crate::edges;
 use crate::fixture::{Bench, FIRST_DEVICE, Image, bench, config, disks, seed, spec};
 use crate::reader::{Aligned, Readers, check, check_all, open_direct, random_read};
 use crate::server::Server;
@@ -79,9 +80,19 @@ pub const SCENARIOS: &[Scenario] = &[
         &[UserCopy],
         idle_costs_nothing,
     ),
+    (
+        "a_half_made_device_is_made_anew",
+        &[UserCopy],
+        edges::half_made_device_is_made_anew,
+    ),
+    (
+        "a_full_buffer_table_is_copied_around",
+        &[ZeroCopy],
+        edges::full_buffer_table_is_copied_around,
+    ),
 ];
 
-fn ensure(holds: bool, what: impl Into<String>) -> Outcome {
+pub fn ensure(holds: bool, what: impl Into<String>) -> Outcome {
     if holds {
         Ok(())
     } else {

@@ -51,7 +51,24 @@ pub struct Server {
 }
 
 impl Server {
+    /// Starts one and waits until its device is there.
     pub fn start(
+        verb: &str,
+        number: u32,
+        mode: DataMode,
+        reactors: usize,
+    ) -> Result<Self, Box<dyn Error>> {
+        let mut server = Self::spawn(verb, number, mode, reactors)?;
+        let line = server.line()?;
+        if line.starts_with("ready") {
+            Ok(server)
+        } else {
+            Err(format!("the server says: {line}").into())
+        }
+    }
+
+    /// Starts one and waits for nothing.
+    pub fn spawn(
         verb: &str,
         number: u32,
         mode: DataMode,
@@ -70,17 +87,11 @@ impl Server {
             .spawn()?;
         let input = child.stdin.take().ok_or("no input")?;
         let output = BufReader::new(child.stdout.take().ok_or("no output")?);
-        let mut server = Self {
+        Ok(Self {
             child,
             input,
             output,
-        };
-        let line = server.line()?;
-        if line.starts_with("ready") {
-            Ok(server)
-        } else {
-            Err(format!("the server says: {line}").into())
-        }
+        })
     }
 
     fn line(&mut self) -> Result<String, Box<dyn Error>> {
