@@ -16,6 +16,7 @@ use crate::kernel_device::KernelDevice;
 use crate::params::DiskLimits;
 use crate::reactor::{self, ReactorConfig, ReactorHandle};
 use crate::support::{DataMode, KernelSupport};
+use crate::sys::Features;
 
 /// How long a reactor may take for a request from its own process. It answers within one turn of its loop.
 pub(crate) const REACTOR_TIMEOUT: Duration = Duration::from_secs(30);
@@ -107,6 +108,7 @@ impl Target {
             copy_buffers: config.copy_buffers.max(1),
             // Devices from before may want it, whatever new ones are to use.
             zero_copy: support.zero_copy(),
+            scan_is_optional: support.features.contains(Features::NO_AUTO_PART_SCAN),
         };
         raise_file_limit(u64::from(reactor_config.file_slots()));
         let mut target = Self {

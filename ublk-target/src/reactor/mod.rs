@@ -17,6 +17,7 @@ use std::sync::Arc;
 use bedplate_datapath::engine::executor::{Executor, FileSlots};
 use bedplate_datapath::engine::ring::{Completion, Ring, RingConfig};
 use bedplate_datapath::plan::RunList;
+use caps::{CapSet, Capability};
 use crossbeam::channel::{Receiver, bounded, unbounded};
 use io_uring::{opcode, types};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -65,6 +66,8 @@ pub(crate) struct ReactorConfig {
     pub(crate) copy_buffers: u16,
     /// Whether the kernel registers requests' pages.
     pub(crate) zero_copy: bool,
+    /// Whether devices can be added without a scan of their partitions at START.
+    pub(crate) scan_is_optional: bool,
 }
 
 impl ReactorConfig {
@@ -125,6 +128,9 @@ pub(crate) fn spawn(number: usize, config: ReactorConfig) -> Result<ReactorHandl
             prepare_thread(number);
             match Reactor::new(number, &config, commands, reactor_wake) {
                 Ok(reactor) => {
+                    if !config.scan_is_optional {
+                        seem_untrusted(number);
+                    }
                     // Whoever waited gave up: there is no one to tell.
                     let _ = ready.send(Ok(()));
                     Some(reactor.run())
@@ -158,6 +164,17 @@ fn prepare_thread(number: usize) {
     if unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) } != 0 {
         let error = io::Error::last_os_error();
         tracing::warn!(reactor = number, %error, "cannot set PR_SET_IO_FLUSHER (needs CAP_SYS_RESOURCE)");
+    }
+}
+
+/// Gives up `CAP_SYS_ADMIN`, after the ring was made, which may need it. The kernel scans no partitions in START of a device
+/// that such a thread serves (`nr_privileged_daemon` in drivers/block/ublk_drv.c).
+///
+/// A scan reads from the very server that is starting the device, while START holds the device's mutex. If that server dies
+/// meanwhile, the read waits for the next server, and the next server for the mutex: on Linux 6.12 until the next reboot.
+fn seem_untrusted(number: usize) {
+    if let Err(error) = caps::drop(None, CapSet::Effective, Capability::CAP_SYS_ADMIN) {
+        tracing::warn!(reactor = number, %error, "cannot give up CAP_SYS_ADMIN: a crash while a device starts may block that device");
     }
 }
 
