@@ -12,7 +12,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::online::{CLAIM_FOR_USER, absolute, add};
+use super::online::{CLAIM_FOR_USER, absolute, add, entry_of, in_change};
 use crate::api::{ApiError, Disk, FormatDisk};
 use crate::daemon::errors;
 use crate::daemon::history::unix_ms;
@@ -24,17 +24,50 @@ use crate::error_kind::ErrorKind;
 /// # Errors
 /// `ForeignSignature` where it carries something and `force` is not given; `Busy` where somebody uses it.
 pub async fn format(node: &Arc<Node>, request: FormatDisk) -> Result<Disk, ApiError> {
+    let node = Arc::clone(node);
+    // A task of its own: a client that goes away in the middle must not leave the disk marked as being changed.
+    tokio::spawn(async move { format_and_add(&node, request).await })
+        .await
+        .unwrap_or_else(|_| Err(errors::internal("formatting ended unexpectedly")))
+}
+
+async fn format_and_add(node: &Arc<Node>, request: FormatDisk) -> Result<Disk, ApiError> {
     node.require_running()?;
     let path = absolute(&request.path)?;
-    refuse_in_use(node, &path)?;
+    // Discovery must neither judge the half written format nor open the disk before this does.
+    let known = begin(node, &path)?;
     let on_disk = path.clone();
-    tokio::task::spawn_blocking(move || write_format(&on_disk, request.size_bytes, request.force))
-        .await
-        .map_err(|_| errors::internal("formatting ended unexpectedly"))??;
-    // Whatever was known about the path is of the past.
-    node.disks()
-        .retain(|entry| entry.path != path || entry.actor.is_some() || entry.in_change);
+    let written = tokio::task::spawn_blocking(move || {
+        write_format(&on_disk, request.size_bytes, request.force)
+    })
+    .await
+    .unwrap_or_else(|_| Err(errors::internal("formatting ended unexpectedly")));
+    end(node, &path, known && written.is_err());
+    written?;
     add(node, &request.path).await
+}
+
+/// Marks the disk as being changed. Answers whether there was an entry of it.
+fn begin(node: &Node, path: &Path) -> Result<bool, ApiError> {
+    refuse_in_use(node, path)?;
+    let mut disks = node.disks();
+    let known = disks.iter().any(|entry| entry.path == path);
+    let entry = entry_of(&mut disks, path);
+    if entry.actor.is_some() || entry.in_change {
+        return Err(in_change(&entry.name()));
+    }
+    entry.in_change = true;
+    Ok(known)
+}
+
+/// Ends the change. Once a disk is formatted, whatever was known about its path is of the past.
+fn end(node: &Node, path: &Path, keep: bool) {
+    let mut disks = node.disks();
+    if keep {
+        entry_of(&mut disks, path).in_change = false;
+    } else {
+        disks.retain(|entry| entry.path != path);
+    }
 }
 
 fn refuse_in_use(node: &Node, path: &Path) -> Result<(), ApiError> {

@@ -19,6 +19,20 @@ use crate::error_kind::ErrorKind;
 /// How long a command of a user waits for the claim on a disk.
 pub const CLAIM_FOR_USER: Duration = Duration::from_secs(3);
 
+/// How long a command of a user waits while somebody else, discovery most likely, opens or closes the same disk.
+const CHANGE_FOR_USER: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Who changes a disk now.
+enum Turn {
+    /// The one who asked: its entry says that it is being changed.
+    Ours,
+    /// Nobody: it is open already.
+    Open(Uuid),
+    /// Somebody else.
+    Theirs,
+}
+
 /// Opens the disk at `path` for a user, and remembers it.
 ///
 /// # Errors
@@ -27,6 +41,10 @@ pub async fn add(node: &Arc<Node>, path: &str) -> Result<Disk, ApiError> {
     node.require_running()?;
     let path = absolute(path)?;
     node.refuse_copy(&path).await?;
+    let deadline = Instant::now() + CHANGE_FOR_USER;
+    while node.is_in_change(&path) && Instant::now() < deadline {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
     let uuid = node.bring_online(&path, CLAIM_FOR_USER).await?;
     let disks = node.disks();
     disks
@@ -90,8 +108,10 @@ impl Node {
         path: &Path,
         claim_within: Duration,
     ) -> Result<Uuid, ApiError> {
-        if let Some(open) = self.begin_change(path)? {
-            return Ok(open);
+        match self.begin_change(path) {
+            Turn::Ours => {}
+            Turn::Open(uuid) => return Ok(uuid),
+            Turn::Theirs => return Err(in_change(&path.display().to_string())),
         }
         let opened = DiskActor::open(path, Instant::now() + claim_within, self.boot_id).await;
         match opened {
@@ -112,34 +132,32 @@ impl Node {
         }
     }
 
-    /// Marks the entry of `path` as being opened; answers with the disk's identity if it is open already.
-    fn begin_change(&self, path: &Path) -> Result<Option<Uuid>, ApiError> {
+    /// Marks the entry of `path` as being opened, unless somebody else is at it, by whatever name of the same disk.
+    fn begin_change(&self, path: &Path) -> Turn {
         let mut disks = self.disks();
-        let at = disks
-            .iter()
-            .position(|entry| entry.path == path)
-            .unwrap_or_else(|| {
-                disks.push(DiskEntry::absent(path.to_owned(), None));
-                disks.len() - 1
-            });
-        let entry = &mut disks[at];
-        if entry.actor.is_some() && !entry.in_change {
-            return Ok(entry.uuid);
+        let same = disks.iter().find(|entry| {
+            (entry.in_change || entry.actor.is_some()) && same_file(&entry.path, path)
+        });
+        if let Some(entry) = same {
+            return match entry.uuid {
+                Some(uuid) if !entry.in_change => Turn::Open(uuid),
+                _ => Turn::Theirs,
+            };
         }
-        if entry.in_change {
-            return Err(ApiError::new(
-                ErrorKind::Busy,
-                format!("the disk {} is being opened or closed", entry.name()),
-            )
-            .disk(entry.name())
-            .remedy("try again in a moment"));
-        }
+        let entry = entry_of(&mut disks, path);
         entry.in_change = true;
         // A disk that is tried again and again does not change its state each time.
         if entry.state.get() == DiskState::Absent {
             entry.set_state(DiskState::Opening, None, "found");
         }
-        Ok(None)
+        Turn::Ours
+    }
+
+    /// Whether somebody opens, closes or formats the disk at `path` now.
+    fn is_in_change(&self, path: &Path) -> bool {
+        self.disks()
+            .iter()
+            .any(|entry| entry.in_change && same_file(&entry.path, path))
     }
 
     async fn take_into_use(
@@ -206,6 +224,28 @@ impl Node {
         }
         Err(error)
     }
+}
+
+/// The entry of `path`, made if there is none.
+pub fn entry_of<'a>(disks: &'a mut Vec<DiskEntry>, path: &Path) -> &'a mut DiskEntry {
+    let at = disks
+        .iter()
+        .position(|entry| entry.path == path)
+        .unwrap_or_else(|| {
+            disks.push(DiskEntry::absent(path.to_owned(), None));
+            disks.len() - 1
+        });
+    &mut disks[at]
+}
+
+/// The error of a disk that somebody else is at.
+pub fn in_change(name: &str) -> ApiError {
+    ApiError::new(
+        ErrorKind::Busy,
+        format!("the disk {name} is being opened, closed or formatted"),
+    )
+    .disk(name.to_owned())
+    .remedy("try again in a moment")
 }
 
 /// The error of disks that cannot be told apart.
