@@ -115,6 +115,27 @@ fn a_removed_disk_stays_away_until_it_is_added() {
 }
 
 #[test]
+fn discovery_keeps_out_of_the_way_of_a_format() {
+    let mut node = Node::new();
+    let files: Vec<String> = (0..8).map(|n| node.text(&format!("disk{n}"))).collect();
+    for file in &files {
+        let file = std::fs::File::create(file).unwrap();
+        file.set_len(128 * MIB).unwrap();
+    }
+    // Disks that it knows of, so that it looks at them all the time.
+    node.settings = format!("disks = {files:?}");
+    node.look_every_ms = 1;
+    node.start();
+    for file in &files {
+        node.ok(&["disk", "format", file]);
+    }
+    assert!(
+        !node.log().contains("superblock copies"),
+        "a half written format was judged"
+    );
+}
+
+#[test]
 fn a_disk_with_something_on_it_is_formatted_only_by_force() {
     let node = Node::started();
     let file = node.text("disk");

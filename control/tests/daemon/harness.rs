@@ -21,6 +21,8 @@ pub struct Node {
     daemon: Option<Child>,
     /// Appended to the settings.
     pub settings: String,
+    /// How often the daemon looks for disks.
+    pub look_every_ms: u32,
 }
 
 /// What a command of `bedplate` came to.
@@ -40,6 +42,7 @@ impl Node {
             folder,
             daemon: None,
             settings: String::new(),
+            look_every_ms: 100,
         }
     }
 
@@ -71,10 +74,11 @@ impl Node {
         let config = self.path("bedplated.toml");
         let settings = format!(
             "log = 'debug'\nrun_dir = '{}'\nstate_dir = '{}'\n{}\n[memory]\nlock = 'off'\n[discovery]\n\
-             all_block_devices = false\ninterval_ms = 100\n[health]\ninterval_ms = 200\n",
+             all_block_devices = false\ninterval_ms = {}\n[health]\ninterval_ms = 200\n",
             self.text("run"),
             self.text("state"),
-            self.settings
+            self.settings,
+            self.look_every_ms
         );
         std::fs::write(&config, settings).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_bedplated"));
