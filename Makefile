@@ -28,7 +28,7 @@ build: ## Build the daemon and the command-line tool
 .PHONY: build-test
 build-test:
 	$(CARGO) build --profile test --bin bedplated --bin bedplate --bin guest-reader
-	$(CARGO) test --no-run -p bedplate-ublk-target --test kernel --message-format=json 2>/dev/null | \
+	$(CARGO) test --no-run -p bedplate-ublk-target --test kernel --message-format=json-render-diagnostics | \
 	  sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | xargs -I{} install {} $(TARGET_DIR)/debug/ublk-kernel-tests
 
 .PHONY: demo

@@ -1,5 +1,5 @@
 # shellcheck shell=dash disable=SC2034
-# A disk that reads and writes whole blocks of 4096 bytes only: formatted, filled, served, killed, damaged and found out.
+# A disk that reads and writes whole blocks of 4096 bytes only: formatted, filled, served through a kill, verified.
 GUESTS="quick"
 DISKS="256:4096"
 

@@ -12,7 +12,8 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::online::{CLAIM_FOR_USER, absolute, add, entry_of, in_change};
+use super::entry::DiskEntry;
+use super::online::{CLAIM_FOR_USER, absolute, add, entry_of, same_file};
 use crate::api::{ApiError, Disk, FormatDisk};
 use crate::daemon::errors;
 use crate::daemon::history::unix_ms;
@@ -49,14 +50,10 @@ async fn format_and_add(node: &Arc<Node>, request: FormatDisk) -> Result<Disk, A
 
 /// Marks the disk as being changed. Answers whether there was an entry of it.
 fn begin(node: &Node, path: &Path) -> Result<bool, ApiError> {
-    refuse_in_use(node, path)?;
     let mut disks = node.disks();
+    refuse_in_use(&disks, path)?;
     let known = disks.iter().any(|entry| entry.path == path);
-    let entry = entry_of(&mut disks, path);
-    if entry.actor.is_some() || entry.in_change {
-        return Err(in_change(&entry.name()));
-    }
-    entry.in_change = true;
+    entry_of(&mut disks, path).in_change = true;
     Ok(known)
 }
 
@@ -70,19 +67,11 @@ fn end(node: &Node, path: &Path, keep: bool) {
     }
 }
 
-fn refuse_in_use(node: &Node, path: &Path) -> Result<(), ApiError> {
-    let canonical = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let disks = node.disks();
+fn refuse_in_use(disks: &[DiskEntry], path: &Path) -> Result<(), ApiError> {
     let user = disks
         .iter()
         .filter(|entry| entry.actor.is_some() || entry.in_change)
-        .find(|entry| {
-            entry
-                .path
-                .canonicalize()
-                .is_ok_and(|known| known == canonical)
-                || entry.path == path
-        });
+        .find(|entry| same_file(&entry.path, path));
     match user {
         None => Ok(()),
         Some(entry) => Err(ApiError::new(

@@ -57,7 +57,8 @@ pub async fn add(node: &Arc<Node>, path: &str) -> Result<Disk, ApiError> {
         })
 }
 
-fn same_file(one: &Path, other: &Path) -> bool {
+/// Whether two paths lead to the same file or device.
+pub fn same_file(one: &Path, other: &Path) -> bool {
     one == other
         || one
             .canonicalize()
@@ -239,7 +240,7 @@ pub fn entry_of<'a>(disks: &'a mut Vec<DiskEntry>, path: &Path) -> &'a mut DiskE
 }
 
 /// The error of a disk that somebody else is at.
-pub fn in_change(name: &str) -> ApiError {
+fn in_change(name: &str) -> ApiError {
     ApiError::new(
         ErrorKind::Busy,
         format!("the disk {name} is being opened, closed or formatted"),
