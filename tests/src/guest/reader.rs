@@ -153,7 +153,8 @@ impl Reader {
     /// Adds a line to the log.
     pub fn describe(&self, line: &str) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = writeln!(log, "{line}") {
+        // One write: who reads the log meanwhile sees whole lines.
+        if let Err(error) = log.write_all(format!("{line}\n").as_bytes()) {
             eprintln!("cannot write the log ({error}): {line}");
         }
     }

@@ -5,11 +5,13 @@
 reader_start() {
   guest-reader read --device "$2" --expect "$3" --threads 4 --log "$LAB_TMP/reader-$1.log" >"$LAB_TMP/reader-$1.out" 2>&1 &
   echo $! >"$LAB_TMP/reader-$1.pid"
-  within 20 grep -q reading "$LAB_TMP/reader-$1.log"
+  # Its first tally comes 200 ms after it said that it reads.
+  within 20 grep -q '^reads=' "$LAB_TMP/reader-$1.log"
 }
 
-# reader_field NAME FIELD: of the last line of its log, such as `reads=12 bytes=4096 ... longest_pause_ms=3`.
-reader_field() { tail -n 1 "$LAB_TMP/reader-$1.log" | tr ' ' '\n' | sed -n "s/^$2=//p"; }
+# reader_field NAME FIELD: of the last tally in its log, such as `reads=12 bytes=4096 ... longest_pause_ms=3`. The log may end with
+# another line, or in the middle of one.
+reader_field() { grep '^reads=.* longest_pause_ms=[0-9]*$' "$LAB_TMP/reader-$1.log" | tail -n 1 | tr ' ' '\n' | sed -n "s/^$2=//p"; }
 
 # reader_stop NAME: it must have met no error and no wrong byte.
 reader_stop() {
