@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::live::SharedWords;
 use crate::units::{BlockMask, Lcn, Pcn};
 
 /// The word of the format: `pcn:31 | dirty:1 | mask:32`. What each combination means stands in
@@ -95,15 +96,26 @@ impl fmt::Debug for MapEntry {
 
 /// The map of one layer: an entry for each cluster of the object.
 pub struct LayerMap {
-    entries: Box<[AtomicU64]>,
+    entries: SharedWords,
 }
 
 impl LayerMap {
     /// The map of these words, one a cluster, from cluster 0 on.
     pub fn from_entries(entries: Vec<u64>) -> Self {
         Self {
-            entries: entries.into_iter().map(AtomicU64::new).collect(),
+            entries: SharedWords::of_memory(entries.into_iter().map(AtomicU64::new).collect()),
         }
+    }
+
+    /// The map in these words, which others may change, each by a compare-and-swap of the whole word.
+    pub fn of_words(entries: SharedWords) -> Self {
+        Self { entries }
+    }
+
+    /// The word of a cluster, to change it; `None` beyond the map's end.
+    #[inline]
+    pub fn word(&self, lcn: Lcn) -> Option<&AtomicU64> {
+        self.entries.get(lcn.get() as usize)
     }
 
     /// The entry of a cluster; empty beyond the map's end, where the layer holds nothing.

@@ -238,16 +238,26 @@ impl LayerStack {
         Ok(())
     }
 
+    /// What the layers below the first say of the block at `position`, a multiple of 4096: where a copy-up reads.
+    pub fn source_below(&self, position: u64) -> RunSource {
+        Self::source_in(self.layers.get(1..).unwrap_or(&[]), position).0
+    }
+
     /// Where the bytes from `position` on come from, and for how many bytes that is so: at most to the
     /// cluster's end. An upper layer that does not hold the first block ends the run where it holds one.
     #[inline]
     fn source_of(&self, position: u64) -> (RunSource, u64) {
+        Self::source_in(&self.layers, position)
+    }
+
+    #[inline]
+    fn source_in(layers: &[Layer], position: u64) -> (RunSource, u64) {
         let lcn = Lcn::new(((position / CLUSTER_BYTES) & 0xffff_ffff) as u32);
         let in_cluster = position % CLUSTER_BYTES;
         let block = ((in_cluster / BLOCK_BYTES) & 0x1f) as u32;
         let in_block = in_cluster % BLOCK_BYTES;
         let mut blocks = BLOCKS_PER_CLUSTER - block;
-        for layer in &self.layers {
+        for layer in layers {
             let entry = layer.map.get(lcn);
             let held = entry.mask().get() >> block;
             if held & 1 == 0 {

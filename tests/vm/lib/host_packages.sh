@@ -7,7 +7,8 @@ GUEST_PACKAGES="mmdebstrap debian-archive-keyring busybox-static cpio kmod xz-ut
 CHECK_PACKAGES="shellcheck"
 
 apt_install() {
-  DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@" >"$VM_DIR/apt-install.log" 2>&1
+  # Nothing that is there is given up for what is missing: apt would, to get two packages of one release.
+  DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends --no-remove "$@" >"$VM_DIR/apt-install.log" 2>&1
 }
 
 # Debian 12's own Rust is older than what Cargo.toml asks for.
@@ -33,6 +34,7 @@ install_qemu() {
   [ -n "$missing" ] || return 0
   # shellcheck disable=SC2086
   apt_install $missing && return 0
+  # A part of QEMU of the stable release that is there already may have to be replaced, never removed.
   suite=$(machine_codename)-backports
   archive=$(archive_of "$suite")
   if [ -z "$archive" ]; then

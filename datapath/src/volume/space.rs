@@ -1,0 +1,203 @@
+//! The free clusters of a disk, shared by all who take some: first touches on the reactors, imports, map pages. And the way back of dropped ones.
+//!
+//! A dropped cluster goes a long way: dropped, on the list; in quarantine, when the record of its drop is durable; free, when every request
+//! that may still use it has ended. A shorter way would hand a tenant's bytes, or a late write, to another tenant.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{fmt, sync::Arc};
+
+use crate::alloc::{Allocator, Extent};
+use crate::units::Pcn;
+
+/// Called when space came back or a lock became free.
+pub type Waker = Arc<dyn Fn() + Send + Sync>;
+
+/// Why no cluster is to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// The disk is full.
+    Full,
+    /// None now, but some are on their way: a commit frees them, or the allocator is being rebuilt.
+    Soon,
+    /// Nothing is allocated on this disk: metadata of an object is bad, or the disk is read-only.
+    Refused,
+}
+
+/// Whether clusters are handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// They are.
+    Open,
+    /// After an adoption, until the allocator was rebuilt and all that is dirty was committed.
+    Rebuilding,
+    /// They are not, until somebody acts.
+    Refused,
+}
+
+/// The free clusters of one disk.
+pub struct Space {
+    inner: Mutex<Inner>,
+    /// Dropped, and not free yet.
+    on_their_way: AtomicU32,
+    waker: OnceLock<Waker>,
+}
+
+struct Inner {
+    allocator: Allocator,
+    gate: Gate,
+    dropped: Vec<Pcn>,
+}
+
+/// Clusters whose drop is durable, and that a request in flight may still use. To be given to [`Space::release`] after a grace period.
+#[derive(Debug, Default)]
+#[must_use = "clusters that are not released stay unused until the disk is opened again"]
+pub struct Quarantine(Vec<Pcn>);
+
+impl Quarantine {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Adds those of another one.
+    pub fn absorb(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+}
+
+impl Space {
+    /// With this allocator.
+    pub fn new(allocator: Allocator, gate: Gate) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                allocator,
+                gate,
+                dropped: Vec::new(),
+            }),
+            on_their_way: AtomicU32::new(0),
+            waker: OnceLock::new(),
+        }
+    }
+
+    /// Who is told when space comes back. The first one stays.
+    pub fn set_waker(&self, wake: Waker) {
+        let _ = self.waker.set(wake);
+    }
+
+    /// Takes up to `max` clusters that follow each other.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn take(&self, max: u32) -> Result<Extent, Unavailable> {
+        let mut inner = self.lock();
+        match inner.gate {
+            Gate::Open => {}
+            Gate::Rebuilding => return Err(Unavailable::Soon),
+            Gate::Refused => return Err(Unavailable::Refused),
+        }
+        inner.allocator.allocate(max).ok_or_else(|| {
+            if self.on_their_way.load(Ordering::SeqCst) > 0 {
+                Unavailable::Soon
+            } else {
+                Unavailable::Full
+            }
+        })
+    }
+
+    /// Gives back clusters that no map ever named, or that the table does not name any more, with no I/O to them in flight.
+    pub fn give(&self, extent: Extent) {
+        let released = self.lock().allocator.release(extent);
+        debug_assert!(released.is_ok(), "{released:?}");
+        self.wake();
+    }
+
+    /// A cluster left a map; its entry was marked before.
+    pub fn dropped(&self, pcn: Pcn) {
+        self.on_their_way.fetch_add(1, Ordering::SeqCst);
+        self.lock().dropped.push(pcn);
+    }
+
+    /// Whether clusters wait for a commit.
+    pub fn has_dropped(&self) -> bool {
+        !self.lock().dropped.is_empty()
+    }
+
+    /// Takes the list of dropped clusters, at the start of a commit, before marks are drained: each of these drops is then in that commit, or
+    /// was in an earlier one.
+    pub fn take_dropped(&self) -> Quarantine {
+        Quarantine(std::mem::take(&mut self.lock().dropped))
+    }
+
+    /// The commit failed: they stay dropped, for ever as far as this session is concerned.
+    pub fn put_back(&self, clusters: Quarantine) {
+        self.lock().dropped.extend(clusters.0);
+    }
+
+    /// Makes clusters free: their drop is durable, and no request uses them any more.
+    pub fn release(&self, clusters: Quarantine) {
+        if clusters.0.is_empty() {
+            return;
+        }
+        let count = u32::try_from(clusters.0.len()).unwrap_or(u32::MAX);
+        {
+            let mut inner = self.lock();
+            for pcn in clusters.0 {
+                let released = inner.allocator.release(Extent { pcn, count: 1 });
+                debug_assert!(released.is_ok(), "{released:?}");
+            }
+        }
+        self.on_their_way.fetch_sub(count, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Opens or closes the gate.
+    pub fn set_gate(&self, gate: Gate) {
+        self.lock().gate = gate;
+        self.wake();
+    }
+
+    /// Replaces the allocator: it was rebuilt.
+    pub fn replace(&self, allocator: Allocator, gate: Gate) {
+        {
+            let mut inner = self.lock();
+            inner.allocator = allocator;
+            inner.gate = gate;
+        }
+        self.wake();
+    }
+
+    /// Clusters that are free.
+    pub fn free_clusters(&self) -> u64 {
+        u64::from(self.lock().allocator.free())
+    }
+
+    /// Whether a cluster is free.
+    pub fn is_free(&self, pcn: Pcn) -> bool {
+        self.lock().allocator.is_free(pcn)
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = self.waker.get() {
+            wake();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Changed in single steps: a panic elsewhere leaves it whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Space")
+            .field("free", &self.free_clusters())
+            .finish_non_exhaustive()
+    }
+}
