@@ -78,7 +78,9 @@ impl Deref for SharedWords {
 
 impl fmt::Debug for SharedWords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedWords").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("SharedWords")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }
 

@@ -112,6 +112,7 @@ fn make() -> Memory {
     format(&mut disk, &params).unwrap();
     let start = SessionStart {
         boot_id: Uuid::from_u128(0xb007),
+        diskseq: None,
     };
     let (mut store, _) = Store::open(disk, &start).unwrap();
     import(&mut store, DELETED, "deleted", &image_bytes()[..5000]);
@@ -167,6 +168,7 @@ fn the_disk_of_version_1_opens_and_every_image_is_what_it_was() {
 
     let start = SessionStart {
         boot_id: Uuid::from_u128(0xb008),
+        diskseq: None,
     };
     let (mut store, report) = Store::open(unpack(&packed), &start).unwrap();
     assert_eq!(

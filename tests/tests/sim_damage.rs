@@ -22,6 +22,7 @@ const DISK_BYTES: u64 = 64 << 20;
 const DISK: Uuid = Uuid::from_u128(0xd15c);
 const BOOT: SessionStart = SessionStart {
     boot_id: Uuid::from_u128(77),
+    diskseq: None,
 };
 const ONE: Uuid = Uuid::from_u128(1);
 const TWO: Uuid = Uuid::from_u128(2);

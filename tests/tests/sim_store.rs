@@ -14,6 +14,7 @@ use uuid::Uuid;
 const DISK_BYTES: u64 = 64 << 20;
 const BOOT: SessionStart = SessionStart {
     boot_id: Uuid::from_u128(77),
+    diskseq: None,
 };
 
 fn formatted() -> SimDisk {

@@ -234,6 +234,10 @@ pub enum StoreErrorKind {
     TooLarge,
     /// The object keeps another device number.
     DevIdFixed,
+    /// Not a size that a volume can have, or get.
+    BadSize,
+    /// Acknowledged writes may be missing, and nobody has accepted that.
+    LossNotAccepted,
 }
 
 /// Why the store did not do what it was asked.

@@ -28,6 +28,7 @@ mod table;
 mod ticket;
 mod tree_write;
 mod trees;
+mod volume;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,14 +44,16 @@ use crate::medium::{IoFault, Medium};
 use crate::units::{Epoch, Pcn, Seq, SlotIndex};
 
 pub use crate::alloc::Extent;
+pub use crate::format::object::ObjectKind;
 pub use error::{FormatError, OpenError, OpenErrorKind, StoreError, StoreErrorKind};
 pub use format::{FormatParams, format};
 pub use import::check_name;
 pub use object::{Damage, Object, ReplicaState, TreePage};
 pub use open::SessionStart;
-pub use report::{Held, OpenReport, PreviousSession, Repair, Repaired};
+pub use report::{Held, Lost, OpenReport, PreviousSession, Repair, Repaired};
 pub(crate) use scrub::{Findings, ScrubTarget};
 pub use ticket::{ImportTicket, NewImage, PageOwner};
+pub use volume::{NewVolume, Usage};
 
 use latch::LatchedDisk;
 use trees::Tree;

@@ -5,11 +5,18 @@ use std::fmt;
 use uuid::Uuid;
 
 use crate::format::DecodeError;
+use crate::format::object::ObjectKind;
 use crate::units::{ByteOffset, DevId, Epoch, Pcn, SlotIndex};
 
 /// One replica of an image on this disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
+    /// What it is.
+    pub kind: ObjectKind,
+    /// The object below it.
+    pub parent: Option<Uuid>,
+    /// Acknowledged writes may be missing, and no operator has accepted that: it is not served.
+    pub loss_not_accepted: bool,
     /// Its slot in the object table.
     pub slot: SlotIndex,
     /// How often that slot was given to a new object.

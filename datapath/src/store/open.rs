@@ -20,6 +20,7 @@ use crate::format::object::{ObjectKind, ObjectRecord, ObjectState};
 use crate::format::root::CheckpointRoot;
 use crate::format::superblock::{Choice, Superblock};
 use crate::format::{Expect, PairCopy};
+use crate::live::LiveFiles;
 use crate::map::LayerMap;
 use crate::medium::{IoFault, Medium};
 use crate::units::{CLUSTER_BYTES, Epoch, PAGE_BYTES, Page, Seq, SlotIndex};
@@ -29,9 +30,20 @@ use crate::units::{CLUSTER_BYTES, Epoch, PAGE_BYTES, Page, Seq, SlotIndex};
 pub struct SessionStart {
     /// Of the running kernel, `/proc/sys/kernel/random/boot_id`.
     pub boot_id: Uuid,
+    /// Of the device that the disk is on, where it has one: another one on the same boot is a power loss of that disk.
+    pub diskseq: Option<u64>,
 }
 
 impl<M: Medium> Store<M> {
+    /// See INTERFACES.
+    pub fn open_live(
+        medium: M,
+        start: &SessionStart,
+        _live: Box<dyn LiveFiles>,
+    ) -> Result<(Self, OpenReport), OpenError> {
+        Self::open(medium, start)
+    }
+
     /// Opens a disk: reads and checks all metadata, repairs copies that are bad or outdated, and begins a session.
     ///
     /// Images of which something is bad in both copies are there and not Ready; see [`OpenReport::held`]. Content is not
@@ -85,6 +97,8 @@ impl<M: Medium> Store<M> {
             session: store.superblock.session,
             repairs: superblock_repairs(&choice),
             held: store.held(),
+            adopted: Vec::new(),
+            lost: Vec::new(),
         };
         report
             .repairs
@@ -347,6 +361,9 @@ fn lost(disk_uuid: Uuid, slot: SlotIndex, damage: Damage) -> Entry {
     // The disk's own UUID with the slot mixed in: the same one at every open, and nobody else's.
     let uuid = Uuid::from_u128(disk_uuid.as_u128() ^ (u128::from(slot.get()) + 1));
     let object = Object {
+        kind: ObjectKind::ImageReplica,
+        parent: None,
+        loss_not_accepted: false,
         slot,
         epoch: Epoch::default(),
         uuid,

@@ -20,6 +20,21 @@ pub struct OpenReport {
     pub repairs: Vec<Repair>,
     /// Objects that are not served.
     pub held: Vec<Held>,
+    /// Volumes whose live state of the session before was taken over.
+    pub adopted: Vec<Uuid>,
+    /// Volumes that are held now because acknowledged writes may be missing.
+    pub lost: Vec<Lost>,
+}
+
+/// A volume of which acknowledged writes may be missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The volume.
+    pub uuid: Uuid,
+    /// Its name.
+    pub name: String,
+    /// What became of its live state.
+    pub why: String,
 }
 
 /// How the session before this one ended. From the clean mark and the kernel's boot id.

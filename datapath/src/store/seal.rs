@@ -173,6 +173,9 @@ pub(super) fn describe(
     checksum_tree: &Tree,
 ) -> Object {
     Object {
+        kind: record.kind,
+        parent: Some(record.parent_uuid).filter(|uuid| !uuid.is_nil()),
+        loss_not_accepted: false,
         slot,
         epoch,
         uuid: record.object_uuid,

@@ -100,10 +100,7 @@ impl ClusterLocks {
 
     fn place(&self, slot: SlotIndex, lcn: Lcn) -> &AtomicU32 {
         // Volumes are spread by a large odd step; clusters of one volume stay neighbours.
-        let at = lcn
-            .get()
-            .wrapping_add(slot.get().wrapping_mul(0x9e37_79b1))
-            % PLACES;
+        let at = lcn.get().wrapping_add(slot.get().wrapping_mul(0x9e37_79b1)) % PLACES;
         &self.places[at as usize]
     }
 }

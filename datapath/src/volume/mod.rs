@@ -258,9 +258,8 @@ impl Volume {
 
     /// Drops a whole cluster: its blocks are zero from now on, whatever the layers below hold.
     pub fn drop_cluster(&self, lcn: Lcn) {
-        let (before, changed) = self.change(lcn, |_| {
-            Some(MapEntry::new(Pcn::NONE, BlockMask::ALL))
-        });
+        let (before, changed) =
+            self.change(lcn, |_| Some(MapEntry::new(Pcn::NONE, BlockMask::ALL)));
         if changed && !before.pcn().is_none() {
             self.counters.allocated.fetch_sub(1, Ordering::Relaxed);
             // After the mark: who takes the list before it drains the marks is sure to capture this change.
@@ -271,8 +270,7 @@ impl Volume {
     /// Gives `lcn`, which has no cluster, the cluster `pcn`; whether it did. Of an entry with tombstones, those blocks are zero in `pcn`.
     pub fn claim(&self, lcn: Lcn, expected: MapEntry, pcn: Pcn) -> bool {
         let (_, claimed) = self.change(lcn, |entry| {
-            (entry.pcn().is_none() && entry.mask() == expected.mask())
-                .then(|| entry.with_pcn(pcn))
+            (entry.pcn().is_none() && entry.mask() == expected.mask()).then(|| entry.with_pcn(pcn))
         });
         if claimed {
             self.counters.allocated.fetch_add(1, Ordering::Relaxed);

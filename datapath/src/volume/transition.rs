@@ -8,10 +8,7 @@ use crate::units::{BlockMask, Pcn};
 /// Changes an entry as `change` says, and makes it dirty. `None`, or the same cluster and mask, leave it. Answers with the entry before, and
 /// whether it changed.
 #[inline]
-pub fn change(
-    word: &impl Word,
-    change: impl Fn(MapEntry) -> Option<MapEntry>,
-) -> (MapEntry, bool) {
+pub fn change(word: &impl Word, change: impl Fn(MapEntry) -> Option<MapEntry>) -> (MapEntry, bool) {
     let mut bits = word.load();
     loop {
         let before = MapEntry::from_bits(bits);
@@ -32,8 +29,7 @@ pub fn change(
 /// The entry after `blocks` were written to its cluster `pcn`. `None` if the cluster is another one: never an OR on whatever is there.
 #[inline]
 pub fn published(entry: MapEntry, pcn: Pcn, blocks: BlockMask) -> Option<MapEntry> {
-    (entry.pcn() == pcn)
-        .then(|| entry.with_mask(BlockMask::new(entry.mask().get() | blocks.get())))
+    (entry.pcn() == pcn).then(|| entry.with_mask(BlockMask::new(entry.mask().get() | blocks.get())))
 }
 
 /// The entry after `blocks` became tombstones. `None` where there is a cluster: there zeros are written.

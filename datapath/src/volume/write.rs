@@ -516,13 +516,7 @@ impl WriteOp {
     }
 
     /// Whether a part of a block reads as zero already: it is a tombstone, or held by nobody.
-    fn is_zero_below(
-        &self,
-        stack: &LayerStack,
-        volume: &Volume,
-        lcn: Lcn,
-        position: u64,
-    ) -> bool {
+    fn is_zero_below(&self, stack: &LayerStack, volume: &Volume, lcn: Lcn, position: u64) -> bool {
         let entry = volume.map().get(lcn);
         let block = low(position % CLUSTER_BYTES) / BLOCK;
         if entry.mask().contains(block) {

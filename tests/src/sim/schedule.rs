@@ -120,6 +120,7 @@ impl Run<'_> {
         self.disk.enter(Phase::Open);
         let start = SessionStart {
             boot_id: self.boot_id,
+            diskseq: None,
         };
         let (mut store, _) = Store::open(&mut *self.disk, &start)
             .map_err(|error| format!("last recovery: {error}"))?;
@@ -172,6 +173,7 @@ impl Run<'_> {
         self.disk.enter(Phase::Open);
         let start = SessionStart {
             boot_id: self.boot_id,
+            diskseq: None,
         };
         match Store::open(&mut *self.disk, &start) {
             Ok((mut store, _)) => {
@@ -220,6 +222,7 @@ impl Run<'_> {
     fn session_on(&mut self, disk: &mut SimDisk) -> Result<End, String> {
         let start = SessionStart {
             boot_id: self.boot_id,
+            diskseq: None,
         };
         let closed_in_order = std::mem::take(&mut self.clean);
         let (mut store, report) = match Store::open(&mut *disk, &start) {

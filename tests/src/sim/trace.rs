@@ -60,6 +60,7 @@ impl Node {
     fn start(&self) -> SessionStart {
         SessionStart {
             boot_id: Uuid::from_u128(self.boot),
+            diskseq: None,
         }
     }
 

@@ -239,8 +239,14 @@ fn open(path: &Path, deadline: Instant, boot_id: Uuid) -> Result<(DiskStore, Fac
             .disk(name.clone())
             .remedy("allow io_uring: `sysctl kernel.io_uring_disabled=0`; `bedplate doctor` checks more")
     })?;
-    let (store, report) = Store::open(medium, &SessionStart { boot_id })
-        .map_err(|error| errors::of_open(&name, &error))?;
+    let (store, report) = Store::open(
+        medium,
+        &SessionStart {
+            boot_id,
+            diskseq: None,
+        },
+    )
+    .map_err(|error| errors::of_open(&name, &error))?;
     let geometry = store.geometry();
     let facts = Facts {
         uuid: store.disk_uuid(),
