@@ -66,6 +66,7 @@ impl<T> Grace<T> {
     }
 
     /// Whether somebody waits still.
+    #[cfg(test)]
     pub(super) fn is_asked(&self) -> bool {
         !self.draining.is_empty() || !self.next.is_empty()
     }
@@ -164,7 +165,7 @@ mod tests {
             let mut in_flight: Vec<(u32, Pin)> = Vec::new();
             let mut waits: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
             let mut number = 0;
-            let mut check = |grace: &mut Grace<u32>, in_flight: &[(u32, Pin)], waits: &mut BTreeMap<u32, BTreeSet<u32>>| {
+            let check = |grace: &mut Grace<u32>, in_flight: &[(u32, Pin)], waits: &mut BTreeMap<u32, BTreeSet<u32>>| {
                 for who in grace.take_ended() {
                     let waited_for = waits.remove(&who).expect("answered once");
                     let left = in_flight.iter().find(|(request, _)| waited_for.contains(request));
