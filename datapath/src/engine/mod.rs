@@ -7,6 +7,7 @@ mod disk_file;
 pub mod executor;
 mod holder;
 mod live_dir;
+mod operation;
 pub mod ring;
 pub(crate) mod sysfs;
 mod uring_medium;
