@@ -1,8 +1,9 @@
-//! What the daemon does with images: devices, jobs at work, states with their history. Not on any disk.
+//! What the daemon does with images and volumes: devices, jobs at work, states with their history. Not on any disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use bedplate_datapath::volume::Volume;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -12,15 +13,17 @@ use crate::daemon::import::StreamPart;
 use crate::daemon::jobs::JobRef;
 use crate::error_kind::ErrorKind;
 
-/// All images of the node.
+/// All images and volumes of the node.
 #[derive(Debug, Default)]
-pub struct ImageTable {
+pub struct ObjectTable {
     runtimes: HashMap<Uuid, Runtime>,
     replicas: HashMap<Uuid, Tracked<ReplicaState>>,
     imports: BTreeMap<String, Importing>,
+    /// Names of volumes that are being made.
+    taken: HashSet<String>,
 }
 
-/// One image.
+/// One image or volume.
 #[derive(Debug)]
 pub struct Runtime {
     /// State of its device.
@@ -33,6 +36,8 @@ pub struct Runtime {
     pub job: Option<JobRef>,
     /// What a verification found to be bad.
     pub damage: Option<String>,
+    /// Its map, while it is a volume that has a device.
+    pub live: Option<Arc<Volume>>,
 }
 
 impl Default for Runtime {
@@ -43,6 +48,7 @@ impl Default for Runtime {
             turn: Arc::default(),
             job: None,
             damage: None,
+            live: None,
         }
     }
 }
@@ -64,15 +70,15 @@ pub struct Importing {
     pub content: Option<mpsc::Sender<StreamPart>>,
 }
 
-impl ImageTable {
-    /// What is done with an image; made on first use.
-    pub fn of(&mut self, image: Uuid) -> &mut Runtime {
-        self.runtimes.entry(image).or_default()
+impl ObjectTable {
+    /// What is done with an object; made on first use.
+    pub fn of(&mut self, object: Uuid) -> &mut Runtime {
+        self.runtimes.entry(object).or_default()
     }
 
-    /// What is done with an image, if anything ever was.
-    pub fn get(&self, image: Uuid) -> Option<&Runtime> {
-        self.runtimes.get(&image)
+    /// What is done with an object, if anything ever was.
+    pub fn get(&self, object: Uuid) -> Option<&Runtime> {
+        self.runtimes.get(&object)
     }
 
     /// State of a replica; made on first use.
@@ -87,17 +93,44 @@ impl ImageTable {
         self.replicas.get(&replica)
     }
 
-    /// Forgets an image that was deleted.
-    pub fn forget(&mut self, image: Uuid, replica: Uuid) {
-        self.runtimes.remove(&image);
+    /// Forgets an object that was deleted.
+    pub fn forget(&mut self, object: Uuid, replica: Uuid) {
+        self.runtimes.remove(&object);
         self.replicas.remove(&replica);
     }
 
     /// Takes `name` for an import.
     ///
     /// # Errors
-    /// `Exists` when another import has it.
+    /// `Exists` when another import has it, or a volume that is being made.
     pub fn begin_import(&mut self, name: &str, importing: Importing) -> Result<(), ApiError> {
+        self.require_not_taken(name)?;
+        self.imports.insert(name.to_owned(), importing);
+        Ok(())
+    }
+
+    /// Takes `name` for a volume.
+    ///
+    /// # Errors
+    /// As [`Self::begin_import`].
+    pub fn take_name(&mut self, name: &str) -> Result<(), ApiError> {
+        self.require_not_taken(name)?;
+        self.taken.insert(name.to_owned());
+        Ok(())
+    }
+
+    /// The volume is there, or is not to be.
+    pub fn give_name(&mut self, name: &str) {
+        self.taken.remove(name);
+    }
+
+    fn require_not_taken(&self, name: &str) -> Result<(), ApiError> {
+        if self.taken.contains(name) {
+            let message = format!("a volume named {name} is being made");
+            return Err(ApiError::new(ErrorKind::Exists, message)
+                .object(name)
+                .remedy("choose another name"));
+        }
         if let Some(other) = self.imports.get(name) {
             let message = format!(
                 "an image named {name} is being imported (job {})",
@@ -107,7 +140,6 @@ impl ImageTable {
                 .object(name)
                 .remedy("wait for that job, cancel it, or choose another name"));
         }
-        self.imports.insert(name.to_owned(), importing);
         Ok(())
     }
 
@@ -135,7 +167,7 @@ impl ImageTable {
         self.imports.iter()
     }
 
-    /// Every image that has a device now: its UUID and the device's number.
+    /// Every object that has a device now: its UUID and the device's number.
     pub fn devices(&self) -> impl Iterator<Item = (Uuid, u32)> + '_ {
         self.runtimes
             .iter()
