@@ -1,15 +1,16 @@
 //! A disk's own thread: it alone holds the store, does one thing after the other, and tells the others what it left behind.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bedplate_datapath::engine::{DiskIdentity, UringMedium};
 use bedplate_datapath::store::{Object, OpenReport, Store};
 use bedplate_datapath::units::CLUSTER_BYTES;
-use bedplate_datapath::volume::Space;
+use bedplate_datapath::volume::{Space, Volume};
 use crossbeam::channel::{Sender, unbounded};
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -31,8 +32,20 @@ pub struct Contents {
     pub objects: Vec<Object>,
     /// Whether volumes are attached, or are to be.
     pub live_volumes: bool,
+    /// Its volumes as reactors change them; weak, since what was known of a disk outlives its use.
+    pub volumes: HashMap<Uuid, Weak<Volume>>,
     /// Why it takes no more changes.
     pub latched: Option<String>,
+}
+
+impl Contents {
+    /// Clusters that are an object's own now.
+    pub fn allocated_clusters(&self, object: &Object) -> u64 {
+        self.volumes
+            .get(&object.uuid)
+            .and_then(Weak::upgrade)
+            .map_or(object.stored_clusters, |volume| volume.allocated_clusters())
+    }
 }
 
 /// An open disk.

@@ -29,6 +29,9 @@ const COMMIT_EVERY: Duration = Duration::from_secs(5);
 /// Least time between two looks at how full the disk is, after commits.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Something to be run later.
+pub type Later = Box<dyn FnOnce() + Send>;
+
 /// What a disk's thread needs of the daemon.
 pub struct Setup {
     /// Of the running kernel.
@@ -36,7 +39,7 @@ pub struct Setup {
     /// Where live files are.
     pub live_dir: PathBuf,
     /// Runs something once no request that is in flight now is left.
-    pub after_grace: Box<dyn Fn(Box<dyn FnOnce() + Send>) + Send>,
+    pub after_grace: Box<dyn Fn(Later) + Send>,
     /// Space was taken or given back on this disk.
     pub space_changed: Box<dyn Fn(Uuid) + Send>,
 }
@@ -142,10 +145,20 @@ fn open(path: &Path, deadline: Instant, setup: &Setup) -> Result<(DiskStore, Fac
 /// Tells the others what the disk holds.
 pub fn publish(store: &DiskStore, contents: &Mutex<Arc<Contents>>) {
     let objects: Vec<Object> = store.objects().cloned().collect();
+    let is_volume = |object: &&Object| Noun::of(object) == Noun::Volume;
     let now = Contents {
         live_volumes: objects
             .iter()
-            .any(|object| object.want_attached && Noun::of(object) == Noun::Volume),
+            .filter(is_volume)
+            .any(|object| object.want_attached),
+        volumes: objects
+            .iter()
+            .filter(is_volume)
+            .filter_map(|object| {
+                let volume = store.volume_of(object.uuid).ok()?;
+                Some((object.uuid, Arc::downgrade(&volume)))
+            })
+            .collect(),
         objects,
         latched: store.is_latched().map(ToString::to_string),
     };

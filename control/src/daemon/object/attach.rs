@@ -128,9 +128,7 @@ pub async fn take_down(node: &Arc<Node>, object: &Object, number: u32) -> Result
             .map_err(|error| errors::of_target(Some(&object.name), &error))?;
     }
     device_files::forget(&node.config.run_dir, number);
-    let mut runtimes = node.runtimes();
-    let runtime = runtimes.of(object.uuid);
-    (runtime.device, runtime.live) = (None, None);
+    node.runtimes().of(object.uuid).device = None;
     Ok(())
 }
 

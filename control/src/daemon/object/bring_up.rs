@@ -42,10 +42,6 @@ pub async fn bring_up(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError
     let wanted = object.want_attached;
     let read_only = found.noun() == Noun::Image;
     let dma_alignment = actor.dma_alignment;
-    let live = backing
-        .writable
-        .as_ref()
-        .map(|writable| Arc::clone(&writable.volume));
     let job_node = Arc::clone(node);
     let made = blocking(move || {
         let target = job_node.serving.target()?;
@@ -68,7 +64,6 @@ pub async fn bring_up(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError
         .map_err(|error| errors::of_target(Some(&name), &error))
     });
     let number = made.await??;
-    node.runtimes().of(uuid).live = live;
 
     if kept.map(DevId::get) != Some(number) || !wanted {
         // The device answers already, but nobody was told. If the daemon dies before this is durable, the next one finds a

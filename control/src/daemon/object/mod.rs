@@ -81,6 +81,8 @@ pub struct Located {
     pub disk_path: String,
     /// Why the disk is of no use now, where it is not.
     pub disk_trouble: Option<String>,
+    /// Clusters that are its own now.
+    pub allocated_clusters: u64,
     /// The object.
     pub object: Object,
 }
@@ -116,11 +118,13 @@ impl Node {
         for entry in disks.iter() {
             let Some(disk) = entry.uuid else { continue };
             let trouble = disk_trouble(entry);
-            for object in &entry.contents_now().objects {
+            let contents = entry.contents_now();
+            for object in &contents.objects {
                 all.push(Located {
                     disk,
                     disk_path: entry.name(),
                     disk_trouble: trouble.clone(),
+                    allocated_clusters: contents.allocated_clusters(object),
                     object: object.clone(),
                 });
             }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use bedplate_datapath::volume::Volume;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -36,8 +35,6 @@ pub struct Runtime {
     pub job: Option<JobRef>,
     /// What a verification found to be bad.
     pub damage: Option<String>,
-    /// Its map, while it is a volume that has a device.
-    pub live: Option<Arc<Volume>>,
 }
 
 impl Default for Runtime {
@@ -48,7 +45,6 @@ impl Default for Runtime {
             turn: Arc::default(),
             job: None,
             damage: None,
-            live: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::api::{
     ApiError, AttachmentState, ParentImage, Volume, VolumeChanged, VolumeDetail, VolumeState,
 };
 use crate::daemon::errors;
+use crate::daemon::history::Tracked;
 use crate::daemon::node::Node;
 use crate::daemon::object::runtime::Runtime;
 use crate::daemon::object::wait::Stand;
@@ -97,8 +98,6 @@ impl Node {
         let runtimes = self.runtimes();
         let runtime = runtimes.get(object.uuid);
         let (state, why) = state_of(found, runtime);
-        let live = runtime.and_then(|runtime| runtime.live.as_ref());
-        let clusters = live.map_or(object.stored_clusters, |live| live.allocated_clusters());
         Volume {
             name: object.name.clone(),
             uuid: object.uuid,
@@ -106,7 +105,7 @@ impl Node {
             why,
             wanted: object.want_attached,
             size_bytes: object.size_bytes,
-            allocated_bytes: clusters * CLUSTER_BYTES,
+            allocated_bytes: found.allocated_clusters * CLUSTER_BYTES,
             image: object.parent.map(|uuid| ParentImage {
                 name: name_of(uuid, all),
                 uuid,
@@ -131,7 +130,7 @@ fn name_of(image: Uuid, all: &[Located]) -> Option<String> {
 /// The state of a volume follows from its disk's, from what its disk says of it, and from its device's, in this order.
 fn state_of(found: &Located, runtime: Option<&Runtime>) -> (VolumeState, Option<String>) {
     let attachment = runtime.map(|runtime| &runtime.attachment);
-    let state = attachment.map_or(AttachmentState::Detached, |state| state.get());
+    let state = attachment.map_or(AttachmentState::Detached, Tracked::get);
     let why = attachment.and_then(|state| state.why().map(str::to_owned));
     if let Some(trouble) = &found.disk_trouble {
         let has_device = runtime.is_some_and(|runtime| runtime.device.is_some());

@@ -50,10 +50,6 @@ pub async fn resize(
     grown.map_err(|error| errors::of_store(&actor.name(), Some(&name), &error))?;
     if let Some((target, number)) = device.and_then(|number| Some((target?, number))) {
         let backing = live_backing_of(node, &actor, &found.object).await?;
-        let live = backing
-            .writable
-            .as_ref()
-            .map(|writable| Arc::clone(&writable.volume));
         let resized =
             blocking(move || writable::resize(&target, DevId::new(number), backing)).await?;
         resized.map_err(|error| {
@@ -61,7 +57,6 @@ pub async fn resize(
                 "the volume has its new size, its device the old one: detach it and attach it again (`bedplate volume detach {name}`)"
             ))
         })?;
-        node.runtimes().of(uuid).live = live;
     }
     tracing::info!(volume = name, size_bytes, "grown");
     node.notify();
