@@ -100,6 +100,9 @@ impl WriteIoList {
         }
     }
 
+    /// The most that a list has: room to be made for before a step.
+    pub const CAPACITY: usize = IOS_MAX;
+
     /// What is to be done.
     pub fn as_slice(&self) -> &[WriteIo] {
         &self.ios[..self.len]
@@ -404,7 +407,8 @@ impl WriteOp {
     /// Plans the next slice. `None`: what needs no I/O was done, there may be more.
     fn plan(&mut self, stack: &LayerStack, volume: &Volume) -> Result<Option<Phase>, Stop> {
         debug_assert_eq!(self.count, 0, "a plan starts with nothing held");
-        if self.end > volume.size_bytes() {
+        // Over disks with larger blocks a device ends on such a block, and so may its last request: see `whole_blocks` in ublk-target.
+        if self.end > volume.size_bytes().next_multiple_of(BLOCK_BYTES) {
             return Err(Stop::Errno(libc::EIO));
         }
         match self.kind {
