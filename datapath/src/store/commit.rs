@@ -28,6 +28,7 @@ impl<M: Medium> Store<M> {
     /// `Io`, and the disk takes no more changes; `ReadOnlyLatched` from then on.
     pub fn commit(&mut self) -> Result<Quarantine, StoreError> {
         self.check_writable()?;
+        self.settle()?;
         // Before the marks are drained: what is on this list was marked before it was put there, so this commit has it, or an earlier one.
         let dropped = self.space.take_dropped();
 
@@ -59,7 +60,8 @@ impl<M: Medium> Store<M> {
     /// Whether something waits for a commit.
     pub fn needs_commit(&self) -> bool {
         self.disk.fault().is_none()
-            && (self.space.has_dropped()
+            && (self.is_unsettled
+                || self.space.has_dropped()
                 || self
                     .entries
                     .values()

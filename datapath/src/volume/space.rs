@@ -147,11 +147,14 @@ impl Space {
         self.lock().tainted.insert(pcn);
     }
 
-    /// A cluster left a map; its entry was marked before.
-    pub fn dropped(&self, pcn: Pcn) {
+    /// Runs `drop`, which takes a cluster out of a map and answers with it; the entry was marked before. Under the lock: whoever rebuilds the
+    /// allocator from the maps finds the cluster in the map or on its way, never in neither.
+    pub fn dropping(&self, drop: impl FnOnce() -> Option<Pcn>) {
         let mut inner = self.lock();
-        inner.dropped.push(pcn);
-        inner.returning.insert(pcn);
+        if let Some(pcn) = drop() {
+            inner.dropped.push(pcn);
+            inner.returning.insert(pcn);
+        }
     }
 
     /// Whether clusters wait for a commit.
@@ -195,12 +198,8 @@ impl Space {
     pub fn replace(&self, mut allocator: Allocator, gate: Gate) {
         {
             let mut inner = self.lock();
-            for pcn in &inner.returning {
-                let marked = allocator.mark(*pcn);
-                debug_assert!(marked.is_ok(), "{marked:?}");
-            }
-            for pcn in &inner.tainted {
-                // It may be in a map as well.
+            for pcn in inner.returning.iter().chain(&inner.tainted) {
+                // One that was dropped since its map was looked at is marked already, and so is a tainted one in a map.
                 let _ = allocator.mark(*pcn);
             }
             inner.allocator = allocator;
