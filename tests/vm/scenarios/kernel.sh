@@ -9,5 +9,5 @@ boot_1() {
     fail "$(grep -c '^FAILED' "$LAB_TMP/kernel.log") of ublk-target's tests failed"
   }
   sed 's/^/  /' "$LAB_TMP/kernel.log"
-  at_least "tests that ran" 12 "$(grep -c '^ok' "$LAB_TMP/kernel.log")"
+  at_least "tests that ran" 20 "$(grep -c '^ok' "$LAB_TMP/kernel.log")"
 }
