@@ -102,6 +102,11 @@ pub const SCENARIOS: &[Scenario] = &[
         writes::few_buffers_serve_many_writers,
     ),
     (
+        "writes_beyond_the_buffer_table_are_copied",
+        &[ZeroCopy],
+        writes::writes_beyond_the_buffer_table_are_copied,
+    ),
+    (
         "acked_writes_survive_kill_9",
         &[ZeroCopy, UserCopy],
         writes::acked_writes_survive_kill_9,
@@ -123,7 +128,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     (
         "grace_periods_end_under_load",
-        &[ZeroCopy],
+        &[ZeroCopy, UserCopy],
         writes::grace_periods_end_under_load,
     ),
     (

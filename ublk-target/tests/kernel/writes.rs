@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use bedplate_datapath::units::{CLUSTER_BYTES, DevId};
 use bedplate_ublk_target::{DataMode, Target, TargetConfig, TargetError};
 
 use crate::Outcome;
-use crate::fixture::{Bench, FIRST_DEVICE, bench, config, seed};
+use crate::fixture::{Bench, FIRST_DEVICE, bench, config, seed, spec};
 use crate::reader::{Aligned, open_direct};
 use crate::scenarios::{block_path, ensure, image};
 use crate::server::Server;
@@ -34,6 +35,14 @@ fn volume_bench(
     Ok((bench, volume))
 }
 
+fn attach(volume: &VolumeBench) -> Result<PathBuf, Box<dyn Error>> {
+    let backing = volume.backing.clone();
+    let attached = volume
+        .target
+        .attach(&writable_spec(FIRST_DEVICE), backing)?;
+    Ok(attached.path)
+}
+
 fn end(volume: VolumeBench) -> Outcome {
     volume.target.detach(DEVICE)?;
     Ok(volume.into_target()?.quiesce_all()?)
@@ -41,10 +50,8 @@ fn end(volume: VolumeBench) -> Outcome {
 
 pub fn what_is_written_reads_back(mode: DataMode) -> Outcome {
     let (bench, volume) = volume_bench(config(mode), LiveWords::fresh()?, PLENTY)?;
-    let attached = volume
-        .target
-        .attach(&writable_spec(FIRST_DEVICE), volume.backing.clone())?;
-    let file = open_to_write(&attached.path)?;
+    let path = attach(&volume)?;
+    let file = open_to_write(&path)?;
     let mut expected = contents(&bench.image);
     compare_all(&file, &expected)?;
     random_changes(&file, &mut expected, seed(), 400)?;
@@ -59,12 +66,12 @@ pub fn what_is_written_reads_back(mode: DataMode) -> Outcome {
     let durable = volume.committer.commits.load(Ordering::SeqCst);
     ensure(durable > flushed, "a FUA write asked for no commit")?;
     drop(file);
-    let writers = Writers::start(&attached.path, &expected, seed(), 6)?;
+    let writers = Writers::start(&path, &expected, seed(), 6)?;
     writers.wait_for(1500)?;
     let expected = writers.finish()?;
-    compare_all(&open_direct(&attached.path)?, &expected)?;
+    compare_all(&open_direct(&path)?, &expected)?;
     // All of it discarded: nothing of the base shows, and all clusters come back.
-    let file = open_to_write(&attached.path)?;
+    let file = open_to_write(&path)?;
     discard(&file, 0, VOLUME_BYTES)?;
     compare_all(&file, &vec![0; expected.len()])?;
     file.sync_all()?;
@@ -84,11 +91,37 @@ pub fn few_buffers_serve_many_writers(mode: DataMode) -> Outcome {
         ..config(mode)
     };
     let (bench, volume) = volume_bench(config, LiveWords::fresh()?, PLENTY)?;
-    let spec = writable_spec(FIRST_DEVICE);
-    let path = volume.target.attach(&spec, volume.backing.clone())?.path;
+    let path = attach(&volume)?;
     let writers = Writers::start(&path, &contents(&bench.image), seed() + 1, 16)?;
     writers.wait_for(1000)?;
     compare_all(&open_direct(&path)?, &writers.finish()?)?;
+    end(volume)
+}
+
+/// Two devices of 8,192 tags fill one reactor's buffer table: the third one's data is copied, though it was added for zero copy.
+pub fn writes_beyond_the_buffer_table_are_copied(mode: DataMode) -> Outcome {
+    let config = TargetConfig {
+        reactors: 1,
+        queues: 2,
+        queue_depth: 4096,
+        ..config(mode)
+    };
+    let (bench, volume) = volume_bench(config, LiveWords::fresh()?, PLENTY)?;
+    let others = FIRST_DEVICE + 1..FIRST_DEVICE + 3;
+    for number in others.clone() {
+        volume
+            .target
+            .attach(&spec(number), Arc::clone(&bench.stack))?;
+    }
+    let path = attach(&volume)?;
+    let file = open_to_write(&path)?;
+    let mut expected = contents(&bench.image);
+    random_changes(&file, &mut expected, seed() + 7, 100)?;
+    compare_all(&file, &expected)?;
+    drop(file);
+    for number in others {
+        volume.target.detach(DevId::new(number))?;
+    }
     end(volume)
 }
 
@@ -135,8 +168,7 @@ pub fn writers_survive_quiesce(mode: DataMode) -> Outcome {
 pub fn full_disk_is_enospc_until_something_is_dropped(mode: DataMode) -> Outcome {
     // One of them for map pages.
     let (bench, volume) = volume_bench(config(mode), LiveWords::fresh()?, 17)?;
-    let spec = writable_spec(FIRST_DEVICE);
-    let path = volume.target.attach(&spec, volume.backing.clone())?.path;
+    let path = attach(&volume)?;
     let file = open_to_write(&path)?;
     let mut expected = contents(&bench.image);
     let mut buffer = Aligned::new(4096);
@@ -174,8 +206,7 @@ pub fn full_disk_is_enospc_until_something_is_dropped(mode: DataMode) -> Outcome
 /// A flush is answered when its commit is, not before, and with its errno.
 pub fn a_flush_waits_for_its_commit(mode: DataMode) -> Outcome {
     let (bench, volume) = volume_bench(config(mode), LiveWords::fresh()?, PLENTY)?;
-    let spec = writable_spec(FIRST_DEVICE);
-    let path = volume.target.attach(&spec, volume.backing.clone())?.path;
+    let path = attach(&volume)?;
     let mut expected = contents(&bench.image);
     volume.committer.is_held.store(true, Ordering::SeqCst);
     let file = Arc::new(open_to_write(&path)?);
@@ -243,8 +274,7 @@ fn wait_for_grace(target: &Target, periods: u64) -> Outcome {
 pub fn grace_periods_end_under_load(mode: DataMode) -> Outcome {
     let (bench, volume) = volume_bench(config(mode), LiveWords::fresh()?, PLENTY)?;
     wait_for_grace(&volume.target, 3)?;
-    let spec = writable_spec(FIRST_DEVICE);
-    let path = volume.target.attach(&spec, volume.backing.clone())?.path;
+    let path = attach(&volume)?;
     let writers = Writers::start(&path, &contents(&bench.image), seed() + 4, 6)?;
     for _ in 0..30 {
         wait_for_grace(&volume.target, 5)?;
@@ -257,8 +287,7 @@ pub fn grace_periods_end_under_load(mode: DataMode) -> Outcome {
 /// A device grows under its writers, or the kernel's inability is said, and nothing changed.
 pub fn a_device_grows_under_its_writers(mode: DataMode) -> Outcome {
     let (bench, volume) = volume_bench(config(mode), LiveWords::fresh()?, PLENTY)?;
-    let spec = writable_spec(FIRST_DEVICE);
-    let path = volume.target.attach(&spec, volume.backing.clone())?.path;
+    let path = attach(&volume)?;
     let writers = Writers::start(&path, &contents(&bench.image), seed() + 5, 4)?;
     writers.wait_for(50)?;
     let grown = volume.grown(&bench, VOLUME_BYTES_MAX)?;
