@@ -9,6 +9,7 @@ use crate::format::journal::{JournalChange, JournalRecord, RECORDS_MAX};
 use crate::medium::{IoFault, Medium};
 use crate::units::{Lcn, Pcn, SlotIndex};
 use crate::volume::dirty::ENTRIES_PER_GROUP;
+use crate::volume::space::Gate;
 use crate::volume::{CLUSTERS_PER_LEAF_CLUSTER, Quarantine, transition};
 
 /// Records that one group may add: an entry each, and the directory entry of its map page.
@@ -52,6 +53,8 @@ impl<M: Medium> Store<M> {
                 }
                 // Their drop may not be durable: never free in this session.
                 self.space.put_back(dropped);
+                // Nor does it help to wait for them.
+                self.space.set_gate(Gate::Refused);
                 Err(StoreError::io("committing", fault))
             }
         }

@@ -136,10 +136,11 @@ impl Space {
     }
 
     /// Gives back clusters that no map ever named, or that the table does not name any more, with no I/O to them in flight.
+    ///
+    /// Wakes nobody: who waits for space waits for a commit, and would otherwise be woken by what it gives back itself.
     pub fn give(&self, extent: Extent) {
         let released = self.lock().allocator.release(extent);
         debug_assert!(released.is_ok(), "{released:?}");
-        self.wake();
     }
 
     /// A write to this cluster was answered with an error: it may still land, so nobody else ever gets the cluster in this session.
