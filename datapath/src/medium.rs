@@ -27,6 +27,15 @@ pub trait Medium {
     /// An [`IoFault`] when not every byte was written; which of them were is then unknown.
     fn write(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault>;
 
+    /// As [`Medium::write`], and durable when it returns. Nothing else becomes durable by it.
+    ///
+    /// # Errors
+    /// As for [`Medium::write`] and [`Medium::flush`].
+    fn write_durable(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {
+        self.write(at, from)?;
+        self.flush()
+    }
+
     /// Makes `len_bytes` bytes at `at` read as zero; a write like any other for what a flush covers.
     ///
     /// # Errors
@@ -107,6 +116,10 @@ impl<M: Medium + ?Sized> Medium for &mut M {
 
     fn write(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {
         (**self).write(at, from)
+    }
+
+    fn write_durable(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {
+        (**self).write_durable(at, from)
     }
 
     fn write_zeroes(&mut self, at: ByteOffset, len_bytes: u64) -> Result<(), IoFault> {

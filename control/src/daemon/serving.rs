@@ -7,7 +7,7 @@ use bedplate_datapath::engine::DiskFile;
 use bedplate_datapath::plan::DiskIndex;
 use bedplate_ublk_target::{DataMode, KernelDevice, Target, TargetConfig, TargetError};
 
-use super::errors;
+use super::{errors, writable};
 use crate::api::ApiError;
 use crate::config;
 use crate::error_kind::ErrorKind;
@@ -131,6 +131,25 @@ impl Serving {
                 Vec::new()
             }
         }
+    }
+
+    /// Of these, the ones with our tag.
+    pub fn devices_of_ours() -> Vec<KernelDevice> {
+        let mut devices = Self::kernel_devices();
+        devices.retain(|device| device.owner.is_some());
+        devices
+    }
+
+    /// Runs `then` once no request that is in flight now is left.
+    pub fn after_grace(&self, then: Box<dyn FnOnce() + Send>) {
+        let target = match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Running(target) => Arc::clone(target),
+            // No reactor, no request.
+            State::Unavailable => return then(),
+            // The reactors are ending, and who knows when their last request does: then it is never.
+            State::Stopped => return,
+        };
+        writable::after_grace(&target, then);
     }
 
     /// Whether every reactor answers.

@@ -6,6 +6,7 @@ mod disk_facts;
 mod disk_file;
 pub mod executor;
 mod holder;
+mod operation;
 pub mod ring;
 pub(crate) mod sysfs;
 mod uring_medium;
