@@ -68,6 +68,7 @@ struct Under {
 }
 
 #[derive(Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag")]
 struct WriteArgs {
     #[command(flatten)]
     under: Under,
@@ -94,6 +95,8 @@ struct WriteArgs {
     no_zeroes: bool,
     #[arg(long)]
     no_flushes: bool,
+    #[arg(long)]
+    no_fua: bool,
     /// ENOSPC is an answer, not an error
     #[arg(long)]
     no_space_is_fine: bool,
@@ -187,6 +190,7 @@ fn write(args: &WriteArgs) -> io::Result<bool> {
     let mix = Mix {
         zeroes: !args.no_zeroes,
         flushes: !args.no_flushes,
+        fua: !args.no_flushes && !args.no_fua,
         no_space_is_fine: args.no_space_is_fine,
     };
     let seed = args.seed ^ promises.round << 32;

@@ -156,6 +156,7 @@ mod tests {
         let mix = Mix {
             zeroes: true,
             flushes: true,
+            fua: true,
             no_space_is_fine: false,
         };
         let writer = Writer::new(

@@ -78,11 +78,17 @@ pub struct Device {
 
 /// Which operations there are besides writes and reads.
 #[derive(Debug, Clone, Copy)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub struct Mix {
     /// Discards and writes of zeros.
     pub zeroes: bool,
-    /// Flushes and FUA writes.
+    /// Flushes.
     pub flushes: bool,
+    /// Writes that are durable when they return.
+    pub fua: bool,
     /// ENOSPC is an answer, not a fault.
     pub no_space_is_fine: bool,
 }
@@ -229,10 +235,15 @@ impl Writer {
 impl Hand<'_> {
     /// One operation; `dice` is below 100.
     fn act(&mut self, dice: u64, first: u64, count: u64) -> io::Result<()> {
-        let (zeroes, flushes) = (self.writer.mix.zeroes, self.writer.mix.flushes);
+        let Mix {
+            zeroes,
+            flushes,
+            fua,
+            ..
+        } = self.writer.mix;
         match dice {
             0..5 if flushes => self.flush(),
-            5..9 if flushes => self.write(first, count, true),
+            5..9 if fua => self.write(first, count, true),
             9..15 if zeroes => self.zero(first, count, dice % 2 == 0),
             15..30 => self.read(first, count),
             _ => self.write(first, count, false),

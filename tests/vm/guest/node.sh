@@ -19,9 +19,9 @@ prepare_keep_disk() {
 
 # A node's daemon reads its settings before the scenario starts, so those that differ are set on the first boot.
 prepare_node() {
-  if [ "$LAB_BOOT" = 1 ] && [ "$LAB_DATA_MODE" != auto ]; then
+  if [ "$LAB_BOOT" = 1 ] && [ "$LAB_DATA_MODE-${QUEUES:-1}" != auto-1 ]; then
     mkdir -p /etc/bedplate/conf.d
-    printf '[ublk]\ndata_mode = "%s"\n' "$LAB_DATA_MODE" >/etc/bedplate/conf.d/50-lab.toml
+    printf '[ublk]\ndata_mode = "%s"\nqueues = %s\n' "$LAB_DATA_MODE" "${QUEUES:-1}" >/etc/bedplate/conf.d/50-lab.toml
     systemctl restart bedplated.service
   fi
 }
