@@ -146,6 +146,15 @@ pub struct LiveError {
 
 /// The live files of one disk.
 pub trait LiveFiles: Send {
+    /// Says which disk they are of; before anything else is asked.
+    ///
+    /// # Errors
+    /// When there is no place for them.
+    fn of_disk(&mut self, disk: Uuid) -> Result<(), LiveError> {
+        let _ = disk;
+        Ok(())
+    }
+
     /// The files that there are.
     ///
     /// # Errors

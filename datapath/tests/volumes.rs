@@ -271,11 +271,11 @@ fn a_checkpoint_leaves_nothing_to_replay() {
 #[test]
 fn the_journal_laps_its_ring_and_checkpoints_by_itself() {
     let mut node = Node::with_volume(32 << 20);
-    node.write(WriteKind::Data, 0, &[1; 32 * 4096]).unwrap();
+    node.write(WriteKind::Data, 0, &vec![1; 32 * 4096]).unwrap();
     // 16 MiB of ring, at least 4 KiB a batch: more than a lap.
     for round in 0..5_000u32 {
         let byte = u8::try_from(round % 251).unwrap();
-        node.write(WriteKind::Zero { keep: false }, 131_072, &[0; 131_072])
+        node.write(WriteKind::Zero { keep: false }, 131_072, &vec![0; 131_072])
             .unwrap();
         node.write(WriteKind::Data, 131_072, &[byte; 4096]).unwrap();
         let dropped = node.store.commit().unwrap();
@@ -373,7 +373,7 @@ fn a_full_disk_fails_first_touches_alone_and_recovers_when_space_is_freed() {
     };
     assert_eq!(full, 28);
     node.write(WriteKind::Data, 0, &[2; 4096]).unwrap();
-    node.write(WriteKind::Zero { keep: false }, 131_072, &[0; 131_072])
+    node.write(WriteKind::Zero { keep: false }, 131_072, &vec![0; 131_072])
         .unwrap();
     let dropped = node.store.commit().unwrap();
     node.store.disk_space().release(dropped);
@@ -406,4 +406,40 @@ fn sizes_that_cannot_be_are_refused() {
     let mut node = Node::with_volume(1 << 20);
     let error = node.store.resize_volume(VOLUME, 512).unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::BadSize);
+}
+
+#[test]
+fn live_files_on_a_tmpfs_outlive_their_mappings_grow_in_place_and_know_their_room() {
+    use bedplate_datapath::engine::LiveDir;
+    use bedplate_datapath::live::{LiveFiles, LiveName, LiveSection};
+    use std::sync::atomic::Ordering;
+
+    let folder = std::path::Path::new("/dev/shm").join(format!("bedplate-{}", std::process::id()));
+    if std::fs::create_dir_all(&folder).is_err() {
+        println!("skipped: /dev/shm cannot be written");
+        return;
+    }
+    let Ok(mut live) = LiveDir::open(&folder) else {
+        println!("skipped: /dev/shm is no tmpfs");
+        return;
+    };
+    live.of_disk(Uuid::from_u128(5)).unwrap();
+    let name = LiveName::Volume(VOLUME);
+    let few = live.map(name, LiveSection::Entries, 10).unwrap();
+    few[9].store(77, Ordering::Release);
+    let more = live.map(name, LiveSection::Entries, 100_000).unwrap();
+    assert_eq!((more[9].load(Ordering::Acquire), more.len()), (77, 100_000));
+    more[3].store(78, Ordering::Release);
+    assert_eq!(few[3].load(Ordering::Acquire), 78);
+    drop((few, more));
+    let mut next = LiveDir::open(&folder).unwrap();
+    next.of_disk(Uuid::from_u128(5)).unwrap();
+    assert_eq!(next.list().unwrap(), [name]);
+    let again = next.map(name, LiveSection::Entries, 10).unwrap();
+    assert_eq!(again[9].load(Ordering::Acquire), 77);
+    next.remove(name).unwrap();
+    assert!(next.list().unwrap().is_empty());
+    std::fs::remove_dir_all(&folder).unwrap();
+    // A folder on a disk is refused: it would outlive the boot.
+    assert!(LiveDir::open(std::path::Path::new(env!("CARGO_MANIFEST_DIR"))).is_err());
 }

@@ -34,4 +34,3 @@ mod status;
 mod verify;
 mod volume;
 mod watchdog;
-mod writable;

@@ -7,7 +7,7 @@ use bedplate_datapath::engine::DiskFile;
 use bedplate_datapath::plan::DiskIndex;
 use bedplate_ublk_target::{DataMode, KernelDevice, Target, TargetConfig, TargetError};
 
-use super::{errors, writable};
+use super::errors;
 use crate::api::ApiError;
 use crate::config;
 use crate::error_kind::ErrorKind;
@@ -149,7 +149,7 @@ impl Serving {
             // The reactors are ending, and who knows when their last request does: then it is never.
             State::Stopped => return,
         };
-        writable::after_grace(&target, then);
+        target.after_grace(then);
     }
 
     /// Whether every reactor answers.

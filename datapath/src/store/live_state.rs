@@ -67,6 +67,7 @@ impl LiveState {
         start: &SessionStart,
     ) -> Result<Former, LiveError> {
         let not = |why: &str| Ok(Former::Not(why.to_owned()));
+        self.files.of_disk(disk_uuid)?;
         if !self.files.list()?.contains(&LiveName::Disk) {
             return not("the live state is gone");
         }
@@ -107,6 +108,7 @@ impl LiveState {
         committed: Seq,
         is_adopted: bool,
     ) -> Result<(), LiveError> {
+        self.files.of_disk(disk_uuid)?;
         if !is_adopted {
             self.files.remove(LiveName::Disk)?;
         }

@@ -611,6 +611,9 @@ impl WriteOp {
                 if volume.claim(segment.lcn, entry, segment.private) {
                     segment.pcn = segment.private;
                     segment.private = Pcn::NONE;
+                    // Tombstones take no lock: of those that came since the plan the blocks are held now, and zero in the new cluster.
+                    // A copy-up would bring back what they hide.
+                    segment.publish = BlockMask::new(segment.publish.get() & !entry.mask().get());
                     break;
                 }
             }
@@ -619,10 +622,23 @@ impl WriteOp {
             .iter()
             .all(|segment| !segment.pcn.is_none());
         if all {
+            self.forget_copy_ups_of_held_blocks();
             return Some(Phase::ReadUp);
         }
         self.let_go(volume);
         None
+    }
+
+    fn forget_copy_ups_of_held_blocks(&mut self) {
+        let mut kept = 0;
+        for nth in 0..self.copies {
+            let (at, block) = self.copy_ups[nth];
+            if self.segments[at].publish.contains(block) {
+                self.copy_ups[kept] = (at, block);
+                kept += 1;
+            }
+        }
+        self.copies = kept;
     }
 
     /// The I/O of the phase.

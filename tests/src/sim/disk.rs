@@ -72,6 +72,16 @@ pub enum Phase {
     Delete,
     /// Close.
     Close,
+    /// Create of a volume.
+    Create,
+    /// Resize.
+    Resize,
+    /// Attach, with what comes before it.
+    Attach,
+    /// Detach.
+    Detach,
+    /// Commit, with the checkpoint that it may need.
+    Commit,
 }
 
 /// How a [`Sabotage`] strikes. All of it reports success.
@@ -91,6 +101,13 @@ pub enum Strike {
         /// One past the last.
         until: u64,
     },
+    /// A flush does nothing if the write before it began in this range: it comes after the writes of that zone.
+    SkipFlushAfter {
+        /// First byte.
+        from: u64,
+        /// One past the last.
+        until: u64,
+    },
 }
 
 /// A page of the store. Kept small: a fresh disk is a slice of these.
@@ -103,9 +120,32 @@ enum Cell {
 
 /// What a write that is not yet flushed put where.
 #[derive(Clone, Debug)]
-enum Pending {
-    Bytes { page: usize, bytes: Vec<u8> },
-    Zeroes { page: usize, pages: usize },
+struct Pending {
+    /// In sectors, from the disk's start.
+    first: usize,
+    sectors: usize,
+    /// Empty: zeros.
+    bytes: Vec<u8>,
+    /// It was durable when it ended; it is here for what comes before and after it.
+    durable: bool,
+}
+
+impl Pending {
+    /// What it puts into each page: the page, a bit for each sector, and the bytes of the first of these; no bytes are zeros.
+    fn pages(&self) -> impl Iterator<Item = (usize, u8, Option<&[u8]>)> {
+        let end = self.first + self.sectors;
+        (self.first / SECTORS_PER_PAGE..end.div_ceil(SECTORS_PER_PAGE)).map(move |page| {
+            let from = self.first.max(page * SECTORS_PER_PAGE);
+            let until = end.min((page + 1) * SECTORS_PER_PAGE);
+            let below = |sector: usize| match sector - page * SECTORS_PER_PAGE {
+                SECTORS_PER_PAGE.. => u8::MAX,
+                sector => (1 << sector) - 1,
+            };
+            let range = (from - self.first) * SECTOR..(until - self.first) * SECTOR;
+            let bytes = (!self.bytes.is_empty()).then(|| &self.bytes[range]);
+            (page, below(until) & !below(from), bytes)
+        })
+    }
 }
 
 /// How unflushed writes fare at a power loss; the seed picks one, since each finds other mistakes.
@@ -139,6 +179,7 @@ pub struct SimDisk {
     sabotage: Option<Sabotage>,
     phase: Phase,
     flushes_in_phase: u64,
+    last_write: u64,
 }
 
 impl SimDisk {
@@ -163,6 +204,7 @@ impl SimDisk {
             sabotage: None,
             phase: Phase::Other,
             flushes_in_phase: 0,
+            last_write: 0,
         }
     }
 
@@ -226,6 +268,10 @@ impl SimDisk {
     }
 
     fn is_struck(&mut self, op: IoOp, at: ByteOffset) -> bool {
+        let last_write = self.last_write;
+        if op != IoOp::Flush {
+            self.last_write = at.get();
+        }
         let nth = self.flushes_in_phase;
         self.flushes_in_phase += u64::from(op == IoOp::Flush);
         let Some(sabotage) = self
@@ -240,6 +286,9 @@ impl SimDisk {
             }
             Strike::SkipWrites { from, until } => {
                 op != IoOp::Flush && (from..until).contains(&at.get())
+            }
+            Strike::SkipFlushAfter { from, until } => {
+                op == IoOp::Flush && (from..until).contains(&last_write)
             }
         }
     }
@@ -327,26 +376,18 @@ impl SimDisk {
                 (None, Survival::BySector(percent)) => rng.percent(percent),
                 (decided, _) => decided.unwrap_or(false),
             };
-            let (first, pages) = match &write {
-                Pending::Bytes { page, bytes } => (*page, bytes.len() / PAGE_BYTES),
-                Pending::Zeroes { page, pages } => (*page, *pages),
-            };
-            for nth in 0..pages {
+            for (page, touched, source) in write.pages() {
                 let mut landed = 0u8;
-                for sector in 0..SECTORS_PER_PAGE {
-                    landed |= u8::from(survives(&mut rng)) << sector;
+                for sector in (0..SECTORS_PER_PAGE).filter(|sector| touched & (1 << sector) != 0) {
+                    landed |= u8::from(write.durable || survives(&mut rng)) << sector;
                 }
-                let source = match &write {
-                    Pending::Bytes { bytes, .. } => Some(&bytes[nth * PAGE_BYTES..][..PAGE_BYTES]),
-                    Pending::Zeroes { .. } => None,
-                };
-                self.land(first + nth, landed, source);
+                self.land(page, touched, landed, source);
             }
         }
     }
 
-    /// Puts the sectors of `landed` of one page onto the platter; no source is zeros.
-    fn land(&mut self, page: usize, landed: u8, source: Option<&[u8]>) {
+    /// Puts the sectors of `landed`, out of the `touched` ones that `source` has the bytes of, onto the platter; no source is zeros.
+    fn land(&mut self, page: usize, touched: u8, landed: u8, source: Option<&[u8]>) {
         if landed == 0 {
             return;
         }
@@ -355,13 +396,7 @@ impl SimDisk {
             Cell::Zero
         } else {
             let mut bytes = self.page(page);
-            for sector in (0..SECTORS_PER_PAGE).filter(|sector| landed & (1 << sector) != 0) {
-                let range = sector * SECTOR..(sector + 1) * SECTOR;
-                match source {
-                    Some(source) => bytes[range.clone()].copy_from_slice(&source[range]),
-                    None => bytes[range].fill(0),
-                }
-            }
+            put(&mut bytes, touched, landed, source);
             self.keep(&bytes)
         };
         self.cells[page] = new;
@@ -418,20 +453,21 @@ impl SimDisk {
     }
 
     fn apply(&mut self, write: Pending) {
-        match &write {
-            Pending::Bytes { page, bytes } => {
-                for (nth, bytes) in bytes.chunks_exact(PAGE_BYTES).enumerate() {
-                    let mut copy = [0; PAGE_BYTES];
-                    copy.copy_from_slice(bytes);
-                    let cell = self.keep(&copy);
-                    self.replace(page + nth, cell);
+        for (page, touched, source) in write.pages() {
+            let cell = match (touched, source) {
+                (u8::MAX, None) => Cell::Zero,
+                (u8::MAX, Some(source)) => {
+                    let mut bytes = [0; PAGE_BYTES];
+                    bytes.copy_from_slice(source);
+                    self.keep(&bytes)
                 }
-            }
-            Pending::Zeroes { page, pages } => {
-                for nth in 0..*pages {
-                    self.replace(page + nth, Cell::Zero);
+                _ => {
+                    let mut bytes = self.page(page);
+                    put(&mut bytes, touched, touched, source);
+                    self.keep(&bytes)
                 }
-            }
+            };
+            self.replace(page, cell);
         }
         self.pending.push(write);
     }
@@ -468,10 +504,18 @@ impl SimDisk {
 
     fn check(&self, at: ByteOffset, len_bytes: u64) {
         assert!(
-            at.get().is_multiple_of(BLOCK_BYTES)
-                && len_bytes.is_multiple_of(BLOCK_BYTES)
-                && len_bytes > 0,
+            at.get().is_multiple_of(BLOCK_BYTES) && len_bytes.is_multiple_of(BLOCK_BYTES),
             "not in whole blocks: {len_bytes} bytes at {at}"
+        );
+        self.check_sectors(at, len_bytes);
+    }
+
+    fn check_sectors(&self, at: ByteOffset, len_bytes: u64) {
+        assert!(
+            at.get().is_multiple_of(SECTOR_BYTES)
+                && len_bytes.is_multiple_of(SECTOR_BYTES)
+                && len_bytes > 0,
+            "not in whole sectors: {len_bytes} bytes at {at}"
         );
         assert!(
             at.get() + len_bytes <= self.len_bytes,
@@ -485,16 +529,14 @@ impl SimDisk {
         at: ByteOffset,
         len_bytes: u64,
         from: Option<&[u8]>,
+        durable: bool,
     ) -> Result<(), IoFault> {
-        self.check(at, len_bytes);
-        let page = page_of(at.get());
-        let pages = page_of(len_bytes);
-        let write = |page: usize, pages: usize| match from {
-            Some(from) => Pending::Bytes {
-                page,
-                bytes: from[..pages * PAGE_BYTES].to_vec(),
-            },
-            None => Pending::Zeroes { page, pages },
+        let (first, sectors) = (sector_of(at.get()), sector_of(len_bytes));
+        let write = |first: usize, sectors: usize, durable: bool| Pending {
+            first,
+            sectors,
+            bytes: from.map_or(Vec::new(), |from| from[..sectors * SECTOR].to_vec()),
+            durable,
         };
         let fault = |errno| {
             Err(IoFault {
@@ -505,27 +547,76 @@ impl SimDisk {
             })
         };
         match self.next_operation(op, at) {
-            Next::Do => self.apply(write(page, pages)),
+            Next::Do => self.apply(write(first, sectors, durable)),
             Next::Crashed => return fault(ESHUTDOWN),
             // The write was on its way: it may land like any other that was not flushed.
             Next::CrashNow => {
-                self.apply(write(page, pages));
+                self.apply(write(first, sectors, false));
                 return fault(ESHUTDOWN);
             }
             Next::Fault(Fault::Error) => return fault(EIO),
             Next::Fault(Fault::Short) => {
-                if pages > 1 {
-                    self.apply(write(page, pages / 2));
+                if sectors > 1 {
+                    let half = (sectors / 2).next_multiple_of(SECTORS_PER_PAGE.min(sectors / 2));
+                    self.apply(write(first, half, false));
                 }
                 return fault(EIO);
             }
             Next::Fault(Fault::Misdirected { by_blocks }) => {
                 let by = usize::try_from(by_blocks).expect("a distance on a simulated disk");
-                self.apply(write((page + by).min(self.cells.len() - pages), pages));
+                let end = self.cells.len() * SECTORS_PER_PAGE;
+                let there = (first + by * SECTORS_PER_PAGE).min(end - sectors);
+                self.apply(write(there, sectors, durable));
             }
             Next::Fault(Fault::Ignored) => {}
         }
         Ok(())
+    }
+
+    /// Writes whole sectors, as requests of a volume do; else like [`Medium::write`].
+    ///
+    /// # Errors
+    /// The fault.
+    pub fn write_sectors(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {
+        self.check_sectors(at, from.len() as u64);
+        self.change(IoOp::Write, at, from.len() as u64, Some(from), false)
+    }
+
+    /// Zeroes whole sectors; else like [`Medium::write_zeroes`].
+    ///
+    /// # Errors
+    /// The fault.
+    pub fn zero_sectors(&mut self, at: ByteOffset, len_bytes: u64) -> Result<(), IoFault> {
+        self.check_sectors(at, len_bytes);
+        self.change(IoOp::WriteZeroes, at, len_bytes, None, false)
+    }
+
+    /// Shows each sector of a range, as a read would return it.
+    pub fn look(&self, at: ByteOffset, sectors: usize, mut show: impl FnMut(usize, &[u8])) {
+        let first = sector_of(at.get());
+        let mut page_bytes = [0; PAGE_BYTES];
+        let mut copied = usize::MAX;
+        for nth in 0..sectors {
+            let (page, sector) = (
+                (first + nth) / SECTORS_PER_PAGE,
+                (first + nth) % SECTORS_PER_PAGE,
+            );
+            let range = sector * SECTOR..(sector + 1) * SECTOR;
+            if let Cell::At(at) = self.cells[page] {
+                show(nth, &self.arena[at as usize][range]);
+                continue;
+            }
+            if copied != page {
+                self.copy_page(page, &mut page_bytes);
+                copied = page;
+            }
+            show(nth, &page_bytes[range]);
+        }
+    }
+
+    /// The machine stops now, between two operations: every later one fails until [`Self::crash`].
+    pub fn stop(&mut self) {
+        self.crashed = true;
     }
 }
 
@@ -561,11 +652,18 @@ impl Medium for SimDisk {
     }
 
     fn write(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {
-        self.change(IoOp::Write, at, from.len() as u64, Some(from))
+        self.check(at, from.len() as u64);
+        self.change(IoOp::Write, at, from.len() as u64, Some(from), false)
+    }
+
+    fn write_durable(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {
+        self.check(at, from.len() as u64);
+        self.change(IoOp::Write, at, from.len() as u64, Some(from), true)
     }
 
     fn write_zeroes(&mut self, at: ByteOffset, len_bytes: u64) -> Result<(), IoFault> {
-        self.change(IoOp::WriteZeroes, at, len_bytes, None)
+        self.check(at, len_bytes);
+        self.change(IoOp::WriteZeroes, at, len_bytes, None, false)
     }
 
     fn flush(&mut self) -> Result<(), IoFault> {
@@ -595,6 +693,24 @@ impl Medium for SimDisk {
 
 fn page_of(bytes: u64) -> usize {
     usize::try_from(bytes / BLOCK_BYTES).expect("a simulated disk fits in memory")
+}
+
+fn sector_of(bytes: u64) -> usize {
+    usize::try_from(bytes / SECTOR_BYTES).expect("a simulated disk fits in memory")
+}
+
+/// Puts the sectors of `which`, out of the `touched` ones that `source` has the bytes of, into a page; no source is zeros.
+fn put(page: &mut Page, touched: u8, which: u8, source: Option<&[u8]>) {
+    let skip = touched.trailing_zeros() as usize;
+    for sector in (0..SECTORS_PER_PAGE).filter(|sector| which & (1 << sector) != 0) {
+        let range = sector * SECTOR..(sector + 1) * SECTOR;
+        match source {
+            Some(source) => {
+                page[range].copy_from_slice(&source[(sector - skip) * SECTOR..][..SECTOR])
+            }
+            None => page[range].fill(0),
+        }
+    }
 }
 
 fn offset_of(page: usize) -> u64 {

@@ -10,3 +10,4 @@ pub mod node;
 pub mod rng;
 pub mod schedule;
 pub mod trace;
+pub mod volumes;

@@ -11,6 +11,7 @@ use bedplate_datapath::engine::{DiskIdentity, UringMedium};
 use bedplate_datapath::store::{Object, OpenReport, Store};
 use bedplate_datapath::units::CLUSTER_BYTES;
 use bedplate_datapath::volume::{Space, Volume};
+use bedplate_ublk_target::{Committed, Committer};
 use crossbeam::channel::{Sender, unbounded};
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -19,7 +20,6 @@ pub use super::thread::Setup;
 use super::thread::{self, Command};
 use crate::api::ApiError;
 use crate::daemon::errors;
-use crate::daemon::writable::{Committed, Committer};
 use crate::error_kind::ErrorKind;
 
 /// The store of a real disk.
@@ -152,11 +152,22 @@ impl DiskActor {
     /// What the disk has against it; `DiskOffline` when it was closed meanwhile.
     pub async fn commit(&self) -> Result<(), ApiError> {
         let (answer, committed) = oneshot::channel();
+        let done = Committed::calling(move |outcome| {
+            // Whoever asked may have gone away.
+            let _ = answer.send(outcome);
+        });
         self.commands
-            .send(Command::CommitFor(answer))
+            .send(Command::Commit(done))
             .map_err(|_| self.offline())?;
         let result = committed.await.map_err(|_| self.offline())?;
-        result.map_err(|error| errors::of_store(&self.name(), None, &error))
+        result.map_err(|errno| {
+            let name = self.name();
+            let message = format!("{name}: what was written could not be made durable");
+            ApiError::new(ErrorKind::Io, message)
+                .disk(name)
+                .errno(errno)
+                .remedy("look for errors of the disk in the kernel's log (`dmesg`)")
+        })
     }
 
     /// Whether its thread still takes commands.

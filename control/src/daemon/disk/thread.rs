@@ -13,6 +13,7 @@ use bedplate_datapath::engine::{DiskFile, DiskIdentity, UringMedium};
 use bedplate_datapath::store::{Object, OpenReport, SessionStart, Store, StoreError};
 use bedplate_datapath::units::CLUSTER_BYTES;
 use bedplate_datapath::volume::Space;
+use bedplate_ublk_target::Committed;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -22,7 +23,6 @@ use super::live;
 use crate::api::ApiError;
 use crate::daemon::errors;
 use crate::daemon::object::Noun;
-use crate::daemon::writable::Committed;
 
 /// How long what was written may stay undurable while nobody asks for a flush. Only while volumes are attached: nobody else writes.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
@@ -48,10 +48,8 @@ pub struct Setup {
 pub enum Command {
     /// To do something with the store.
     Work(Box<dyn FnOnce(&mut DiskStore) + Send>),
-    /// To make durable what was acknowledged, for a device.
+    /// To make durable what was acknowledged.
     Commit(Committed),
-    /// The same, for the daemon itself.
-    CommitFor(oneshot::Sender<Result<(), StoreError>>),
     /// To end the session in order.
     Close(oneshot::Sender<Result<(), StoreError>>),
 }
@@ -169,7 +167,6 @@ pub fn publish(store: &DiskStore, contents: &Mutex<Arc<Contents>>) {
 #[derive(Default)]
 struct Waiting {
     commits: Vec<Committed>,
-    own: Vec<oneshot::Sender<Result<(), StoreError>>>,
     others: VecDeque<Command>,
 }
 
@@ -177,13 +174,8 @@ impl Waiting {
     fn take(&mut self, command: Command) {
         match command {
             Command::Commit(done) => self.commits.push(done),
-            Command::CommitFor(answer) => self.own.push(answer),
             other => self.others.push_back(other),
         }
-    }
-
-    fn wants_commit(&self) -> bool {
-        !self.commits.is_empty() || !self.own.is_empty()
     }
 }
 
@@ -211,7 +203,7 @@ impl Thread<'_> {
             for command in commands.try_iter() {
                 self.waiting.take(command);
             }
-            if self.waiting.wants_commit() {
+            if !self.waiting.commits.is_empty() {
                 self.commit();
             } else if self.contents_now().live_volumes && Instant::now() >= self.commit_at {
                 self.commit_if_needed();
@@ -263,7 +255,6 @@ impl Thread<'_> {
     fn commit(&mut self) {
         // Taken before it begins: who asks from now on gets the next one.
         let commits = std::mem::take(&mut self.waiting.commits);
-        let own = std::mem::take(&mut self.waiting.own);
         self.commit_at = Instant::now() + COMMIT_EVERY;
         let outcome = match self.store.commit() {
             Ok(quarantine) => {
@@ -287,9 +278,6 @@ impl Thread<'_> {
             .map_err(|error| error.errno().unwrap_or(libc::EIO));
         for done in commits {
             done.done(errno.map(|&()| ()));
-        }
-        for answer in own {
-            let _ = answer.send(outcome.clone());
         }
         if outcome.is_err() {
             publish(&self.store, self.contents);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bedplate_datapath::plan::{DiskIndex, LayerStack};
 use bedplate_datapath::store::{Object, StoreError};
 use bedplate_datapath::volume::Volume;
+use bedplate_ublk_target::{Backing, Writable};
 use uuid::Uuid;
 
 use super::{Located, Noun};
@@ -13,7 +14,6 @@ use crate::daemon::blocking::blocking;
 use crate::daemon::disk::actor::{DiskActor, DiskStore};
 use crate::daemon::errors;
 use crate::daemon::node::Node;
-use crate::daemon::writable::{Backing, Writable};
 use crate::error_kind::ErrorKind;
 
 /// Refuses an object that cannot be served now.

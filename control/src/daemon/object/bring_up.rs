@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bedplate_datapath::units::DevId;
-use bedplate_ublk_target::{DeviceSpec, OwnerTag, Target, TargetError};
+use bedplate_ublk_target::{Backing, DeviceSpec, OwnerTag, Target, TargetError};
 use uuid::Uuid;
 
 use super::attach::take_down;
@@ -14,7 +14,6 @@ use crate::daemon::blocking::blocking;
 use crate::daemon::device_files;
 use crate::daemon::errors;
 use crate::daemon::node::Node;
-use crate::daemon::writable::{self, Backing};
 
 /// How often another number is tried when somebody takes the chosen one first.
 const NUMBER_TRIES: u32 = 16;
@@ -99,7 +98,7 @@ fn up(
             taken.push(number);
         } else if wanted && kept == Some(number) {
             note(number);
-            writable::recover(target, &spec(number), backing)?;
+            target.recover(&spec(number), backing.clone())?;
             return Ok(number);
         } else {
             tracing::info!(number, "removing a device that was never handed out");
@@ -108,7 +107,7 @@ fn up(
     }
     if let Some(number) = kept {
         note(number);
-        writable::attach(target, &spec(number), backing)?;
+        target.attach(&spec(number), backing.clone())?;
         return Ok(number);
     }
     let mut tries = 0;
@@ -117,8 +116,8 @@ fn up(
             .find(|number| !taken.contains(number))
             .unwrap_or(u32::MAX);
         note(number);
-        match writable::attach(target, &spec(number), backing) {
-            Ok(()) => return Ok(number),
+        match target.attach(&spec(number), backing.clone()) {
+            Ok(_) => return Ok(number),
             Err(TargetError::DeviceTaken { .. } | TargetError::Busy { .. })
                 if tries < NUMBER_TRIES =>
             {

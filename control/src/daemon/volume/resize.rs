@@ -15,7 +15,6 @@ use crate::daemon::errors;
 use crate::daemon::node::Node;
 use crate::daemon::object::backing::{self, live_backing_of};
 use crate::daemon::object::{Located, Noun};
-use crate::daemon::writable;
 use crate::error_kind::ErrorKind;
 
 /// Lets the volume grow; answers with it, and whether anything changed.
@@ -50,8 +49,7 @@ pub async fn resize(
     grown.map_err(|error| errors::of_store(&actor.name(), Some(&name), &error))?;
     if let Some((target, number)) = device.and_then(|number| Some((target?, number))) {
         let backing = live_backing_of(node, &actor, &found.object).await?;
-        let resized =
-            blocking(move || writable::resize(&target, DevId::new(number), backing)).await?;
+        let resized = blocking(move || target.resize(DevId::new(number), backing)).await?;
         resized.map_err(|error| {
             errors::of_target(Some(&name), &error).remedy(format!(
                 "the volume has its new size, its device the old one: detach it and attach it again (`bedplate volume detach {name}`)"
@@ -84,7 +82,7 @@ fn require_can_grow(
         return Ok(None);
     }
     let target = node.serving.target()?;
-    if !writable::can_resize(&target) {
+    if !target.can_resize() {
         return Err(ApiError::new(
             ErrorKind::KernelUnsupported,
             format!(
