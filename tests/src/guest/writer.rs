@@ -24,8 +24,12 @@ const UNFLUSHED_MAX: usize = 1000;
 const READ_SECTORS: u64 = 1024;
 
 // `BLKDISCARD` and `BLKZEROOUT` of linux/fs.h: a pair of offset and length, in bytes.
-nix::ioctl_write_ptr_bad!(block_discard, nix::request_code_none!(0x12, 119), [u64; 2]);
-nix::ioctl_write_ptr_bad!(block_zero_out, nix::request_code_none!(0x12, 127), [u64; 2]);
+#[allow(missing_docs, reason = "the macro has no place for a text")]
+mod ioctls {
+    nix::ioctl_write_ptr_bad!(block_discard, nix::request_code_none!(0x12, 119), [u64; 2]);
+    nix::ioctl_write_ptr_bad!(block_zero_out, nix::request_code_none!(0x12, 127), [u64; 2]);
+}
+use ioctls::{block_discard, block_zero_out};
 
 /// What was done so far.
 #[derive(Debug, Default)]

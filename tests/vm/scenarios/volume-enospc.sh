@@ -27,6 +27,7 @@ boot_1() {
 }
 
 # fill_to PERCENT of what was free.
+# shellcheck disable=SC2017
 fill_to() { must guest-writer fill --device "$big" --tag 2 --bytes $((total * $1 / 51200 * 512)); }
 status_says() { bedplate status | grep -q "$1"; }
 
