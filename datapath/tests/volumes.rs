@@ -443,3 +443,25 @@ fn live_files_on_a_tmpfs_outlive_their_mappings_grow_in_place_and_know_their_roo
     // A folder on a disk is refused: it would outlive the boot.
     assert!(LiveDir::open(std::path::Path::new(env!("CARGO_MANIFEST_DIR"))).is_err());
 }
+
+#[test]
+fn a_cluster_with_a_failed_write_is_nobody_elses_in_this_session() {
+    let mut node = Node::with_volume(32 << 20);
+    node.write(WriteKind::Data, 0, &[1; 4096]).unwrap();
+    let free = node.store.free_clusters();
+    let stack = node.store.layers_of(VOLUME, DiskIndex::new(0)).unwrap();
+    let volume = node.store.volume_of(VOLUME).unwrap();
+    let (mut op, mut ios) = (WriteOp::new(), WriteIoList::new());
+    op.begin(WriteKind::Data, ByteOffset::new(0), 4096);
+    assert_eq!(op.step(&stack, &volume, &mut ios), WriteStep::Io);
+    op.io_ended(Err(110));
+    assert_eq!(op.step(&stack, &volume, &mut ios), WriteStep::Failed(110));
+    node.write(WriteKind::Zero { keep: false }, 0, &vec![0; 131_072])
+        .unwrap();
+    let dropped = node.store.commit().unwrap();
+    node.store.disk_space().release(dropped);
+    assert_eq!(node.store.free_clusters(), free, "the write may still land");
+    // The next process waits for it, and has the cluster again.
+    let (node, _) = node.crash(1);
+    assert_eq!(node.store.free_clusters(), free + 1);
+}

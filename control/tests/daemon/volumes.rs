@@ -266,3 +266,28 @@ fn a_full_disk_refuses_a_new_volume_and_is_warned_of_before() {
         );
     }
 }
+
+#[test]
+fn with_live_files_volumes_are_there_after_a_kill_and_after_an_end_in_order() {
+    let mut node = Node::new();
+    // A tmpfs that everybody may write to.
+    let Ok(live) = tempfile::tempdir_in("/dev/shm") else {
+        eprintln!("skipped: no /dev/shm here to keep live files in");
+        return;
+    };
+    std::fs::create_dir(node.path("run")).unwrap();
+    std::os::unix::fs::symlink(live.path(), node.path("run/live")).unwrap();
+    node.start();
+    node.ok(&["disk", "format", &node.text("disk"), "--size", "256M"]);
+    node.ok(&["volume", "create", "v", "--size", "1G"]);
+    for _ in 0..2 {
+        node.kill();
+        node.start();
+        assert_eq!(volume(&node, "v")["state"], "Detached");
+        node.stop();
+        node.start();
+        assert_eq!(volume(&node, "v")["why"], Value::Null);
+    }
+    let problems = node.json(&["status"])["problems"].to_string();
+    assert!(!problems.contains("held"), "{problems}");
+}

@@ -116,6 +116,10 @@ impl LiveState {
             .files
             .map(LiveName::Disk, LiveSection::Header, HEADER_WORDS)?;
         let set = |at: usize, value: u64| words[at].store(value, Ordering::Release);
+        if is_adopted {
+            // What the superblock tells of now, before the next one is noted: it may be the one that was noted as next before.
+            set(disk::SESSION, next - 1);
+        }
         set(disk::NEXT_SESSION, next);
         // What is submitted is never behind what is committed.
         set(disk::SUBMITTED, committed.get());

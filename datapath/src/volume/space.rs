@@ -47,6 +47,19 @@ struct Inner {
     dropped: Vec<Pcn>,
     /// Every cluster that is dropped and not free yet, wherever it is on its way.
     returning: BTreeSet<Pcn>,
+    /// A write to it was answered with an error, and may still land. Not handed out again before the disk is opened anew: then the claim has
+    /// waited for all I/O of this process.
+    tainted: BTreeSet<Pcn>,
+}
+
+impl Inner {
+    fn free(&mut self, pcn: Pcn) {
+        if self.tainted.contains(&pcn) {
+            return;
+        }
+        let released = self.allocator.release(Extent { pcn, count: 1 });
+        debug_assert!(released.is_ok(), "{released:?}");
+    }
 }
 
 /// Clusters whose drop is durable, and that a request in flight may still use. To be given to [`Space::release`] after a grace period.
@@ -80,6 +93,7 @@ impl Space {
                 gate,
                 dropped: Vec::new(),
                 returning: BTreeSet::new(),
+                tainted: BTreeSet::new(),
             }),
             waker: OnceLock::new(),
         }
@@ -115,8 +129,7 @@ impl Space {
         {
             let mut inner = self.lock();
             for pcn in clusters {
-                let released = inner.allocator.release(Extent { pcn, count: 1 });
-                debug_assert!(released.is_ok(), "{released:?}");
+                inner.free(pcn);
             }
         }
         self.wake();
@@ -127,6 +140,11 @@ impl Space {
         let released = self.lock().allocator.release(extent);
         debug_assert!(released.is_ok(), "{released:?}");
         self.wake();
+    }
+
+    /// A write to this cluster was answered with an error: it may still land, so nobody else ever gets the cluster in this session.
+    pub fn taint(&self, pcn: Pcn) {
+        self.lock().tainted.insert(pcn);
     }
 
     /// A cluster left a map; its entry was marked before.
@@ -161,8 +179,7 @@ impl Space {
             let mut inner = self.lock();
             for pcn in clusters.0 {
                 inner.returning.remove(&pcn);
-                let released = inner.allocator.release(Extent { pcn, count: 1 });
-                debug_assert!(released.is_ok(), "{released:?}");
+                inner.free(pcn);
             }
         }
         self.wake();
@@ -181,6 +198,10 @@ impl Space {
             for pcn in &inner.returning {
                 let marked = allocator.mark(*pcn);
                 debug_assert!(marked.is_ok(), "{marked:?}");
+            }
+            for pcn in &inner.tainted {
+                // It may be in a map as well.
+                let _ = allocator.mark(*pcn);
             }
             inner.allocator = allocator;
             inner.gate = gate;
