@@ -36,8 +36,17 @@ logged_disk() {
 }
 log_mark() { must dmsetup message "$1" 0 mark "$2"; }
 
-# writes_in_flight NAME: of a mapped disk.
-writes_in_flight() { awk '{print $2}' "/sys/block/$(basename "$(readlink -f "/dev/mapper/$1")")/inflight"; }
+# inflight_of NAME: the file that says how many reads and writes of a mapped disk are in flight.
+inflight_of() {
+  local name
+  for name in /sys/block/dm-*/dm/name; do
+    if [ "$(cat "$name")" = "$1" ]; then
+      echo "${name%/dm/name}/inflight"
+      return
+    fi
+  done
+  fail "no mapped disk $1"
+}
 
 unmap_disk() {
   within 20 dmsetup remove "$1"

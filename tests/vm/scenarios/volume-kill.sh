@@ -52,12 +52,14 @@ one_kill() {
   sleep "$((kill_number % 3 + 1)).$((kill_number * 37 % 10))"
   from=$(uptime_ms)
   kill_in_flight "$fio"
+  gone=$(($(uptime_ms) - from))
   daemon_start
+  answers=$(($(uptime_ms) - from))
   volume_back_on fio "$fio"
   volume_back_on writer "$writer"
   took=$(($(uptime_ms) - from))
   writer_goes_on w
   writer_no_fault w
   fio_no_fault fio
-  note "kill $kill_number: $IN_FLIGHT in flight, back after $took ms, fio in pass $(($(cat "$LAB_TMP/fio-fio.passes") + 1))"
+  note "kill $kill_number: $IN_FLIGHT in flight; process gone after $gone ms, the next one answers after $answers, back after $took; fio in pass $(($(cat "$LAB_TMP/fio-fio.passes") + 1))"
 }

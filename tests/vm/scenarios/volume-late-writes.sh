@@ -56,7 +56,7 @@ one_round() {
 # kill_with_writes NAME COUNT: at a moment when the mapped disk NAME has so many writes in flight. Sets IN_FLIGHT.
 kill_with_writes() {
   pid=$(daemon_pid)
-  file=/sys/block/$(basename "$(readlink -f "/dev/mapper/$1")")/inflight
+  file=$(inflight_of "$1")
   IN_FLIGHT=0
   while [ "$IN_FLIGHT" -lt "$2" ]; do
     read -r _ IN_FLIGHT <"$file"
