@@ -706,7 +706,7 @@ fn put(page: &mut Page, touched: u8, which: u8, source: Option<&[u8]>) {
         let range = sector * SECTOR..(sector + 1) * SECTOR;
         match source {
             Some(source) => {
-                page[range].copy_from_slice(&source[(sector - skip) * SECTOR..][..SECTOR])
+                page[range].copy_from_slice(&source[(sector - skip) * SECTOR..][..SECTOR]);
             }
             None => page[range].fill(0),
         }

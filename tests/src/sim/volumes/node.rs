@@ -73,6 +73,7 @@ impl From<String> for Halt {
 }
 
 /// What is known of a volume.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug)]
 pub struct Known {
     name: String,
@@ -91,6 +92,7 @@ pub struct Known {
 }
 
 /// A node. Kept for the next schedule.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Node {
     /// Its disk.
     pub disk: Rc<RefCell<SimDisk>>,
