@@ -34,6 +34,8 @@ pub struct Config {
     pub import: Import,
     /// How images are served.
     pub ublk: Ublk,
+    /// When a disk counts as nearly full.
+    pub space: Space,
     /// How the daemon's memory is kept from being paged out.
     pub memory: Memory,
     /// How many finished jobs are remembered.
@@ -96,6 +98,16 @@ pub struct Ublk {
     pub recovery_warn_ms: u64,
 }
 
+/// When a disk counts as nearly full: a problem in `bedplate status`, and a line in the log.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Space {
+    /// Use that is worth a warning, in percent.
+    pub warn_percent: u8,
+    /// Use at which somebody must act, in percent.
+    pub critical_percent: u8,
+}
+
 /// How data gets from the disk to a device's client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -139,6 +151,7 @@ impl Default for Config {
             health: Health::default(),
             import: Import::default(),
             ublk: Ublk::default(),
+            space: Space::default(),
             memory: Memory::default(),
             jobs_remembered: 256,
         }
@@ -185,6 +198,15 @@ impl Default for Ublk {
             data_mode: DataMode::Auto,
             devices_max: 1024,
             recovery_warn_ms: 10_000,
+        }
+    }
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        Self {
+            warn_percent: 80,
+            critical_percent: 95,
         }
     }
 }
@@ -273,6 +295,18 @@ impl Config {
             return Err(ConfigError::OutOfRange {
                 setting: "health.offline_after",
                 message: "must not be less than health.suspect_after".to_owned(),
+            });
+        }
+        between("space.warn_percent", self.space.warn_percent.into(), 100)?;
+        between(
+            "space.critical_percent",
+            self.space.critical_percent.into(),
+            100,
+        )?;
+        if self.space.critical_percent < self.space.warn_percent {
+            return Err(ConfigError::OutOfRange {
+                setting: "space.critical_percent",
+                message: "must not be less than space.warn_percent".to_owned(),
             });
         }
         between("import.reads_in_flight", self.import.reads_in_flight, 64)?;

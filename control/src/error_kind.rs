@@ -16,7 +16,7 @@ pub enum ErrorKind {
     BadName,
     /// The configuration file of the daemon is wrong.
     BadConfig,
-    /// No such image, disk or job.
+    /// No such image, volume, disk or job.
     NotFound,
     /// The name is taken.
     Exists,
@@ -46,11 +46,11 @@ pub enum ErrorKind {
     ChecksumMismatch,
     /// Data or metadata on a disk does not match its checksum.
     Corrupt,
-    /// Not enough free space on any disk.
+    /// Not enough free space on any disk, or a disk is nearly full.
     NoSpace,
     /// The disk's object table has no free slot.
     TableFull,
-    /// Larger than a disk, an object or this version can hold; or smaller than the least.
+    /// Larger than a disk, an object or this version can hold; smaller than the least; or, of a volume, not a multiple of 512.
     BadSize,
     /// The disk carries something else: a file system, a partition table, LVM, RAID.
     ForeignSignature,

@@ -52,6 +52,32 @@ impl SharedWords {
         unsafe { Self::new(first, len, Arc::new(words)) }
     }
 
+    /// Words of this process alone, all zero; those that nobody touches take no memory.
+    pub fn zeroed(len: u64) -> Self {
+        const SMALL: usize = 4096;
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let in_heap =
+            |len| Self::of_memory((0..len).map(|_| AtomicU64::new(0)).collect::<Arc<[_]>>());
+        if len <= SMALL {
+            return in_heap(len);
+        }
+        let mapped = memmap2::MmapOptions::new()
+            .len(len.saturating_mul(size_of::<u64>()))
+            .map_anon()
+            .map(memmap2::MmapRaw::from);
+        match mapped {
+            // Page aligned, as every mapping is.
+            #[expect(clippy::cast_ptr_alignment)]
+            Ok(map) => match NonNull::new(map.as_mut_ptr().cast::<AtomicU64>()) {
+                // SAFETY: the mapping is page aligned, as long as asked for, zeroed, kept with the words, and reached by nothing else.
+                Some(first) => unsafe { Self::new(first, len, Arc::new(map)) },
+                None => in_heap(len),
+            },
+            // Then the allocator says what is to be said.
+            Err(_) => in_heap(len),
+        }
+    }
+
     /// The first `len` of them.
     ///
     /// # Panics
@@ -120,6 +146,15 @@ pub struct LiveError {
 
 /// The live files of one disk.
 pub trait LiveFiles: Send {
+    /// Says which disk they are of; before anything else is asked.
+    ///
+    /// # Errors
+    /// When there is no place for them.
+    fn of_disk(&mut self, disk: Uuid) -> Result<(), LiveError> {
+        let _ = disk;
+        Ok(())
+    }
+
     /// The files that there are.
     ///
     /// # Errors

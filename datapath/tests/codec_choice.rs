@@ -137,9 +137,11 @@ fn another_version_is_recognised_whatever_its_other_bytes_mean_there() {
 #[test]
 fn unknown_features_refuse_restrict_or_are_kept() {
     assert_eq!(
-        forged(72, 1).unwrap_err().kind(),
+        forged(72, 2).unwrap_err().kind(),
         DecodeErrorKind::UnknownFeature
     );
+    // Bit 0 says that there are volumes.
+    assert_eq!(forged(72, 1).unwrap().incompat, 1);
     let restricted = forged(80, 1).unwrap();
     assert!(restricted.must_be_read_only() && restricted.ro_compat == 1);
     let kept = forged(88, 1).unwrap();

@@ -10,6 +10,7 @@ use bedplate_datapath::plan::{LayerStack, REQUEST_BYTES_MAX};
 use bedplate_datapath::units::DevId;
 use nix::errno::Errno;
 
+use crate::backing::Backing;
 use crate::ctrl::DevInfo;
 use crate::error::TargetError;
 use crate::kernel_device::{DeviceState, KernelDevice};
@@ -31,7 +32,7 @@ pub struct DeviceSpec {
     pub dev_id: DevId,
     /// Whose it is.
     pub owner: OwnerTag,
-    /// Whether the block layer refuses writes. (The reactors refuse every write: they serve reads.)
+    /// Whether the block layer refuses writes. (The reactors refuse them where the backing is not writable, whatever this says.)
     pub read_only: bool,
     /// Alignment of memory, in bytes, that some disk below asks for beyond what [`Target::add_disk`] was told; 1 for none.
     pub dma_alignment: u32,
@@ -62,13 +63,14 @@ impl Target {
     pub fn attach(
         &self,
         spec: &DeviceSpec,
-        stack: Arc<LayerStack>,
+        backing: impl Into<Backing>,
     ) -> Result<Attached, TargetError> {
+        let backing = backing.into();
         self.changing(spec.dev_id, || {
-            let limits = self.limits_below(spec, &stack)?;
+            let limits = self.limits_below(spec, &backing.stack)?;
             self.free_number(spec)?;
             let mut info = self.add(spec)?;
-            let attached = self.bring_up(spec, &mut info, &limits, stack);
+            let attached = self.bring_up(spec, &mut info, &limits, backing);
             if attached.is_err() {
                 self.clean_up(spec.dev_id);
             }
@@ -177,18 +179,19 @@ impl Target {
         spec: &DeviceSpec,
         info: &mut DevInfo,
         limits: &DiskLimits,
-        stack: Arc<LayerStack>,
+        backing: Backing,
     ) -> Result<(Attached, DeviceEntry), TargetError> {
-        let stack = whole_blocks(stack, limits);
+        let backing = whole_blocks(backing, limits);
         let mode = mode_of(info);
-        let mut params = params::of_device(stack.device_bytes(), spec.read_only, mode, limits);
+        let device_bytes = backing.stack.device_bytes();
+        let mut params = params::of_device(device_bytes, spec.read_only, mode, limits);
         self.control.set_params(spec.dev_id, &mut params)?;
-        let reactors = self.fetch(spec, info, &stack)?;
+        let reactors = self.fetch(spec, info, &backing)?;
         self.control.start(spec.dev_id)?;
         choose_scheduler(spec.dev_id);
         Ok((
             attached(spec, info),
-            DeviceEntry::Served { reactors, stack },
+            DeviceEntry::Served { reactors, backing },
         ))
     }
 
@@ -198,8 +201,12 @@ impl Target {
         &self,
         spec: &DeviceSpec,
         info: &DevInfo,
-        stack: &Arc<LayerStack>,
+        backing: &Backing,
     ) -> Result<Vec<usize>, TargetError> {
+        if let Some(writable) = &backing.writable {
+            // Before the first request may wait.
+            self.wake_for(writable);
+        }
         let path = PathBuf::from(format!("/dev/ublkc{}", spec.dev_id));
         let failed = |doing| {
             let path = path.clone();
@@ -227,7 +234,7 @@ impl Target {
                 device: Arc::clone(&device),
                 depth: info.queue_depth,
                 auto_buffers: mode_of(info) == DataMode::ZeroCopy,
-                stack: Arc::clone(stack),
+                backing: backing.clone(),
                 queues,
             };
             asked.push((reactor, reactor.serve(new)));
@@ -289,17 +296,20 @@ pub(crate) fn attached(spec: &DeviceSpec, info: &DevInfo) -> Attached {
 }
 
 /// Over disks with blocks larger than 512 bytes the device has blocks as large, so that every run is whole blocks of the disk. It
-/// then ends on such a block; the last block of an object is padded with zeros on disk.
-pub(crate) fn whole_blocks(stack: Arc<LayerStack>, limits: &DiskLimits) -> Arc<LayerStack> {
+/// then ends on such a block. The last block of an object is padded with zeros on disk; that of a volume keeps what is written there.
+pub(crate) fn whole_blocks(backing: Backing, limits: &DiskLimits) -> Backing {
     let block_bytes = u64::from(limits.logical_block_bytes);
     if block_bytes <= 512 {
-        return stack;
+        return backing;
     }
-    let size_bytes = stack.size_bytes.next_multiple_of(block_bytes);
-    Arc::new(LayerStack {
-        layers: stack.layers.clone(),
-        size_bytes,
-    })
+    let stack = LayerStack {
+        layers: backing.stack.layers.clone(),
+        size_bytes: backing.stack.size_bytes.next_multiple_of(block_bytes),
+    };
+    Backing {
+        stack: Arc::new(stack),
+        ..backing
+    }
 }
 
 /// `O_NONBLOCK`: so that io_uring copies at once, in our thread, instead of handing the copy to a worker of its own.

@@ -206,6 +206,12 @@ impl Control {
         )
     }
 
+    /// Changes the length of a block device that is up; needs [`Features::UPDATE_SIZE`]. The new length is in `data[0]`
+    /// (`ublk_ctrl_set_size`, drivers/block/ublk_drv.c), and `GET_PARAMS` tells it from then on.
+    pub(crate) fn update_size(&self, dev_id: DevId, sectors: u64) -> Result<(), TargetError> {
+        self.run(&Command::new("UPDATE_SIZE", lib::UBLK_U_CMD_UPDATE_SIZE, dev_id).data(sectors))
+    }
+
     /// Stops delivery and hands back fetched tags; the device is quiesced once `/dev/ublkcN` is let go of. `EBUSY` when
     /// a queue had no idle tag within `patience`.
     pub(crate) fn quiesce(&self, dev_id: DevId, patience: Duration) -> Result<(), TargetError> {

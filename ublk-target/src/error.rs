@@ -150,7 +150,9 @@ impl TargetError {
                 errno: Errno::EPERM | Errno::EACCES,
                 ..
             } => "run as root (CAP_SYS_ADMIN)",
-            Self::KernelTooOld { .. } => "boot Linux 6.8 or newer; zero copy needs 6.16",
+            Self::KernelTooOld { .. } => {
+                "boot Linux 6.8 or newer; zero copy and resizing need 6.16"
+            }
             Self::Command {
                 errno: Errno::ENOMEM,
                 ..

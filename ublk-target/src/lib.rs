@@ -4,19 +4,26 @@
 //!
 //! ```text
 //! support        what the kernel can do
+//! backing        what a device serves, and who makes its writes durable
 //! target         the reactors, the disks, the devices: what a daemon holds
 //!   attach       ADD_DEV, SET_PARAMS, FETCH, START_DEV
 //!   recovery     START_USER_RECOVERY, FETCH, END_USER_RECOVERY
+//!   resize       UPDATE_SIZE
 //!   detach       STOP_DEV, DEL_DEV; and leaving devices to the next process
 //! reactor        one thread, one ring, the queues of many devices
-//!   requests     a request's way: fetched, planned, read, committed
+//!   requests     a request's way: fetched, begun, answered
+//!   reads        planned, read, copied
+//!   writes       copied, driven step by step, zeroed, discarded
+//!   commits      flushes and FUA: asked of the committer, answered later
+//!   grace        when has all that was in flight ended?
 //! queue          the protocol of one hardware queue
 //! ctrl           control commands
 //! sys            encodings that libublk's bindings lack
 //! ```
 
 mod attach;
-mod copy_pool;
+mod backing;
+mod buffer_pool;
 mod ctrl;
 mod detach;
 mod error;
@@ -28,11 +35,13 @@ mod queue;
 mod ranges;
 mod reactor;
 mod recovery;
+mod resize;
 mod support;
 mod sys;
 mod target;
 
 pub use attach::{Attached, DeviceSpec};
+pub use backing::{Backing, Committed, Committer, Writable};
 pub use detach::Removed;
 pub use error::TargetError;
 pub use kernel_device::{DeviceState, KernelDevice};

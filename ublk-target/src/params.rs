@@ -14,6 +14,8 @@ const PHYSICAL_BLOCK_SHIFT: u8 = 12;
 const BEST_IO_SHIFT: u8 = 17;
 /// Beyond it the kernel's own `max_discard_bytes` would not fit in 32 bits.
 const DISCARD_SECTORS_MAX: u32 = u32::MAX >> 9;
+/// Zeros that one request asks for: with NOUNMAP all of them are written.
+const WRITE_ZEROES_SECTORS_MAX: u32 = (64 << 20) >> 9;
 /// A discard of less frees nothing.
 const DISCARD_GRANULARITY_BYTES: u32 = 1 << 17;
 
@@ -124,7 +126,7 @@ pub(crate) fn of_device(
         params.discard = lib::ublk_param_discard {
             discard_granularity: DISCARD_GRANULARITY_BYTES,
             max_discard_sectors: DISCARD_SECTORS_MAX,
-            max_write_zeroes_sectors: DISCARD_SECTORS_MAX,
+            max_write_zeroes_sectors: WRITE_ZEROES_SECTORS_MAX,
             max_discard_segments: 1,
             ..Default::default()
         };
@@ -202,5 +204,6 @@ mod tests {
         );
         let writable = of_device(512, false, DataMode::UserCopy, &DiskLimits::NONE);
         assert!(writable.discard.max_discard_sectors <= u32::MAX >> 9);
+        assert_eq!(writable.discard.max_write_zeroes_sectors, 131_072);
     }
 }

@@ -21,9 +21,28 @@ pub(crate) struct Descriptor {
 }
 
 impl Descriptor {
+    pub(crate) fn new(op_flags: u32, sectors: u32, start_sector: u64) -> Self {
+        Self {
+            op: op_flags & 0xff,
+            op_flags,
+            sectors,
+            start_sector,
+        }
+    }
+
     /// Whether the kernel could not put the request's pages into the ring's buffer table.
     pub(crate) fn lacks_buffer(&self) -> bool {
         self.op_flags & lib::UBLK_IO_F_NEED_REG_BUF != 0
+    }
+
+    /// Whether the request is to be durable before it is answered.
+    pub(crate) fn is_fua(&self) -> bool {
+        self.op_flags & lib::UBLK_IO_F_FUA != 0
+    }
+
+    /// Of zeros: whether the space stays allocated.
+    pub(crate) fn keeps_space(&self) -> bool {
+        self.op_flags & lib::UBLK_IO_F_NOUNMAP != 0
     }
 }
 
@@ -54,12 +73,7 @@ impl Descriptors {
         // `self`. The kernel wrote the descriptor before the completion that brought us here, and leaves it alone until the
         // COMMIT; volatile, since the compiler cannot see that.
         let raw = unsafe { start.read_volatile() };
-        Descriptor {
-            op: raw.op_flags & 0xff,
-            op_flags: raw.op_flags,
-            sectors: raw.nr_sectors,
-            start_sector: raw.start_sector,
-        }
+        Descriptor::new(raw.op_flags, raw.nr_sectors, raw.start_sector)
     }
 }
 
@@ -113,6 +127,20 @@ impl TagAddress {
         let command = command.cmd(sys::io_command(self.queue, self.tag, result));
         command
             .addr(self.buffer.map(sys::auto_buffer))
+            .build()
+            .user_data(user_data)
+    }
+
+    /// Moves bytes of the request's pages, from byte `offset` of it on, to memory of ours.
+    pub(crate) fn copy_out(
+        &self,
+        to: *mut u8,
+        len_bytes: u32,
+        offset: u32,
+        user_data: u64,
+    ) -> squeue::Entry {
+        opcode::Read::new(types::Fixed(self.slot), to, len_bytes)
+            .offset(sys::copy_position(self.queue, self.tag, offset))
             .build()
             .user_data(user_data)
     }

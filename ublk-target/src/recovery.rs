@@ -1,29 +1,31 @@
 //! A device that outlived its server: taken over, with the requests that wait in it.
 
-use std::sync::Arc;
-
-use bedplate_datapath::plan::LayerStack;
 use bedplate_datapath::units::SECTOR_BYTES;
 
 use crate::attach::{Attached, DeviceSpec, attached, whole_blocks};
+use crate::backing::Backing;
 use crate::error::TargetError;
 use crate::kernel_device::{DeviceState, KernelDevice};
 use crate::target::{DeviceEntry, Target};
 
 impl Target {
     /// Takes over a device of ours whose server is gone. It keeps its number of queues, their depth, and the flags that it was
-    /// added with, whatever the settings are now. `stack` is used from the first moment: requests arrive before this
+    /// added with, whatever the settings are now. `backing` is used from the first moment: requests arrive before this
     /// returns. If the device never came up (state dead), it is removed and attached anew.
+    ///
+    /// A writable device that is shorter than its volume (a crash came between a volume's new length and its device's) gets the
+    /// new length where the kernel can do that; else it is served with the old one.
     ///
     /// # Errors
     /// [`TargetError::NotFound`]; [`TargetError::DeviceTaken`] if it is not of this owner, or lives under another server;
-    /// [`TargetError::Mismatch`] if its size is not the object's; a `START_USER_RECOVERY` with `EBUSY` if the kernel did not let go
+    /// [`TargetError::Mismatch`] if its size is not the object's, or is beyond the volume's; a `START_USER_RECOVERY` with `EBUSY` if the kernel did not let go
     /// of the dead server in time. The device is left quiesced.
     pub fn recover(
         &self,
         spec: &DeviceSpec,
-        stack: Arc<LayerStack>,
+        backing: impl Into<Backing>,
     ) -> Result<Attached, TargetError> {
+        let backing = backing.into();
         let info = self
             .control
             .info(spec.dev_id)?
@@ -37,22 +39,23 @@ impl Target {
             });
         }
         if device.state == DeviceState::Dead {
-            return self.attach(spec, stack);
+            return self.attach(spec, backing);
         }
-        self.changing(spec.dev_id, || self.take_over(spec, stack))
+        self.changing(spec.dev_id, || self.take_over(spec, backing))
     }
 
     fn take_over(
         &self,
         spec: &DeviceSpec,
-        stack: Arc<LayerStack>,
+        backing: Backing,
     ) -> Result<(Attached, DeviceEntry), TargetError> {
-        let limits = self.limits_below(spec, &stack)?;
-        let stack = whole_blocks(stack, &limits);
+        let limits = self.limits_below(spec, &backing.stack)?;
+        let backing = whole_blocks(backing, &limits);
         let params = self.control.params(spec.dev_id)?;
-        let expected = stack.device_bytes() / SECTOR_BYTES;
-        if params.basic.dev_sectors != expected {
-            let actual = params.basic.dev_sectors;
+        let expected = backing.stack.device_bytes() / SECTOR_BYTES;
+        let actual = params.basic.dev_sectors;
+        let is_behind = backing.writable.is_some() && actual < expected;
+        if actual != expected && !is_behind {
             return Err(TargetError::Mismatch {
                 dev_id: spec.dev_id,
                 what: "a size in sectors of",
@@ -85,11 +88,14 @@ impl Target {
             .ok_or(TargetError::NotFound {
                 dev_id: spec.dev_id,
             })?;
-        let reactors = self.fetch(spec, &info, &stack)?;
+        let reactors = self.fetch(spec, &info, &backing)?;
         self.control.end_recovery(spec.dev_id)?;
+        if is_behind {
+            self.catch_up(spec.dev_id, actual, expected);
+        }
         Ok((
             attached(spec, &info),
-            DeviceEntry::Served { reactors, stack },
+            DeviceEntry::Served { reactors, backing },
         ))
     }
 }

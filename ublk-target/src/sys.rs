@@ -161,6 +161,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn request_flags_are_the_headers() {
+        // include/uapi/linux/ublk_cmd.h of Linux 7.3.4; and UBLK_U_CMD_UPDATE_SIZE is _IOWR('u', 0x15, 32 bytes).
+        assert_eq!(lib::UBLK_IO_F_FUA, 1 << 13);
+        assert_eq!(lib::UBLK_IO_F_NOUNMAP, 1 << 15);
+        assert_eq!(
+            lib::UBLK_U_CMD_UPDATE_SIZE,
+            3 << 30 | 32 << 16 | 0x75 << 8 | 0x15
+        );
+    }
+
+    #[test]
     fn auto_buffer_is_what_the_header_makes_of_it() {
         // ublk_auto_buf_reg_to_sqe_addr: index | flags << 16
         assert_eq!(auto_buffer(0x1234), 0x0001_1234);

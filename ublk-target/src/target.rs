@@ -6,15 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bedplate_datapath::engine::DiskFile;
-use bedplate_datapath::plan::{DiskIndex, LayerStack};
+use bedplate_datapath::plan::DiskIndex;
 use bedplate_datapath::units::DevId;
+use bedplate_datapath::volume::space::Waker;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::backing::{Backing, Writable};
 use crate::ctrl::Control;
 use crate::error::TargetError;
 use crate::kernel_device::KernelDevice;
 use crate::params::DiskLimits;
-use crate::reactor::{self, ReactorConfig, ReactorHandle};
+use crate::reactor::{self, AfterGrace, ReactorConfig, ReactorHandle};
 use crate::support::{DataMode, KernelSupport};
 use crate::sys::Features;
 
@@ -77,8 +79,8 @@ pub(crate) enum DeviceEntry {
     Served {
         /// Reactors that have queues of it.
         reactors: Vec<usize>,
-        /// What it reads.
-        stack: Arc<LayerStack>,
+        /// What it serves.
+        backing: Backing,
     },
 }
 
@@ -203,8 +205,9 @@ impl Target {
             .ok_or(unknown)?;
         let used = locked(&self.devices).values().any(|device| match device {
             DeviceEntry::Changing => false,
-            DeviceEntry::Served { stack, .. } => {
-                stack.layers.iter().any(|layer| layer.disk == index)
+            DeviceEntry::Served { backing, .. } => {
+                let mut layers = backing.stack.layers.iter();
+                layers.any(|layer| layer.disk == index)
             }
         });
         if used {
@@ -247,6 +250,37 @@ impl Target {
                 }
             })
             .collect()
+    }
+
+    /// Runs `then` once every request that is in flight now has ended, on all reactors; at once if there is none. It runs on a
+    /// reactor's thread, so it must not wait for anything but a short lock.
+    ///
+    /// What a map does not name any more when this is called, no request uses when `then` runs. If a reactor's ring fails with
+    /// I/O in flight, it never runs: that I/O may still land.
+    pub fn after_grace(&self, then: Box<dyn FnOnce() + Send>) {
+        let after = AfterGrace::new(then);
+        for reactor in &self.reactors {
+            reactor.grace(Arc::clone(&after));
+        }
+    }
+
+    /// Makes the reactors go on with writes that wait for a lock or for space of the volume's disk, when there is some. The first
+    /// target that does so for a disk's locks and space is the one that is woken.
+    pub(crate) fn wake_for(&self, writable: &Writable) {
+        // The eventfds alone: whoever keeps the waker must not keep the target.
+        let wakes: Vec<_> = self
+            .reactors
+            .iter()
+            .map(ReactorHandle::wake_event)
+            .collect();
+        let wake: Waker = Arc::new(move || {
+            for wake in &wakes {
+                // Fails only when the counter is full, and then the reactor is awake.
+                let _ = wake.write(1);
+            }
+        });
+        writable.volume.locks().set_waker(Arc::clone(&wake));
+        writable.volume.space().set_waker(wake);
     }
 
     /// The ublk devices that the kernel has, ours and others, by number.

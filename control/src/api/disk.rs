@@ -63,6 +63,8 @@ pub struct Disk {
     pub free_bytes: Option<u64>,
     /// Number of replicas on it.
     pub replicas: u32,
+    /// Number of volumes on it.
+    pub volumes: u32,
 }
 
 /// A disk, with everything that is known about it.
@@ -81,6 +83,8 @@ pub struct DiskDetail {
     pub repairs: Vec<String>,
     /// Names of the images that have a replica on it.
     pub images: Vec<String>,
+    /// Names of the volumes on it.
+    pub volumes: Vec<String>,
     /// The last changes of its state, oldest first.
     pub history: Vec<Transition>,
 }

@@ -80,7 +80,7 @@ pub enum ReplicaState {
     Failed,
 }
 
-/// State of the device of an image.
+/// State of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub enum AttachmentState {
     /// No device.
@@ -194,8 +194,8 @@ pub struct ImageList {
     pub images: Vec<Image>,
 }
 
-/// Query of `GET /v1/images/{name}/wait`: answers when the image is Ready and, where it is to be attached, its device is.
-/// An image that is not there yet is waited for. Kind `timed_out` when the time is over.
+/// Query of `GET /v1/images/{name}/wait` and `GET /v1/volumes/{name}/wait`: answers when the object is Ready and, where it is to be
+/// attached, its device is. One that is not there yet is waited for. Kind `timed_out` when the time is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]

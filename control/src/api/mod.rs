@@ -15,6 +15,7 @@ pub mod name;
 pub mod openapi;
 pub mod status;
 pub mod transition;
+pub mod volume;
 
 pub use disk::{AddDisk, Disk, DiskDetail, DiskList, DiskState, FormatDisk};
 pub use doctor::{Check, DoctorReport, Verdict};
@@ -27,6 +28,10 @@ pub use job::{BadBlock, Job, JobKind, JobList, JobPhase, JobState, Progress, Ver
 pub use name::ObjectName;
 pub use status::{DataMode, Status};
 pub use transition::Transition;
+pub use volume::{
+    AttachVolume, CreateVolume, ParentImage, ResizeVolume, Volume, VolumeChanged, VolumeDetail,
+    VolumeList, VolumeState,
+};
 
 /// Where the daemon listens unless it is told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/bedplate/bedplate.sock";

@@ -3,8 +3,9 @@
 //! The daemon's router is tested against [`ENDPOINTS`]; `docs/openapi.json` is the golden copy of [`document`].
 
 use super::{
-    AddDisk, ApiError, Changed, Disk, DiskDetail, DiskList, DoctorReport, FormatDisk, ImageDetail,
-    ImageList, ImportImage, Job, JobList, NDJSON, Status, WaitQuery,
+    AddDisk, ApiError, AttachVolume, Changed, CreateVolume, Disk, DiskDetail, DiskList,
+    DoctorReport, FormatDisk, ImageDetail, ImageList, ImportImage, Job, JobList, NDJSON,
+    ResizeVolume, Status, Volume, VolumeChanged, VolumeDetail, VolumeList, WaitQuery,
 };
 use utoipa::openapi::path::{
     HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
@@ -176,6 +177,61 @@ pub const ENDPOINTS: &[Endpoint] = &[
         Body::Json(of::<ImageDetail>),
     ),
     get(
+        "/v1/volumes",
+        "volume_list",
+        "Every volume",
+        Body::Json(of::<VolumeList>),
+    ),
+    post(
+        "/v1/volumes",
+        "volume_create",
+        "Make a volume: a clone of an image, on that image's disk, or blank, on the disk with most free space",
+        201,
+        Body::Json(of::<CreateVolume>),
+        Body::Json(of::<Volume>),
+    ),
+    get(
+        "/v1/volumes/{name}",
+        "volume_show",
+        "One volume",
+        Body::Json(of::<VolumeDetail>),
+    ),
+    delete(
+        "/v1/volumes/{name}",
+        "volume_delete",
+        "Delete a volume that is not attached",
+    ),
+    post(
+        "/v1/volumes/{name}/attach",
+        "volume_attach",
+        "Attach a volume, now and after each restart; answers when the device is Ready",
+        200,
+        Body::Json(of::<AttachVolume>),
+        Body::Json(of::<VolumeChanged>),
+    ),
+    post(
+        "/v1/volumes/{name}/detach",
+        "volume_detach",
+        "Remove the device of a volume; refused (`busy`) while somebody has it open",
+        200,
+        Body::Nothing,
+        Body::Json(of::<VolumeChanged>),
+    ),
+    post(
+        "/v1/volumes/{name}/resize",
+        "volume_resize",
+        "Let a volume grow; while it is attached, where the kernel can (`kernel_unsupported`)",
+        200,
+        Body::Json(of::<ResizeVolume>),
+        Body::Json(of::<VolumeChanged>),
+    ),
+    get(
+        "/v1/volumes/{name}/wait",
+        "volume_wait",
+        "Wait until a volume is there and, where it is to be attached, its device is Ready",
+        Body::Json(of::<VolumeDetail>),
+    ),
+    get(
         "/v1/jobs",
         "job_list",
         "Jobs that run and the last ones that ended",
@@ -344,7 +400,7 @@ fn operation(endpoint: &Endpoint) -> OperationBuilder {
     for parameter in path_parameters(endpoint.path) {
         operation = operation.parameter(parameter);
     }
-    if endpoint.id == "image_wait" {
+    if endpoint.path.ends_with("/wait") {
         for parameter in WaitQuery::into_params(|| Some(ParameterIn::Query)) {
             operation = operation.parameter(parameter);
         }

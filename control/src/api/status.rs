@@ -1,6 +1,6 @@
 //! The node at a glance.
 
-use super::{ApiError, Disk, Image, Job};
+use super::{ApiError, Disk, Image, Job, Volume};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -36,8 +36,11 @@ pub struct Status {
     pub disks: Vec<Disk>,
     /// Every known image.
     pub images: Vec<Image>,
+    /// Every known volume.
+    pub volumes: Vec<Volume>,
     /// Jobs that have not ended.
     pub jobs: Vec<Job>,
-    /// What somebody should look at, for instance a kernel without ublk, or a duplicate disk.
+    /// What somebody should look at, for instance a kernel without ublk, a duplicate disk, a volume
+    /// that is held, or a disk that is nearly full.
     pub problems: Vec<ApiError>,
 }

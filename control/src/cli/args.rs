@@ -15,7 +15,7 @@ Results go to standard output; progress, notes and errors to standard error, so 
 can keep them apart. With -o json an error is one line of JSON: kind, message, object, disk,
 offset, errno, remedy.";
 
-/// VM images on this node's disks, served as block devices.
+/// VM images and volumes on this node's disks, served as block devices.
 #[derive(Debug, Parser)]
 #[command(name = "bedplate", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 #[command(
@@ -95,13 +95,16 @@ pub enum ProgressMode {
 /// Nouns.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Disks that hold images
+    /// Disks that hold images and volumes
     #[command(subcommand)]
     Disk(DiskCommand),
     /// Images: import, attach, verify
     #[command(subcommand)]
     Image(ImageCommand),
-    /// Disks, images, jobs and problems at a glance
+    /// Volumes: writable disks, clones of an image or blank
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Disks, images, volumes, jobs and problems at a glance
     Status,
     /// What this node lacks to serve devices, and how to get it
     #[command(
@@ -214,6 +217,67 @@ pub enum ImageCommand {
     },
 }
 
+/// `bedplate volume`.
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Make a volume: a clone of an image, or blank
+    #[command(
+        after_help = "A clone lies on the disk of its image, a blank volume on the disk with most free space. It takes \
+                            space only where something is written.\n\n\
+                            Sizes are bytes, or a number with K, M, G or T (1024 each), and a multiple of 512."
+    )]
+    Create {
+        /// Name of the new volume: letters, digits, '.', '_' and '-', at most 128
+        name: String,
+        /// Image that it is a clone of; blank without one
+        #[arg(long, required_unless_present = "size")]
+        image: Option<String>,
+        /// Its size; not less than the image's, which is the default
+        #[arg(long, value_parser = size::parse)]
+        size: Option<u64>,
+        /// Attach it, too; prints the path of its device
+        #[arg(long)]
+        attach: bool,
+    },
+    /// List volumes
+    List,
+    /// Show a volume, what it takes, and the last changes of its state
+    Show {
+        /// Name of the volume
+        name: String,
+    },
+    /// Attach a volume as a block device, now and after each restart; prints its path
+    Attach {
+        /// Name of the volume
+        name: String,
+        /// Go on with what the disk has, though writes that were acknowledged may be missing
+        #[arg(long)]
+        accept_loss: bool,
+    },
+    /// Remove the block device of a volume; everything that was written stays
+    Detach {
+        /// Name of the volume
+        name: String,
+    },
+    /// Let a volume grow, also while it is attached where the kernel can
+    #[command(
+        after_help = "While it is attached this needs a kernel whose ublk can change a size (exit code 7 where it cannot); \
+                            the guest sees the new size at once. A volume is never made smaller."
+    )]
+    Resize {
+        /// Name of the volume
+        name: String,
+        /// The new size (20G), or by how much it is to grow (+10G)
+        #[arg(value_parser = size::parse_change)]
+        size: size::Change,
+    },
+    /// Delete a volume that is not attached
+    Delete {
+        /// Name of the volume
+        name: String,
+    },
+}
+
 /// `--format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FormatArg {
@@ -259,6 +323,15 @@ pub enum WaitCommand {
     )]
     Image {
         /// Name of the image
+        name: String,
+        /// How long at most: 30s, 5min, 1h; a bare number is seconds
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timeout)]
+        timeout: Duration,
+    },
+    /// Wait until a volume is there and, where it is to be attached, its device is Ready; prints the path of the device
+    #[command(after_help = "As for wait image.")]
+    Volume {
+        /// Name of the volume
         name: String,
         /// How long at most: 30s, 5min, 1h; a bare number is seconds
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timeout)]

@@ -6,7 +6,7 @@ use super::follow::{Interrupts, until_final, wait_for};
 use super::output::Output;
 use super::progress::Reporter;
 use super::size::human;
-use super::{import, offline, render, wait};
+use super::{import, offline, render, volume, wait};
 use crate::api::{
     AddDisk, ApiError, Changed, Disk, DiskDetail, DiskList, DoctorReport, FormatDisk, ImageDetail,
     ImageList, Job, JobList, JobState, ObjectName, Status, Verdict,
@@ -35,6 +35,7 @@ pub async fn run(context: &Context, command: Command) -> Result<u8, ApiError> {
     match command {
         Command::Disk(command) => disk(context, command).await?,
         Command::Image(command) => image(context, command).await?,
+        Command::Volume(command) => volume::run(context, command).await?,
         Command::Job(command) => job(context, command).await?,
         Command::Status => {
             let status: Status = context.client.get(&path(&["status"])).await?;
@@ -45,6 +46,9 @@ pub async fn run(context: &Context, command: Command) -> Result<u8, ApiError> {
         Command::Doctor => return doctor(context).await,
         Command::Wait(WaitCommand::Image { name, timeout }) => {
             wait::image(context, &name, timeout).await?;
+        }
+        Command::Wait(WaitCommand::Volume { name, timeout }) => {
+            wait::volume(context, &name, timeout).await?;
         }
     }
     Ok(0)
@@ -316,15 +320,19 @@ pub fn job_id(output: &Output, job: &Job) -> Result<(), ApiError> {
     output.result(job, |_| job.id.to_string())
 }
 
-/// Path of an image, or of something that is done to it.
+fn image_path(name: &str, verb: Option<&str>) -> Result<String, ApiError> {
+    object_path("images", name, verb)
+}
+
+/// Path of an image or a volume, or of something that is done to it.
 ///
 /// # Errors
 /// `BadName`, before anything is sent.
-pub fn image_path(name: &str, verb: Option<&str>) -> Result<String, ApiError> {
+pub fn object_path(collection: &str, name: &str, verb: Option<&str>) -> Result<String, ApiError> {
     let name = ObjectName::parse(name)?;
     Ok(match verb {
-        None => path(&["images", name.as_str()]),
-        Some(verb) => path(&["images", name.as_str(), verb]),
+        None => path(&[collection, name.as_str()]),
+        Some(verb) => path(&[collection, name.as_str(), verb]),
     })
 }
 

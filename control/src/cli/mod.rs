@@ -10,8 +10,10 @@ pub mod offline;
 pub mod output;
 pub mod progress;
 pub mod render;
+pub mod render_volume;
 pub mod size;
 pub mod table;
+pub mod volume;
 pub mod wait;
 
 use crate::api::ApiError;

@@ -1,6 +1,7 @@
 //! Values of the API as people read them. Pure: values in, text out.
 
 use super::output::Paint;
+use super::render_volume::volumes;
 use super::size::human;
 use super::table::{Cell, Tone, facts, left, optional, right, table};
 use crate::api::{
@@ -11,7 +12,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 /// Shown where a value is not known or does not apply.
-const NONE: &str = "-";
+pub(super) const NONE: &str = "-";
 
 /// `disk list`.
 pub fn disks(disks: &[Disk], paint: Paint) -> String {
@@ -21,6 +22,7 @@ pub fn disks(disks: &[Disk], paint: Paint) -> String {
         right("SIZE"),
         right("FREE"),
         right("REPLICAS"),
+        right("VOLUMES"),
         left("UUID"),
         optional("WHY"),
     ];
@@ -33,6 +35,7 @@ pub fn disks(disks: &[Disk], paint: Paint) -> String {
                 bytes(disk.size_bytes).into(),
                 bytes(disk.free_bytes).into(),
                 disk.replicas.to_string().into(),
+                disk.volumes.to_string().into(),
                 disk.uuid
                     .map_or_else(|| NONE.to_owned(), |uuid| uuid.to_string())
                     .into(),
@@ -68,6 +71,7 @@ pub fn disk(detail: &DiskDetail, paint: Paint) -> String {
         ("session", session(detail)),
         ("repaired", joined(&detail.repairs, "; ")),
         ("images", joined(&detail.images, ", ")),
+        ("volumes", joined(&detail.volumes, ", ")),
     ]);
     push_history(&mut text, &detail.history, paint);
     text
@@ -226,6 +230,7 @@ pub fn status(status: &Status, now: SystemTime, paint: Paint) -> String {
     for part in [
         disks(&status.disks, paint),
         images(&status.images, paint),
+        volumes(&status.volumes, paint),
         jobs(&status.jobs, paint),
     ] {
         if !part.is_empty() {
@@ -404,7 +409,7 @@ fn session(detail: &DiskDetail) -> Option<String> {
     })
 }
 
-fn push_history(text: &mut String, history: &[Transition], paint: Paint) {
+pub(super) fn push_history(text: &mut String, history: &[Transition], paint: Paint) {
     let columns = [left("WHEN"), left("WHAT"), left("CHANGE"), left("CAUSE")];
     let rows: Vec<Vec<Cell>> = history
         .iter()
@@ -423,7 +428,7 @@ fn push_history(text: &mut String, history: &[Transition], paint: Paint) {
     }
 }
 
-fn cell_text(cell: &Cell, why: Option<&str>) -> String {
+pub(super) fn cell_text(cell: &Cell, why: Option<&str>) -> String {
     match why {
         Some(why) => format!("{}: {why}", cell.text()),
         None => cell.text().to_owned(),
@@ -439,7 +444,7 @@ fn bytes(bytes: Option<u64>) -> String {
 }
 
 /// `2 GiB (2147483648 bytes)`.
-fn exact(bytes: u64) -> String {
+pub(super) fn exact(bytes: u64) -> String {
     if bytes < 1024 {
         format!("{bytes} bytes")
     } else {
@@ -447,7 +452,7 @@ fn exact(bytes: u64) -> String {
     }
 }
 
-fn time(unix_ms: u64) -> String {
+pub(super) fn time(unix_ms: u64) -> String {
     // Past the year 9999 the formatter gives up: that is a clock gone wrong, not a time.
     const LAST_MS: u64 = 253_402_300_799_000;
     let at = SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms.min(LAST_MS));

@@ -35,6 +35,26 @@ pub fn parse(text: &str) -> Result<u64, String> {
         .ok_or_else(too_large)
 }
 
+/// A new size, or how much more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// This size.
+    To(u64),
+    /// So much more.
+    By(u64),
+}
+
+/// Reads `20G` and `+10G`.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_change(text: &str) -> Result<Change, String> {
+    match text.trim().strip_prefix('+') {
+        Some(more) => parse(more).map(Change::By),
+        None => parse(text).map(Change::To),
+    }
+}
+
 fn shift_of(unit: &str) -> Option<u32> {
     match unit.to_ascii_lowercase().as_str() {
         "" | "b" => Some(0),
@@ -121,6 +141,15 @@ mod tests {
         );
         for text in ["99999999999999999999", "99999999P"] {
             assert!(parse(text).expect_err(text).contains("too large"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_plus_means_more() {
+        assert_eq!(parse_change("20G"), Ok(Change::To(20 << 30)));
+        assert_eq!(parse_change("+512M"), Ok(Change::By(512 << 20)));
+        for text in ["", "+", "++1G", "-1G", "1G+"] {
+            assert!(parse_change(text).is_err(), "{text}");
         }
     }
 

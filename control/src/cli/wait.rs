@@ -1,8 +1,9 @@
-//! `wait image`: for boot ordering. The daemon may come up, go down and come up again meanwhile.
+//! `wait image`, `wait volume`: for boot ordering. The daemon may come up, go down and come up again meanwhile.
 
-use super::commands::{Context, image_path};
-use crate::api::{ApiError, ImageDetail};
+use super::commands::{Context, object_path};
+use crate::api::{ApiError, ImageDetail, VolumeDetail};
 use crate::error_kind::ErrorKind;
+use serde::de::DeserializeOwned;
 use std::time::{Duration, Instant};
 
 /// Pause between two attempts to reach the daemon.
@@ -15,15 +16,49 @@ const GRACE: Duration = Duration::from_secs(5);
 /// # Errors
 /// `TimedOut`; `DaemonUnreachable` when it did not answer in all that time.
 pub async fn image(context: &Context, name: &str, timeout: Duration) -> Result<(), ApiError> {
-    let endpoint = image_path(name, Some("wait"))?;
+    let detail: ImageDetail = answer(context, "images", name, timeout).await?;
+    let image = &detail.image;
+    if image.attachment.device.is_none() {
+        context
+            .output
+            .note(&format!("{} is Ready, and not attached", image.name));
+    }
+    context.output.result(&detail, |_| {
+        image.attachment.device.clone().unwrap_or_default()
+    })
+}
+
+/// Waits until the volume is there and, where it is to be attached, its device is Ready.
+///
+/// # Errors
+/// As for [`image`].
+pub async fn volume(context: &Context, name: &str, timeout: Duration) -> Result<(), ApiError> {
+    let detail: VolumeDetail = answer(context, "volumes", name, timeout).await?;
+    let volume = &detail.volume;
+    if volume.device.is_none() {
+        context
+            .output
+            .note(&format!("{} is there, and not attached", volume.name));
+    }
+    context
+        .output
+        .result(&detail, |_| volume.device.clone().unwrap_or_default())
+}
+
+async fn answer<T: DeserializeOwned>(
+    context: &Context,
+    collection: &str,
+    name: &str,
+    timeout: Duration,
+) -> Result<T, ApiError> {
+    let endpoint = object_path(collection, name, Some("wait"))?;
     let started = Instant::now();
     loop {
         let left = timeout.saturating_sub(started.elapsed());
         let request = format!("{endpoint}?timeout_ms={}", left.as_millis());
-        let answer =
-            tokio::time::timeout(left + GRACE, context.client.get::<ImageDetail>(&request)).await;
+        let answer = tokio::time::timeout(left + GRACE, context.client.get::<T>(&request)).await;
         let error = match answer {
-            Ok(Ok(detail)) => return show(context, &detail),
+            Ok(Ok(detail)) => return Ok(detail),
             Ok(Err(error)) => error,
             Err(_) => {
                 return Err(ApiError::new(
@@ -44,16 +79,4 @@ pub async fn image(context: &Context, name: &str, timeout: Duration) -> Result<(
         }
         tokio::time::sleep(RETRY.min(left)).await;
     }
-}
-
-fn show(context: &Context, detail: &ImageDetail) -> Result<(), ApiError> {
-    let image = &detail.image;
-    if image.attachment.device.is_none() {
-        context
-            .output
-            .note(&format!("{} is Ready, and not attached", image.name));
-    }
-    context.output.result(detail, |_| {
-        image.attachment.device.clone().unwrap_or_default()
-    })
 }

@@ -10,31 +10,41 @@ use bedplate_ublk_target::TargetError;
 use crate::api::ApiError;
 use crate::error_kind::ErrorKind;
 
-/// An error of the store on `disk`; `image` where it is about one.
-pub fn of_store(disk: &str, image: Option<&str>, error: &StoreError) -> ApiError {
+/// An error of the store on `disk`; `object` where it is about one.
+pub fn of_store(disk: &str, object: Option<&str>, error: &StoreError) -> ApiError {
     let kind = match error.kind() {
         StoreErrorKind::NotFound => ErrorKind::NotFound,
         StoreErrorKind::NameTaken => ErrorKind::Exists,
         StoreErrorKind::NoSpace => ErrorKind::NoSpace,
         StoreErrorKind::Busy => ErrorKind::Busy,
         StoreErrorKind::ReadOnlyLatched => ErrorKind::ReadOnly,
-        StoreErrorKind::AllocationRefused => ErrorKind::Held,
+        StoreErrorKind::AllocationRefused | StoreErrorKind::LossNotAccepted => ErrorKind::Held,
         StoreErrorKind::Corrupt => ErrorKind::Corrupt,
         StoreErrorKind::Io => ErrorKind::Io,
         StoreErrorKind::TableFull => ErrorKind::TableFull,
         StoreErrorKind::BadName => ErrorKind::BadName,
-        StoreErrorKind::TooLarge => ErrorKind::BadSize,
+        StoreErrorKind::TooLarge | StoreErrorKind::BadSize => ErrorKind::BadSize,
         _ => ErrorKind::Internal,
     };
     let mut told = ApiError::new(kind, format!("{disk}: {error}"))
         .disk(disk)
         .remedy(error.remedy());
-    told.object = image
+    told.object = object
         .map(str::to_owned)
         .or_else(|| error.object().map(|uuid| uuid.to_string()));
     told.offset = error.disk_offset().map(ByteOffset::get);
     told.errno = error.errno();
+    if error.kind() == StoreErrorKind::LossNotAccepted
+        && let Some(name) = object
+    {
+        told.remedy = Some(accept_loss_remedy(name));
+    }
     told
+}
+
+/// What to do about a volume of which acknowledged writes may be missing.
+pub fn accept_loss_remedy(volume: &str) -> String {
+    format!("`bedplate volume attach {volume} --accept-loss` resumes it with what the disk has")
 }
 
 /// Why `disk` was not opened.
@@ -106,8 +116,8 @@ pub fn of_format(disk: &str, error: &FormatError) -> ApiError {
     told
 }
 
-/// What went wrong with a device of `image`.
-pub fn of_target(image: Option<&str>, error: &TargetError) -> ApiError {
+/// What went wrong with a device of `object`.
+pub fn of_target(object: Option<&str>, error: &TargetError) -> ApiError {
     let kind = match error {
         TargetError::NoUblk { .. } | TargetError::KernelTooOld { .. } => {
             ErrorKind::KernelUnsupported
@@ -120,7 +130,7 @@ pub fn of_target(image: Option<&str>, error: &TargetError) -> ApiError {
         _ => ErrorKind::Io,
     };
     let mut told = ApiError::new(kind, error.to_string()).remedy(error.remedy());
-    told.object = image.map(str::to_owned);
+    told.object = object.map(str::to_owned);
     told.errno = error.errno();
     told
 }

@@ -1,16 +1,18 @@
-//! `bedplated`: disks found and watched, images imported, verified and served, devices brought back.
+//! `bedplated`: disks found and watched, images imported and verified, images and volumes served, devices brought back.
 //!
 //! ```text
 //! run                  the life of the process: start, recovery, end
 //! node                 what the daemon knows; everything below shares it
 //! disk/                found, opened, watched; an actor thread each
-//! image/               catalogue, attach, detach, delete, recovery of devices
+//! object/              what images and volumes share: attach, detach, delete, recovery of devices
+//! image/, volume/      catalogues; how a volume is made and grown
 //! import/, verify      jobs
 //! serving              the ublk target
 //! http/                the API
 //! ```
 
 pub mod args;
+mod blocking;
 mod device_files;
 pub mod disk;
 mod errors;
@@ -21,6 +23,7 @@ mod import;
 mod jobs;
 mod log;
 mod node;
+mod object;
 mod process;
 mod remove_devices;
 pub mod run;
@@ -29,4 +32,5 @@ mod seen_paths;
 mod serving;
 mod status;
 mod verify;
+mod volume;
 mod watchdog;

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::disk::actor::DiskActor;
 use super::disk::entry::DiskEntry;
 use super::errors;
-use super::image::runtime::ImageTable;
 use super::jobs::Jobs;
+use super::object::runtime::ObjectTable;
 use super::seen_paths::SeenPaths;
 use super::serving::Serving;
 use crate::api::{ApiError, DiskState};
@@ -34,7 +34,7 @@ pub struct Node {
     /// Imports that may copy now.
     pub import_turns: Semaphore,
     disks: Mutex<Vec<DiskEntry>>,
-    images: Mutex<ImageTable>,
+    runtimes: Mutex<ObjectTable>,
     seen: Mutex<SeenPaths>,
     problems: Mutex<HashMap<String, ApiError>>,
     changed: watch::Sender<u64>,
@@ -53,7 +53,7 @@ impl Node {
             serving,
             import_turns: Semaphore::new(config.import.at_once),
             disks: Mutex::default(),
-            images: Mutex::default(),
+            runtimes: Mutex::default(),
             seen: Mutex::new(seen),
             problems: Mutex::default(),
             changed: watch::Sender::new(0),
@@ -68,9 +68,9 @@ impl Node {
         self.disks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the daemon does with images. Locked after `disks` where both are needed.
-    pub fn images(&self) -> MutexGuard<'_, ImageTable> {
-        self.images.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What the daemon does with images and volumes. Locked after `disks` where both are needed.
+    pub fn runtimes(&self) -> MutexGuard<'_, ObjectTable> {
+        self.runtimes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where disks were seen.
@@ -211,7 +211,7 @@ impl Node {
         let disks = self.disks();
         let writable = disks.iter().filter_map(DiskEntry::writable);
         writable
-            .max_by_key(|actor| actor.contents().free_bytes)
+            .max_by_key(|actor| actor.free_bytes())
             .cloned()
             .ok_or_else(|| {
                 let known = disks.len();

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use bedplate_datapath::units::DevId;
 use bedplate_ublk_target::{Removed, Target};
 
-use super::image::attach::{self, blocking, kernel_devices_of_ours};
+use super::blocking::blocking;
 use super::node::Node;
+use super::object::attach;
+use super::serving::Serving;
 use crate::api::{ApiError, AttachmentState};
 use crate::daemon::errors;
 
@@ -26,11 +28,11 @@ pub async fn in_daemon(node: &Arc<Node>) -> Result<(), ApiError> {
     tracing::info!("removing all devices: the node goes down");
     node.stop_attaching();
     let mut outcome = Ok(());
-    for found in node.replicas() {
-        let image = found.object.uuid;
-        let turn = node.images().of(image).turn.clone();
+    for found in node.objects() {
+        let uuid = found.object.uuid;
+        let turn = node.runtimes().of(uuid).turn.clone();
         let _turn = turn.lock().await;
-        let Some(number) = node.images().of(image).device else {
+        let Some(number) = node.runtimes().of(uuid).device else {
             continue;
         };
         match attach::take_down(node, &found.object, number).await {
@@ -43,16 +45,33 @@ pub async fn in_daemon(node: &Arc<Node>) -> Result<(), ApiError> {
             ),
             // Somebody has it open, and is being ended as well: the node goes down.
             Err(error) => match stop(number).await {
-                Ok(Removed::Gone) => node.images().of(image).device = None,
+                Ok(Removed::Gone) => node.runtimes().of(uuid).device = None,
                 Ok(Removed::WhenClosed) => {
-                    tracing::info!(image = found.object.name, number, "stopped: {error}");
-                    node.images().of(image).device = None;
+                    tracing::info!(object = found.object.name, number, "stopped: {error}");
+                    node.runtimes().of(uuid).device = None;
                 }
                 Err(second) => {
-                    tracing::error!(image = found.object.name, number, "{error}; {second}");
+                    tracing::error!(object = found.object.name, number, "{error}; {second}");
                     outcome = outcome.and(Err(second));
                 }
             },
+        }
+    }
+    outcome.and(commit_all(node).await)
+}
+
+/// What was written to volumes is made durable: their devices are gone, and soon the power may be.
+async fn commit_all(node: &Arc<Node>) -> Result<(), ApiError> {
+    let mut outcome = Ok(());
+    let actors: Vec<_> = {
+        let disks = node.disks();
+        let in_use = disks.iter().filter_map(|entry| entry.actor.clone());
+        in_use.filter(|actor| actor.has_live_volumes()).collect()
+    };
+    for actor in actors {
+        if let Err(error) = actor.commit().await {
+            tracing::error!("{error}");
+            outcome = outcome.and(Err(error));
         }
     }
     outcome
@@ -74,7 +93,7 @@ pub fn command(socket: &Path, timeout: Duration) -> bool {
     }
     let mut stopped = Vec::new();
     loop {
-        let left: Vec<DevId> = kernel_devices_of_ours()
+        let left: Vec<DevId> = Serving::devices_of_ours()
             .iter()
             .map(|device| device.dev_id)
             .filter(|dev_id| !stopped.contains(dev_id))

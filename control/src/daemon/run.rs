@@ -10,8 +10,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::args::{Args, Command};
 use super::disk::{self, discovery, health};
 use super::http::{self, socket};
-use super::image::recover;
 use super::node::{Node, boot_id};
+use super::object::recover;
 use super::serving::Serving;
 use super::{device_files, log, process, remove_devices, run_lock, watchdog};
 use crate::config::Config;
@@ -129,7 +129,7 @@ async fn live(config: Config) -> Result<(), Box<dyn std::error::Error>> {
 async fn come_back(node: &Arc<Node>) {
     watchdog::tell_status("looking for disks");
     let target = Arc::clone(node);
-    let support = super::image::attach::blocking(move || target.serving.target().map(drop)).await;
+    let support = super::blocking::blocking(move || target.serving.target().map(drop)).await;
     if let Err(error) = support.and_then(|started| started) {
         node.set_problem("ublk", Some(error));
     }
@@ -142,9 +142,10 @@ async fn come_back(node: &Arc<Node>) {
         tracing::warn!("some devices are still being brought back");
     }
     let status = format!(
-        "{} disks online, {} images",
+        "{} disks online, {} images, {} volumes",
         node.disks_online(),
-        node.image_list().len()
+        node.image_list().len(),
+        node.volume_list().len()
     );
     tracing::info!("ready: {status}");
     watchdog::tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
@@ -165,7 +166,7 @@ async fn leave(node: &Arc<Node>) {
     }
     // Devices stay, quiesced, for the next process; their requests wait in the kernel.
     let serving = Arc::clone(node);
-    if let Err(error) = super::image::attach::blocking(move || serving.serving.leave()).await {
+    if let Err(error) = super::blocking::blocking(move || serving.serving.leave()).await {
         tracing::warn!("leaving the devices: {error}");
     }
     if tokio::time::timeout(DISKS_CLOSE_WITHIN, disk::close_all(node))

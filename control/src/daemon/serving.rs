@@ -133,6 +133,25 @@ impl Serving {
         }
     }
 
+    /// Of these, the ones with our tag.
+    pub fn devices_of_ours() -> Vec<KernelDevice> {
+        let mut devices = Self::kernel_devices();
+        devices.retain(|device| device.owner.is_some());
+        devices
+    }
+
+    /// Runs `then` once no request that is in flight now is left.
+    pub fn after_grace(&self, then: Box<dyn FnOnce() + Send>) {
+        let target = match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Running(target) => Arc::clone(target),
+            // No reactor, no request.
+            State::Unavailable => return then(),
+            // The reactors are ending, and who knows when their last request does: then it is never.
+            State::Stopped => return,
+        };
+        target.after_grace(then);
+    }
+
     /// Whether every reactor answers.
     pub fn all_alive(&self, patience: Duration) -> bool {
         self.started()

@@ -21,6 +21,7 @@ impl Node {
             reactors: u32::try_from(self.serving.reactors()).unwrap_or(u32::MAX),
             disks: self.disk_list(),
             images: self.image_list(),
+            volumes: self.volume_list(),
             jobs: self
                 .jobs
                 .list()

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bedplate_datapath::verify::{BlockContent, StepOutcome, VerifyReport as Found, VerifyRun};
 
 use super::errors;
-use super::image::catalog::{Located, hex};
+use super::image::catalog::hex;
 use super::jobs::{JobRef, cancelled};
 use super::node::Node;
+use super::object::{Located, Noun};
 use crate::api::{ApiError, BadBlock, Job, JobKind, JobPhase, VerifyReport};
 use crate::error_kind::ErrorKind;
 
@@ -17,7 +18,7 @@ use crate::error_kind::ErrorKind;
 /// `NotFound`; `Busy` while another job is at it; `Corrupt` where its metadata is bad already.
 pub async fn start(node: &Arc<Node>, name: &str) -> Result<Job, ApiError> {
     node.require_running()?;
-    let found = node.find_image(name)?;
+    let found = node.find(Noun::Image, name)?;
     let actor = node.actor(found.disk)?;
     let uuid = found.object.uuid;
     let run = actor
@@ -25,7 +26,7 @@ pub async fn start(node: &Arc<Node>, name: &str) -> Result<Job, ApiError> {
         .await?
         .map_err(|error| errors::of_store(&actor.name(), Some(&found.object.name), &error))?;
     let job = {
-        let mut images = node.images();
+        let mut images = node.runtimes();
         let runtime = images.of(uuid);
         if let Some(other) = &runtime.job {
             return Err(ApiError::new(
@@ -54,13 +55,13 @@ async fn supervise(node: Arc<Node>, found: Located, run: VerifyRun, job: JobRef)
     let (outcome, report) = match all_steps(&node, &found, run, &job).await {
         Ok(report) => {
             let bad = finding(&found, &report);
-            node.images().of(found.object.uuid).damage =
+            node.runtimes().of(found.object.uuid).damage =
                 bad.as_ref().map(|error| error.message.clone());
             (bad.map_or(Ok(()), Err), Some(view(&found, &report)))
         }
         Err(error) => (Err(error), None),
     };
-    node.images().of(found.object.uuid).job = None;
+    node.runtimes().of(found.object.uuid).job = None;
     node.refresh_disk(found.disk);
     node.refresh_replicas(found.disk);
     job.end(outcome, report);

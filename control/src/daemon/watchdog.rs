@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use super::image::attach::blocking;
+use super::blocking::blocking;
 use super::node::Node;
 
 /// Tells systemd something; without systemd nobody listens.

@@ -1,7 +1,7 @@
 //! A small HTTP server on a Unix socket that answers as the daemon would, with the API's own types. It has one image,
 //! `debian-13`, and one job, number 7.
 
-use crate::values;
+use crate::{fake_volumes, values};
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -37,13 +37,14 @@ pub struct Seen {
     pub content: Vec<u8>,
     pub content_complete: Option<bool>,
     pub attached: bool,
+    pub volumes: fake_volumes::Seen,
     /// What the import answers instead of a job.
     pub refuse_import: Option<ApiError>,
 }
 
 #[derive(Clone)]
-struct Shared {
-    seen: Arc<Mutex<Seen>>,
+pub struct Shared {
+    pub seen: Arc<Mutex<Seen>>,
     job: watch::Sender<Job>,
 }
 
@@ -116,6 +117,7 @@ fn router(shared: Shared) -> Router {
         .route("/v1/images/{name}/detach", post(detach))
         .route("/v1/images/{name}/verify", post(verify))
         .route("/v1/images/{name}/wait", get(wait_image))
+        .merge(fake_volumes::routes())
         .route("/v1/jobs/{id}", get(show_job))
         .route("/v1/jobs/{id}/events", get(events))
         .route("/v1/jobs/{id}/cancel", post(cancel))
@@ -130,7 +132,7 @@ fn router(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-fn failure(error: ApiError) -> Response {
+pub fn failure(error: ApiError) -> Response {
     let status = StatusCode::from_u16(error.kind.http_status()).expect("status");
     (status, Json(error)).into_response()
 }

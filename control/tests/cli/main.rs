@@ -2,6 +2,7 @@
 //! the API's own types.
 
 mod fake_daemon;
+mod fake_volumes;
 mod golden;
 mod imports;
 mod program;
@@ -9,3 +10,4 @@ mod requests;
 mod unreachable;
 mod values;
 mod views;
+mod volumes;

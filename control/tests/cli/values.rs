@@ -2,8 +2,8 @@
 
 use bedplate_control::api::{
     ApiError, Attachment, AttachmentState, DataMode, Disk, DiskDetail, DiskState, Image,
-    ImageDetail, Job, JobKind, JobPhase, JobState, Progress, Replica, ReplicaState, Status,
-    Transition, VerifyReport,
+    ImageDetail, Job, JobKind, JobPhase, JobState, ParentImage, Progress, Replica, ReplicaState,
+    Status, Transition, VerifyReport, Volume, VolumeDetail, VolumeState,
 };
 use bedplate_control::error_kind::ErrorKind;
 use uuid::Uuid;
@@ -29,6 +29,7 @@ pub fn disk() -> Disk {
         usable_bytes: Some(511 << 30),
         free_bytes: Some(3 << 37),
         replicas: 2,
+        volumes: 1,
     }
 }
 
@@ -42,6 +43,7 @@ pub fn disks() -> Vec<Disk> {
         usable_bytes: None,
         free_bytes: None,
         replicas: 0,
+        volumes: 0,
         ..disk()
     };
     let latched = Disk {
@@ -62,6 +64,7 @@ pub fn disk_detail() -> DiskDetail {
         previous_session: Some("crash_other_boot".to_owned()),
         repairs: vec!["superblock copy 2 was bad, and was written again".to_owned()],
         images: vec!["debian-13".to_owned(), "ubuntu-24.04".to_owned()],
+        volumes: vec!["vm1".to_owned()],
         history: vec![
             transition(0, "disk", "Absent", "Opening", "found at /dev/nvme0n1"),
             transition(41, "disk", "Opening", "Online", "metadata checked"),
@@ -186,6 +189,89 @@ pub fn image_detail(image: Image) -> ImageDetail {
     }
 }
 
+pub fn volume(name: &str) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        uuid: uuid(48),
+        state: VolumeState::Detached,
+        why: None,
+        wanted: false,
+        size_bytes: 20 << 30,
+        allocated_bytes: 384 << 20,
+        image: Some(ParentImage {
+            name: Some("debian-13".to_owned()),
+            uuid: uuid(16),
+        }),
+        disk_uuid: uuid(1),
+        disk_path: "/dev/nvme0n1".to_owned(),
+        dev_id: None,
+        device: None,
+        created_unix_ms: T0_UNIX_MS,
+    }
+}
+
+pub fn attached_volume(name: &str) -> Volume {
+    Volume {
+        state: VolumeState::Ready,
+        wanted: true,
+        dev_id: Some(5),
+        device: Some("/dev/ublkb5".to_owned()),
+        ..volume(name)
+    }
+}
+
+pub fn volumes() -> Vec<Volume> {
+    let blank = Volume {
+        image: None,
+        allocated_bytes: 0,
+        size_bytes: 1 << 40,
+        ..volume("scratch")
+    };
+    let held = Volume {
+        state: VolumeState::Held,
+        why: Some(
+            "the volume vm2 is held, since writes that were acknowledged may be missing: its live file is gone"
+                .to_owned(),
+        ),
+        wanted: true,
+        dev_id: Some(6),
+        ..volume("vm2")
+    };
+    let waiting = Volume {
+        state: VolumeState::Recovering,
+        why: Some("its disk /dev/nvme1n1 is Absent: no such file or device".to_owned()),
+        image: Some(ParentImage {
+            name: None,
+            uuid: uuid(17),
+        }),
+        ..attached_volume("vm3")
+    };
+    vec![blank, attached_volume("vm1"), held, waiting]
+}
+
+pub fn volume_detail(volume: Volume) -> VolumeDetail {
+    VolumeDetail {
+        volume,
+        shared_bytes: Some(598 << 20),
+        history: vec![
+            transition(
+                1_000,
+                "attachment",
+                "Detached",
+                "Attaching",
+                "asked to attach",
+            ),
+            transition(
+                1_012,
+                "attachment",
+                "Attaching",
+                "Ready",
+                "attached as /dev/ublkb5",
+            ),
+        ],
+    }
+}
+
 pub fn job(id: u64, state: JobState) -> Job {
     let (phase, done_bytes) = match state {
         JobState::Pending => (JobPhase::Waiting, 0),
@@ -259,6 +345,7 @@ pub fn status() -> Status {
         reactors: 2,
         disks: disks(),
         images: images(),
+        volumes: volumes(),
         jobs: vec![jobs().remove(2)],
         problems: vec![
             ApiError::new(

@@ -2,10 +2,10 @@
 
 use crate::golden;
 use crate::values::{self, T0_UNIX_MS};
-use bedplate_control::api::{DiskList, ImageList, JobList};
+use bedplate_control::api::{DiskList, ImageList, JobList, VolumeList};
 use bedplate_control::cli::args::Cli;
 use bedplate_control::cli::output::Paint;
-use bedplate_control::cli::render;
+use bedplate_control::cli::{render, render_volume};
 use bedplate_control::doctor::facts::{Control, Driver, Facts, Live, Module};
 use bedplate_control::doctor::{checks, report};
 use clap::CommandFactory as _;
@@ -64,6 +64,12 @@ fn tables() {
         "image-show.txt",
         &render::image(&values::image_detail(attached), PLAIN),
     );
+    golden::check(
+        "volume-list.txt",
+        &render_volume::volumes(&values::volumes(), PLAIN),
+    );
+    let show = |volume| render_volume::volume(&values::volume_detail(volume), PLAIN);
+    golden::check("volume-show.txt", &show(values::attached_volume("vm1")));
     golden::check("job-list.txt", &render::jobs(&values::jobs(), PLAIN));
     let now = SystemTime::UNIX_EPOCH + Duration::from_millis(T0_UNIX_MS + 3_725_000);
     golden::check("status.txt", &render::status(&values::status(), now, PLAIN));
@@ -90,6 +96,16 @@ fn json() {
     golden::check(
         "image-show.json",
         &text(&values::image_detail(values::image("debian-13"))),
+    );
+    golden::check(
+        "volume-list.json",
+        &text(&VolumeList {
+            volumes: values::volumes(),
+        }),
+    );
+    golden::check(
+        "volume-show.json",
+        &text(&values::volume_detail(values::attached_volume("vm1"))),
     );
     golden::check(
         "job-list.json",

@@ -8,3 +8,4 @@ mod harness;
 mod imports;
 mod lifetime;
 mod sources;
+mod volumes;

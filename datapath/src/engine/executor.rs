@@ -1,18 +1,18 @@
-//! Carries a plan out: one `io_uring` operation a run, short and transient results resubmitted, one outcome a request.
+//! Carries plans out, of reads and of writes: one `io_uring` operation a run, short and transient results resubmitted, one outcome
+//! a request.
 //!
 //! It never reports success for a request of which one byte is missing, and never reports anything while an operation of
 //! the request is in flight. It knows no ublk, and allocates nothing between [`Executor::reserve_requests`] calls.
 
-use io_uring::{opcode, squeue, types};
+use io_uring::squeue;
 
+use super::operation::{Buffers, Operation, Step, Way};
 use super::ring::{Completion, Ring};
 use crate::plan::{DiskIndex, Run, RunSource};
+use crate::volume::write::WriteIo;
 
 /// Operations in flight of one executor; a longest plan must fit.
 pub const OPERATIONS_MAX: u32 = 8192;
-
-/// How often in a row an operation may end in `EAGAIN` or `EINTR` without a byte of progress before that is its error.
-const TRANSIENT_RETRIES_MAX: u8 = 64;
 
 /// A request, as its owner numbers it: below the number given to [`Executor::reserve_requests`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,16 @@ pub enum RequestBuffer {
     Memory(*mut u8),
 }
 
-/// Which slots of the ring's file table the executor reads from.
+/// Memory of a write.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteBuffers {
+    /// The request's data; any for a list that has no `FromRequest`.
+    pub data: RequestBuffer,
+    /// [`SCRATCH_BYTES`](crate::volume::write::SCRATCH_BYTES); null for a list that has no `FromScratch` and no `ToScratch`.
+    pub scratch: *mut u8,
+}
+
+/// Which slots of the ring's file table the executor reads and writes.
 #[derive(Clone, Copy, Debug)]
 pub struct FileSlots {
     /// `/dev/zero`.
@@ -43,18 +52,18 @@ impl FileSlots {
     }
 }
 
-/// What [`Executor::begin_read`] did.
+/// What [`Executor::begin_read`] or [`Executor::begin_write`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begun {
     /// Operations are in flight; [`Executor::complete`] will name the request when the last one has ended.
     InFlight,
-    /// All is done: there was nothing to read from a disk.
+    /// All is done: there was nothing to be asked of a disk.
     Done,
     /// No operation was free for the plan, and nothing was begun. Try again after a completion.
     Full,
 }
 
-/// A request that ended: its bytes are all there, or an errno (positive).
+/// A request, or one list of a write, that ended: its bytes are all where they belong, or an errno (positive).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// Which.
@@ -65,18 +74,10 @@ pub struct Ended {
 
 #[derive(Clone, Copy)]
 struct Progress {
-    buffer: RequestBuffer,
+    buffers: Buffers,
     operations: u32,
     /// First error, positive; 0 for none.
     errno: i32,
-}
-
-#[derive(Clone, Copy)]
-struct Operation {
-    request: u32,
-    /// What is left of the run.
-    left: Run,
-    retries: u8,
 }
 
 /// Plans in flight on one [`Ring`].
@@ -97,15 +98,7 @@ impl Executor {
             0,
             "the low bits are the operation's"
         );
-        let idle = Operation {
-            request: 0,
-            left: Run {
-                request_offset: 0,
-                len_bytes: 0,
-                source: RunSource::Zero,
-            },
-            retries: 0,
-        };
+        let idle = Operation::new(0, Way::IntoRequest, 0, 0, RunSource::Zero);
         Self {
             files,
             tag,
@@ -118,7 +111,10 @@ impl Executor {
     /// Makes room for requests numbered below `count`.
     pub fn reserve_requests(&mut self, count: u32) {
         let idle = Progress {
-            buffer: RequestBuffer::Registered(0),
+            buffers: Buffers {
+                request: RequestBuffer::Registered(0),
+                scratch: std::ptr::null_mut(),
+            },
             operations: 0,
             errno: 0,
         };
@@ -138,9 +134,13 @@ impl Executor {
         buffer: RequestBuffer,
         runs: &[Run],
     ) -> Begun {
-        if self.free.len() < runs.len() {
+        if !self.has_room(runs.len()) {
             return Begun::Full;
         }
+        let buffers = Buffers {
+            request: buffer,
+            scratch: std::ptr::null_mut(),
+        };
         let mut operations = 0;
         for run in runs {
             if let (RunSource::Zero, RequestBuffer::Memory(start)) = (run.source, buffer) {
@@ -152,22 +152,88 @@ impl Executor {
                 }
                 continue;
             }
-            let Some(number) = self.free.pop() else { break };
-            self.operations[number as usize] = Operation {
-                request: request.0,
-                left: *run,
-                retries: 0,
-            };
-            operations += 1;
-            let entry = self.entry(number, buffer);
-            // SAFETY: the caller leaves the buffer to us until the request ended; it does not before this entry has.
-            unsafe { ring.push(entry) };
+            let operation = Operation::new(
+                request.0,
+                Way::IntoRequest,
+                run.request_offset,
+                run.len_bytes,
+                run.source,
+            );
+            // SAFETY: the caller leaves the buffer to us until the request ended; it does not before this operation has.
+            operations += u32::from(unsafe { self.start(ring, operation, buffers) });
         }
+        self.begun(request, buffers, operations)
+    }
+
+    /// Whether there is room for a list of this many.
+    pub fn has_room(&self, operations: usize) -> bool {
+        self.free.len() >= operations
+    }
+
+    /// Starts a list of a write's I/O; `disk` is the volume's own.
+    ///
+    /// # Safety
+    /// The buffers must be as long as the list says, and be left alone until it has ended, whatever becomes of the ring meanwhile.
+    pub unsafe fn begin_write(
+        &mut self,
+        ring: &mut Ring,
+        request: RequestIndex,
+        disk: DiskIndex,
+        buffers: WriteBuffers,
+        ios: &[WriteIo],
+    ) -> Begun {
+        if !self.has_room(ios.len()) {
+            return Begun::Full;
+        }
+        let WriteBuffers { data, scratch } = buffers;
+        let buffers = Buffers {
+            request: data,
+            scratch,
+        };
+        let mut operations = 0;
+        for io in ios {
+            if let WriteIo::ToScratch {
+                scratch_offset,
+                len_bytes,
+                source: RunSource::Zero,
+            } = *io
+            {
+                // SAFETY: the range lies within the scratch buffer, which the caller leaves to us.
+                unsafe {
+                    scratch
+                        .add(scratch_offset as usize)
+                        .write_bytes(0, len_bytes as usize);
+                }
+                continue;
+            }
+            let operation = Operation::of_write(request.0, io, disk);
+            // SAFETY: the caller leaves the buffers to us until the list ended; it does not before this operation has.
+            operations += u32::from(unsafe { self.start(ring, operation, buffers) });
+        }
+        self.begun(request, buffers, operations)
+    }
+
+    /// Hands an operation to the ring; there is one free, or it does nothing and says so.
+    ///
+    /// # Safety
+    /// The memory that it names must be left alone until it has ended.
+    unsafe fn start(&mut self, ring: &mut Ring, operation: Operation, buffers: Buffers) -> bool {
+        let Some(number) = self.free.pop() else {
+            return false;
+        };
+        self.operations[number as usize] = operation;
+        let entry = self.entry(number, buffers);
+        // SAFETY: the caller vouches for the memory.
+        unsafe { ring.push(entry) };
+        true
+    }
+
+    fn begun(&mut self, request: RequestIndex, buffers: Buffers, operations: u32) -> Begun {
         if operations == 0 {
             return Begun::Done;
         }
         self.requests[request.0 as usize] = Progress {
-            buffer,
+            buffers,
             operations,
             errno: 0,
         };
@@ -191,15 +257,15 @@ impl Executor {
         let operation = self.operations.get_mut(number as usize)?;
         let request = operation.request;
         let progress = self.requests.get_mut(request as usize)?;
-        match advance(operation, completion.result) {
+        match operation.advance(completion.result) {
             Step::Again => {
-                let buffer = progress.buffer;
-                let entry = self.entry(number, buffer);
-                // SAFETY: the request has not ended, so the buffer is still ours.
+                let buffers = progress.buffers;
+                let entry = self.entry(number, buffers);
+                // SAFETY: the request has not ended, so its buffers are still ours.
                 unsafe { ring.push(entry) };
                 return None;
             }
-            Step::Filled => {}
+            Step::Done => {}
             Step::Failed(errno) => {
                 if progress.errno == 0 {
                     progress.errno = errno;
@@ -222,117 +288,9 @@ impl Executor {
         })
     }
 
-    fn entry(&self, number: u32, buffer: RequestBuffer) -> squeue::Entry {
-        let run = &self.operations[number as usize].left;
-        let (file, at) = match run.source {
-            RunSource::Disk { disk, at } => (self.files.of(disk), at.get()),
-            // It has no position; 0 is accepted and ignored.
-            RunSource::Zero => (self.files.zero, 0),
-        };
-        let file = types::Fixed(file);
-        let entry = match buffer {
-            RequestBuffer::Registered(index) => {
-                // A request's registered buffer starts at address 0: the address is the offset in the request.
-                let address = std::ptr::without_provenance_mut(run.request_offset as usize);
-                opcode::ReadFixed::new(file, address, run.len_bytes, index)
-                    .offset(at)
-                    .build()
-            }
-            RequestBuffer::Memory(start) => {
-                let address = start.wrapping_add(run.request_offset as usize);
-                opcode::Read::new(file, address, run.len_bytes)
-                    .offset(at)
-                    .build()
-            }
-        };
-        entry.user_data(self.tag | u64::from(number))
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Step {
-    Again,
-    Filled,
-    Failed(i32),
-}
-
-/// Moves an operation on by the result of its last submission.
-fn advance(operation: &mut Operation, result: i32) -> Step {
-    let Ok(moved) = u32::try_from(result) else {
-        let errno = -result;
-        if matches!(errno, libc::EAGAIN | libc::EINTR) && operation.retries < TRANSIENT_RETRIES_MAX
-        {
-            operation.retries += 1;
-            return Step::Again;
-        }
-        return Step::Failed(errno);
-    };
-    let left = &mut operation.left;
-    if moved >= left.len_bytes {
-        return Step::Filled;
-    }
-    if moved == 0 {
-        // The file ends before the run does: there is no data to wait for.
-        return Step::Failed(libc::EIO);
-    }
-    left.request_offset += moved;
-    left.len_bytes -= moved;
-    if let RunSource::Disk { at, .. } = &mut left.source {
-        *at = at.plus(u64::from(moved));
-    }
-    operation.retries = 0;
-    Step::Again
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::units::ByteOffset;
-
-    fn operation(len_bytes: u32) -> Operation {
-        let source = RunSource::Disk {
-            disk: DiskIndex(0),
-            at: ByteOffset::new(1 << 20),
-        };
-        Operation {
-            request: 0,
-            left: Run {
-                request_offset: 512,
-                len_bytes,
-                source,
-            },
-            retries: 0,
-        }
-    }
-
-    #[test]
-    fn short_read_goes_on_where_it_stopped() {
-        let mut op = operation(8192);
-        assert_eq!(advance(&mut op, 512), Step::Again);
-        assert_eq!(op.left.request_offset, 1024);
-        assert_eq!(op.left.len_bytes, 7680);
-        let RunSource::Disk { at, .. } = op.left.source else {
-            panic!("the source changed")
-        };
-        assert_eq!(at.get(), (1 << 20) + 512);
-        assert_eq!(advance(&mut op, 7680), Step::Filled);
-    }
-
-    #[test]
-    fn end_of_file_is_an_error_not_a_short_success() {
-        assert_eq!(advance(&mut operation(4096), 0), Step::Failed(libc::EIO));
-    }
-
-    #[test]
-    fn transient_errors_are_tried_again_but_not_for_ever() {
-        let mut op = operation(4096);
-        for _ in 0..TRANSIENT_RETRIES_MAX {
-            assert_eq!(advance(&mut op, -libc::EAGAIN), Step::Again);
-        }
-        assert_eq!(advance(&mut op, -libc::EAGAIN), Step::Failed(libc::EAGAIN));
-        assert_eq!(
-            advance(&mut operation(4096), -libc::EMEDIUMTYPE),
-            Step::Failed(libc::EMEDIUMTYPE)
-        );
+    fn entry(&self, number: u32, buffers: Buffers) -> squeue::Entry {
+        self.operations[number as usize]
+            .entry(self.files, buffers)
+            .user_data(self.tag | u64::from(number))
     }
 }

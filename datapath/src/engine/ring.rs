@@ -13,6 +13,9 @@ use io_uring::{IoUring, cqueue, squeue};
 /// Completions taken from the shared ring at a time.
 const BATCH_ENTRIES: usize = 64;
 
+/// `IORING_ENTER_GETEVENTS`, include/uapi/linux/io_uring.h; the crate keeps its own to itself.
+const ENTER_GETEVENTS: u32 = 1;
+
 /// Sizes of a [`Ring`]; fixed for its life.
 #[derive(Clone, Copy, Debug)]
 pub struct RingConfig {
@@ -152,6 +155,29 @@ impl Ring {
         // With a backlog there is more to hand over as soon as the queue is empty: do not sleep on it.
         let want = usize::from(self.backlog.is_empty());
         match self.uring.submit_and_wait(want) {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Hands all that is queued to the kernel, lets it deliver what has ended, and does not wait: for a loop that has more to do.
+    /// ([`Ring::submit`] alone delivers nothing: deferred work runs only where completions are asked for.)
+    ///
+    /// # Errors
+    /// As [`Ring::submit_and_wait`].
+    pub fn submit_and_look(&mut self) -> io::Result<()> {
+        self.refill_from_backlog();
+        let queued = u32::try_from(self.uring.submission().len()).unwrap_or(u32::MAX);
+        // SAFETY: no argument is passed; the entries' memory was vouched for when they were pushed.
+        let entered = unsafe {
+            self.uring
+                .submitter()
+                .enter::<libc::sigset_t>(queued, 0, ENTER_GETEVENTS, None)
+        };
+        match entered {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),

@@ -35,6 +35,8 @@ pub struct UringMedium {
 enum Data<'a> {
     Into(&'a mut [u8]),
     From(&'a [u8]),
+    /// `RWF_DSYNC`: for a device, forced unit access.
+    Durable(&'a [u8]),
     Zeroes(u64),
 }
 
@@ -120,10 +122,12 @@ impl UringMedium {
                 };
                 match &data {
                     Data::Into(_) => {}
-                    Data::From(bytes) => self.ring.fill(slot, &bytes[next..next + len]),
+                    Data::From(bytes) | Data::Durable(bytes) => {
+                        self.ring.fill(slot, &bytes[next..next + len]);
+                    }
                     Data::Zeroes(_) => self.ring.fill_zeroes(slot, len),
                 }
-                match self.start(slot, op, at, piece) {
+                match self.start(slot, op, &data, at, piece) {
                     Ok(()) => pieces[slot.index()] = Some(piece),
                     Err(errno) => fault = Some(fault_at(next, len, errno)),
                 }
@@ -148,7 +152,7 @@ impl UringMedium {
                         }
                     }
                     Ok(()) if fault.is_some() => {}
-                    Ok(()) => match self.start(slot, op, at, piece) {
+                    Ok(()) => match self.start(slot, op, &data, at, piece) {
                         Ok(()) => pieces[slot.index()] = Some(piece),
                         Err(errno) => {
                             fault = Some(fault_at(
@@ -171,7 +175,14 @@ impl UringMedium {
     }
 
     /// Queues what is left of a piece.
-    fn start(&mut self, slot: Slot, op: IoOp, at: ByteOffset, piece: Piece) -> Result<(), i32> {
+    fn start(
+        &mut self,
+        slot: Slot,
+        op: IoOp,
+        data: &Data<'_>,
+        at: ByteOffset,
+        piece: Piece,
+    ) -> Result<(), i32> {
         let buffer = self.ring.buffer(slot).wrapping_add(piece.done);
         let len = u32::try_from(piece.len - piece.done).map_err(|_| libc::EINVAL)?;
         let offset = at.plus((piece.start + piece.done) as u64).get();
@@ -180,8 +191,13 @@ impl UringMedium {
                 .offset(offset)
                 .build()
         } else {
+            let flags = match data {
+                Data::Durable(_) => libc::RWF_DSYNC,
+                _ => 0,
+            };
             opcode::Write::new(self.fd(), buffer.cast_const(), len)
                 .offset(offset)
+                .rw_flags(flags)
                 .build()
         };
         // SAFETY: the entry names bytes `done..len` of a piece that is at most SLOT_BYTES long, in this slot's buffer; the
@@ -245,6 +261,11 @@ impl Medium for UringMedium {
         self.transfer(IoOp::Write, at, Data::From(from))
     }
 
+    fn write_durable(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {
+        self.check_range(IoOp::Write, at, from.len() as u64)?;
+        self.transfer(IoOp::Write, at, Data::Durable(from))
+    }
+
     /// `FALLOC_FL_ZERO_RANGE`, which devices and file systems do without moving bytes where they can; else zeros are written.
     fn write_zeroes(&mut self, at: ByteOffset, len_bytes: u64) -> Result<(), IoFault> {
         let op = IoOp::WriteZeroes;
@@ -298,7 +319,7 @@ impl Data<'_> {
     fn len(&self) -> usize {
         match self {
             Data::Into(bytes) => bytes.len(),
-            Data::From(bytes) => bytes.len(),
+            Data::From(bytes) | Data::Durable(bytes) => bytes.len(),
             // 64-bit only: a disk's length fits an usize.
             Data::Zeroes(len_bytes) => usize::try_from(*len_bytes).unwrap_or(usize::MAX),
         }

@@ -23,6 +23,8 @@ pub const OBJECT_BYTES_MAX: u64 = 256 << 40;
 pub const IMAGE_BYTES_MAX: u64 = 16 << 40;
 /// Bit of `flags`: to be attached whenever the disk is online.
 pub const FLAG_WANT_ATTACHED: u16 = 1;
+/// Bit of `flags`, of volumes: acknowledged writes may be missing, and no operator has accepted that. It is not served.
+pub const FLAG_LOSS: u16 = 2;
 /// `dev_id` before the first attach.
 pub const NO_DEV_ID: u32 = u32::MAX;
 
@@ -93,6 +95,8 @@ pub struct ObjectRecord {
     pub state: ObjectState,
     /// To be attached whenever the disk is online.
     pub want_attached: bool,
+    /// Acknowledged writes may be missing, and no operator has accepted that. Only of volumes.
+    pub loss_not_accepted: bool,
     /// Its ublk device number, from the first attach on.
     pub dev_id: Option<DevId>,
     /// The image, volume or snapshot.
@@ -210,11 +214,13 @@ impl ObjectRecord {
         RawObjectSlot {
             header,
             state: U16::new(self.state as u16),
-            flags: U16::new(if self.want_attached {
-                FLAG_WANT_ATTACHED
-            } else {
-                0
-            }),
+            flags: U16::new(
+                if self.want_attached {
+                    FLAG_WANT_ATTACHED
+                } else {
+                    0
+                } | if self.loss_not_accepted { FLAG_LOSS } else { 0 },
+            ),
             dev_id: U32::new(self.dev_id.map_or(NO_DEV_ID, DevId::get)),
             object_uuid: *self.object_uuid.as_bytes(),
             replica_uuid: *self.replica_uuid.as_bytes(),
@@ -263,6 +269,7 @@ impl RawObjectSlot {
             kind,
             state,
             want_attached: self.flags.get() & FLAG_WANT_ATTACHED != 0,
+            loss_not_accepted: self.flags.get() & FLAG_LOSS != 0,
             dev_id: Some(self.dev_id.get())
                 .filter(|&id| id != NO_DEV_ID)
                 .map(DevId::new),
@@ -290,14 +297,14 @@ impl RawObjectSlot {
     }
 
     fn check_numbers(&self, kind: ObjectKind, expect: &Expect) -> Result<(), DecodeError> {
-        if self.flags.get() & !FLAG_WANT_ATTACHED != 0 {
-            return Err(IDENTITY.illegal(
-                expect,
-                "flags",
-                66,
-                "no bit but bit 0",
-                self.flags.get(),
-            ));
+        let (known, expected) = match kind {
+            ObjectKind::Volume => (FLAG_WANT_ATTACHED | FLAG_LOSS, "no bit but bits 0 and 1"),
+            ObjectKind::ImageReplica | ObjectKind::Snapshot => {
+                (FLAG_WANT_ATTACHED, "no bit but bit 0")
+            }
+        };
+        if self.flags.get() & !known != 0 {
+            return Err(IDENTITY.illegal(expect, "flags", 66, expected, self.flags.get()));
         }
         let size_bytes = self.size_bytes.get();
         let (size_max, expected) = match kind {

@@ -17,8 +17,10 @@ pub const MAGIC: [u8; 8] = *b"BPSUPER\0";
 pub const SUPERBLOCK_COPIES: usize = 4;
 /// Bit of `flags`: the last session ended in order.
 pub const FLAG_CLEAN: u32 = 1;
-/// Incompatible features that this code has: none yet.
-pub const INCOMPAT_KNOWN: u64 = 0;
+/// Bit of `incompat`: there is, or was, a volume. A version that cannot replay the journal must refuse the disk.
+pub const INCOMPAT_VOLUMES: u64 = 1;
+/// Incompatible features that this code has.
+pub const INCOMPAT_KNOWN: u64 = INCOMPAT_VOLUMES;
 /// Features that an older version may only read around, and that this code has: none yet.
 pub const RO_COMPAT_KNOWN: u64 = 0;
 

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::error::{StoreError, StoreErrorKind};
 use super::{Store, not_served};
+use crate::format::object::ObjectKind;
 use crate::medium::Medium;
 use crate::units::DevId;
 
@@ -27,7 +28,8 @@ impl<M: Medium> Store<M> {
         };
         if let Some(kept) = object.dev_id.filter(|kept| *kept != dev_id) {
             let context = format!(
-                "image {} ({uuid}) keeps device number {kept}, not {dev_id}",
+                "{} {} ({uuid}) keeps device number {kept}, not {dev_id}",
+                object.noun(),
                 object.name
             );
             let remedy =
@@ -36,13 +38,24 @@ impl<M: Medium> Store<M> {
                 StoreError::new(StoreErrorKind::DevIdFixed, context, remedy).of_object(uuid)
             );
         }
+        let is_volume = object.kind == ObjectKind::Volume;
         if object.dev_id == Some(dev_id) && object.want_attached == want_attached {
-            return Ok(());
+            return if is_volume && !want_attached {
+                self.retire_live(uuid)
+            } else {
+                Ok(())
+            };
         }
         let mut record = record.clone();
         record.dev_id = Some(dev_id);
         record.want_attached = want_attached;
         let (slot, epoch) = (object.slot, object.epoch);
+        if is_volume && !want_attached && !object.loss_not_accepted {
+            // Before the wish is gone: without it, nobody looks for a live file after a crash.
+            let quarantine = self.commit()?;
+            // Its own device is gone, but those of others may have requests in flight: the next commit of theirs brings these along.
+            self.space.put_back(quarantine);
+        }
         self.change_slot(
             slot,
             epoch,
@@ -53,6 +66,9 @@ impl<M: Medium> Store<M> {
             entry.object.dev_id = Some(dev_id);
             entry.object.want_attached = want_attached;
             entry.record = Some(record);
+        }
+        if is_volume && !want_attached {
+            self.retire_live(uuid)?;
         }
         Ok(())
     }

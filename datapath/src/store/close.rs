@@ -15,8 +15,10 @@ impl<M: Medium> Store<M> {
             return Ok(self.disk.into_medium());
         }
         self.check_writable()?;
+        // Before the mark: "clean" says that everything before it is durable, and in the pages.
+        let _ = self.commit()?;
+        self.checkpoint()?;
         let io = |fault| StoreError::io("closing the disk", fault);
-        // Before the mark: "clean" says that everything before it is durable.
         self.disk.flush().map_err(io)?;
         self.superblock.clean = true;
         self.superblock.generation = Seq::new(self.superblock.generation.get() + 1);

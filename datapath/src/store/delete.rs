@@ -4,9 +4,10 @@ use uuid::Uuid;
 
 use super::error::{StoreError, StoreErrorKind};
 use super::{Entry, Store};
-use crate::alloc::{Allocator, Extent};
+use crate::alloc::Allocator;
 use crate::medium::Medium;
 use crate::units::Epoch;
+use crate::volume::space::Gate;
 
 impl<M: Medium> Store<M> {
     /// Deletes an object. When this returns, it stays deleted over any crash, and its clusters are free.
@@ -20,10 +21,29 @@ impl<M: Medium> Store<M> {
         self.check_writable()?;
         let object = &self.entry(uuid)?.object;
         if object.want_attached && object.state.is_ready() {
-            let context = format!("image {} ({uuid}) is attached", object.name);
+            let context = format!("{} {} ({uuid}) is attached", object.noun(), object.name);
             return Err(
                 StoreError::new(StoreErrorKind::Busy, context, "detach it first").of_object(uuid),
             );
+        }
+        let clones: Vec<&str> = self
+            .objects()
+            .filter(|other| other.parent == Some(uuid))
+            .map(|other| other.name.as_str())
+            .collect();
+        if !clones.is_empty() {
+            let context = format!(
+                "{} {} ({uuid}) is the base of {}",
+                object.noun(),
+                object.name,
+                clones.join(", ")
+            );
+            return Err(StoreError::new(
+                StoreErrorKind::Busy,
+                context,
+                "delete those volumes first",
+            )
+            .of_object(uuid));
         }
         let slot = object.slot;
         // The former object's pages carry its epoch: they are never taken for the next one's.
@@ -36,15 +56,19 @@ impl<M: Medium> Store<M> {
         //    power fails now.
         if let Some(entry) = self.entries.remove(&slot) {
             self.release(&entry);
+            if entry.volume.is_some_and(|volume| volume.is_live)
+                && let Err(error) = self.live.remove(uuid)
+            {
+                // It belongs to nothing any more; the next open removes it.
+                return Err(super::volume::live_failed(uuid, &error));
+            }
         }
         Ok(())
     }
 
     fn release(&mut self, entry: &Entry) {
         if !self.is_allocation_refused() && entry.object.state.is_ready() {
-            for pcn in entry.clusters() {
-                self.give_back(Extent { pcn, count: 1 });
-            }
+            self.space.give_all(entry.clusters());
             return;
         }
         if self.is_allocation_refused() {
@@ -52,11 +76,11 @@ impl<M: Medium> Store<M> {
             return;
         }
         // The last object that could not be read is gone: what is left is all there is.
-        let mut space = Allocator::new(self.geometry());
+        let mut allocator = Allocator::new(self.geometry());
         for pcn in self.entries.values().flat_map(Entry::clusters) {
-            let marked = space.mark(pcn);
+            let marked = allocator.mark(pcn);
             debug_assert!(marked.is_ok(), "{marked:?}");
         }
-        self.space = space;
+        self.space.replace(allocator, Gate::Open);
     }
 }

@@ -54,6 +54,8 @@ pub enum OpenErrorKind {
     DiskTooShort,
     /// Metadata without which the disk cannot be opened is bad in both copies.
     MetadataDamaged,
+    /// The files of live state cannot be made or mapped.
+    LiveState,
     /// The disk failed.
     Io,
 }
@@ -98,6 +100,11 @@ pub enum OpenError {
         /// Its disk byte.
         at: ByteOffset,
     },
+    /// The live state cannot be kept: see [`crate::live`].
+    LiveState {
+        /// Why not.
+        why: String,
+    },
     /// The disk failed.
     Io {
         /// The step.
@@ -117,6 +124,7 @@ impl OpenError {
             Self::SuperblockLost { .. } => OpenErrorKind::SuperblockLost,
             Self::DiskTooShort { .. } => OpenErrorKind::DiskTooShort,
             Self::MetadataDamaged { .. } => OpenErrorKind::MetadataDamaged,
+            Self::LiveState { .. } => OpenErrorKind::LiveState,
             Self::Io { .. } => OpenErrorKind::Io,
         }
     }
@@ -127,7 +135,7 @@ impl OpenError {
             Self::NotBedplate { at } | Self::MetadataDamaged { at, .. } => Some(*at),
             Self::UnknownVersion { why } | Self::UnknownFeature { why } => Some(why.at),
             Self::SuperblockLost { bad, .. } => bad.first().map(|(_, at, _)| *at),
-            Self::DiskTooShort { .. } => None,
+            Self::DiskTooShort { .. } | Self::LiveState { .. } => None,
             Self::Io { fault, .. } => Some(fault.at),
         }
     }
@@ -154,6 +162,9 @@ impl OpenError {
             Self::DiskTooShort { .. } => "give the device at least its former length back",
             Self::MetadataDamaged { .. } => {
                 "copy the disk as it is, check it (kernel log, SMART), then format it and import its images again"
+            }
+            Self::LiveState { .. } => {
+                "give the tmpfs at the daemon's `live` folder more room (run-bedplate-live.mount), then try again"
             }
             Self::Io { .. } => {
                 "check the disk and its cabling (kernel log, SMART), then open it again"
@@ -199,6 +210,7 @@ impl fmt::Display for OpenError {
             Self::MetadataDamaged { what, at } => {
                 write!(f, "refused, untouched: disk byte {at}: {what}")
             }
+            Self::LiveState { why } => write!(f, "open: live state: {why}"),
             Self::Io { doing, fault } => write!(f, "open: {doing}: {fault}"),
         }
     }
@@ -289,6 +301,11 @@ impl StoreError {
             disk_offset: Some(disk_offset),
             ..self
         }
+    }
+
+    /// What the disk did not do, where that is the reason.
+    pub fn fault(&self) -> Option<&IoFault> {
+        self.fault.as_deref()
     }
 
     /// The kind, to match on.

@@ -7,6 +7,8 @@ use crate::alloc::Extent;
 use crate::format::object::{IMAGE_BYTES_MAX, NAME_BYTES_MAX};
 use crate::medium::Medium;
 use crate::units::{Epoch, SlotIndex};
+use crate::volume::Unavailable;
+use uuid::Uuid;
 
 /// Whether `name` is legal: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`.
 ///
@@ -43,38 +45,8 @@ impl<M: Medium> Store<M> {
         {
             return Err(too_large(&image.name));
         }
-        let taken = |name: &str, uuid| name == image.name || uuid == image.object_uuid;
-        if self
-            .objects()
-            .any(|object| taken(&object.name, object.uuid))
-            || self
-                .reserved
-                .values()
-                .any(|import| taken(&import.name, import.uuid))
-        {
-            let context = format!(
-                "the name {} is taken on disk {}",
-                image.name,
-                self.disk_uuid()
-            );
-            return Err(StoreError::new(
-                StoreErrorKind::NameTaken,
-                context,
-                "choose another name, or delete the image that has it",
-            ));
-        }
-        let slots = self.geometry().slots();
-        let slot = (0..slots)
-            .map(SlotIndex::new)
-            .find(|slot| !self.entries.contains_key(slot) && !self.reserved.contains_key(slot))
-            .ok_or_else(|| {
-                let context = format!("all {slots} slots of disk {} are in use", self.disk_uuid());
-                StoreError::new(
-                    StoreErrorKind::TableFull,
-                    context,
-                    "delete an image, or use another disk",
-                )
-            })?;
+        self.check_free_name(&image.name, image.object_uuid)?;
+        let slot = self.free_slot()?;
         let epoch = Epoch::new(self.history_of(slot).epoch.get().wrapping_add(1));
         let id = self.next_ticket;
         self.next_ticket += 1;
@@ -108,22 +80,70 @@ impl<M: Medium> Store<M> {
     ) -> Result<Extent, StoreError> {
         self.check_writable()?;
         self.check_allocation()?;
-        let extent = self.space.allocate(clusters).ok_or_else(|| {
+        let doing = format!("importing {}", ticket.image.name);
+        let extent = self
+            .take_clusters(clusters, &doing)
+            .map_err(|error| error.of_object(ticket.image.object_uuid))?;
+        ticket.take(extent);
+        Ok(extent)
+    }
+
+    /// Takes clusters that follow each other, at least one and at most `clusters`.
+    pub(super) fn take_clusters(&self, clusters: u32, doing: &str) -> Result<Extent, StoreError> {
+        self.space.take(clusters).map_err(|why| {
+            let what = match why {
+                Unavailable::Full => "none free",
+                Unavailable::Soon => "none free now",
+                Unavailable::Refused => "none handed out",
+            };
             let context = format!(
-                "disk {} is full: {} clusters of 128 KiB, none free, while importing {}",
+                "disk {} is full: {} clusters of 128 KiB, {what}, while {doing}",
                 self.disk_uuid(),
                 self.total_clusters(),
-                ticket.image.name
             );
             StoreError::new(
                 StoreErrorKind::NoSpace,
                 context,
-                "delete an image, or use a larger disk",
+                "delete an image or volume, discard what volumes do not need (fstrim), or use a larger disk",
             )
-            .of_object(ticket.image.object_uuid)
-        })?;
-        ticket.take(extent);
-        Ok(extent)
+        })
+    }
+
+    /// A slot that holds nothing, and that no import has.
+    pub(super) fn free_slot(&self) -> Result<SlotIndex, StoreError> {
+        let slots = self.geometry().slots();
+        (0..slots)
+            .map(SlotIndex::new)
+            .find(|slot| !self.entries.contains_key(slot) && !self.reserved.contains_key(slot))
+            .ok_or_else(|| {
+                let context = format!("all {slots} slots of disk {} are in use", self.disk_uuid());
+                StoreError::new(
+                    StoreErrorKind::TableFull,
+                    context,
+                    "delete an image or volume, or use another disk",
+                )
+            })
+    }
+
+    /// Refuses a name or UUID that an object or an import on this disk has.
+    pub(super) fn check_free_name(&self, name: &str, uuid: Uuid) -> Result<(), StoreError> {
+        let taken = |other: &str, other_uuid: Uuid| other == name || other_uuid == uuid;
+        let is_taken = self
+            .objects()
+            .any(|object| taken(&object.name, object.uuid))
+            || self
+                .reserved
+                .values()
+                .any(|import| taken(&import.name, import.uuid));
+        if !is_taken {
+            return Ok(());
+        }
+        let context = format!("the name {name} is taken on disk {}", self.disk_uuid());
+        Err(StoreError::new(
+            StoreErrorKind::NameTaken,
+            context,
+            "choose another name, or delete what has it",
+        ))
     }
 
     /// Gives back all that an import reserved. The caller has no more writes to its clusters in flight.
@@ -142,8 +162,7 @@ impl<M: Medium> Store<M> {
 
     /// Makes clusters free that this store took or found referred to, each once.
     pub(super) fn give_back(&mut self, extent: Extent) {
-        let released = self.space.release(extent);
-        debug_assert!(released.is_ok(), "{released:?}");
+        self.space.give(extent);
     }
 
     /// As long as an object could not be read it is not known which clusters are its own.
@@ -156,15 +175,16 @@ impl<M: Medium> Store<M> {
             return Ok(());
         };
         let context = format!(
-            "nothing is allocated on disk {}: image {} ({}) could not be read, and its clusters are not all known: {damage}",
+            "nothing is allocated on disk {}: {} {} ({}) could not be read, and its clusters are not all known: {damage}",
             self.disk_uuid(),
+            object.noun(),
             object.name,
             object.uuid
         );
         Err(StoreError::new(
             StoreErrorKind::AllocationRefused,
             context,
-            "copy the disk if the image's content matters, then delete that image",
+            "copy the disk if its content matters, then delete it",
         )
         .of_object(object.uuid)
         .at(damage.disk_offset()))

@@ -33,6 +33,10 @@ impl<M: Medium> LatchedDisk<M> {
         self.guarded(|medium| medium.write(at, from))
     }
 
+    pub(super) fn write_durable(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {
+        self.guarded(|medium| medium.write_durable(at, from))
+    }
+
     pub(super) fn flush(&mut self) -> Result<(), IoFault> {
         self.guarded(M::flush)
     }

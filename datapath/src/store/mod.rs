@@ -10,15 +10,20 @@
 //! not written here: see [`crate::import`].
 
 mod attachment;
+mod checkpoint;
 mod close;
+mod commit;
 mod delete;
 mod error;
 mod format;
 mod import;
+mod journal;
 mod latch;
+mod live_state;
 mod object;
 mod open;
 mod references;
+mod replay;
 mod report;
 mod scrub;
 mod seal;
@@ -30,18 +35,20 @@ mod tree_write;
 mod trees;
 mod volume;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
 
-use crate::alloc::Allocator;
+use crate::format::PairCopy;
 use crate::format::geometry::Geometry;
 use crate::format::object::ObjectRecord;
 use crate::format::superblock::Superblock;
 use crate::map::{LayerMap, MapEntry};
 use crate::medium::{IoFault, Medium};
 use crate::units::{Epoch, Pcn, Seq, SlotIndex};
+use crate::volume::{ClusterLocks, Space, Volume};
 
 pub use crate::alloc::Extent;
 pub use crate::format::object::ObjectKind;
@@ -55,7 +62,9 @@ pub(crate) use scrub::{Findings, ScrubTarget};
 pub use ticket::{ImportTicket, NewImage, PageOwner};
 pub use volume::{NewVolume, Usage};
 
+use journal::Journal;
 use latch::LatchedDisk;
+use live_state::LiveState;
 use trees::Tree;
 
 /// One open disk.
@@ -68,7 +77,12 @@ pub struct Store<M> {
     entries: BTreeMap<SlotIndex, Entry>,
     /// What each slot of the table carried last, free or not.
     history: Vec<SlotHistory>,
-    space: Allocator,
+    space: Arc<Space>,
+    locks: Arc<ClusterLocks>,
+    journal: Journal,
+    /// The newer of the two roots.
+    root_copy: PairCopy,
+    live: LiveState,
     /// Imports on their way: slot and name.
     reserved: BTreeMap<SlotIndex, Reservation>,
     next_ticket: u64,
@@ -81,8 +95,36 @@ struct Entry {
     record: Option<ObjectRecord>,
     /// None for an object that is not Ready.
     map: Option<Arc<LayerMap>>,
+    /// Of a volume: the directory as the journal has it.
     map_tree: Tree,
     checksum_tree: Tree,
+    /// Only of volumes that can be served.
+    volume: Option<VolumeEntry>,
+}
+
+/// What a volume has besides.
+struct VolumeEntry {
+    volume: Arc<Volume>,
+    /// Its words lie in a live file.
+    is_live: bool,
+    /// Leaves of which the journal knows more than the page says.
+    changed_leaves: BTreeSet<u32>,
+    /// Groups whose page cluster the journal or the directory page names, or the next batch will.
+    journaled_leaves: BTreeSet<u32>,
+    /// The journal knows more of the directory than its pages say.
+    changed_directories: bool,
+}
+
+impl VolumeEntry {
+    fn new(volume: Volume, is_live: bool) -> Self {
+        Self {
+            volume: Arc::new(volume),
+            is_live,
+            changed_leaves: BTreeSet::new(),
+            journaled_leaves: BTreeSet::new(),
+            changed_directories: false,
+        }
+    }
 }
 
 /// Neither number ever restarts.
@@ -107,7 +149,21 @@ impl Entry {
             .flat_map(|map| map.iter())
             .map(MapEntry::pcn)
             .filter(|pcn| !pcn.is_none());
-        data.chain(self.map_tree.clusters())
+        // A volume has clusters of pages that its directory does not name yet.
+        let pages = self
+            .volume
+            .iter()
+            .flat_map(|volume| volume.volume.leaves())
+            .filter_map(|word| u32::try_from(word.load(Ordering::Acquire)).ok())
+            .filter_map(Pcn::try_new)
+            .filter(|pcn| !pcn.is_none());
+        let of_directory = self.map_tree.clusters().take(if self.volume.is_some() {
+            self.map_tree.dirs.len()
+        } else {
+            usize::MAX
+        });
+        data.chain(of_directory)
+            .chain(pages)
             .chain(self.checksum_tree.clusters())
     }
 }
@@ -145,7 +201,7 @@ impl<M: Medium> Store<M> {
 
     /// Clusters that can be allocated now.
     pub fn free_clusters(&self) -> u64 {
-        u64::from(self.space.free())
+        self.space.free_clusters()
     }
 
     /// Clusters of the cluster zone.
@@ -247,10 +303,12 @@ fn not_served(object: &Object, state: &ReplicaState) -> StoreError {
         ReplicaState::Ready => "its map is not loaded".to_owned(),
     };
     let context = format!(
-        "image {} ({}) is not served: {why}",
-        object.name, object.uuid
+        "{} {} ({}) is not served: {why}",
+        object.noun(),
+        object.name,
+        object.uuid
     );
-    let remedy = "copy the disk if its content matters, then delete the image and import it again";
+    let remedy = "copy the disk if its content matters, then delete the object";
     let error = StoreError::new(StoreErrorKind::Corrupt, context, remedy).of_object(object.uuid);
     match state {
         ReplicaState::Failed(damage) => error.at(damage.disk_offset()),

@@ -62,6 +62,17 @@ pub enum ReplicaState {
     Failed(Damage),
 }
 
+impl Object {
+    /// What people call it.
+    pub fn noun(&self) -> &'static str {
+        match self.kind {
+            ObjectKind::ImageReplica => "image",
+            ObjectKind::Volume => "volume",
+            ObjectKind::Snapshot => "snapshot",
+        }
+    }
+}
+
 impl ReplicaState {
     /// Whether it can be served.
     pub fn is_ready(&self) -> bool {

@@ -14,16 +14,21 @@ use super::ticket::PageOwner;
 use super::trees::{
     Hold, PendingRepair, Tree, TreeError, TreeReader, checksum_leaves, hold, map_leaves,
 };
-use super::{Entry, Store, references, seal, superblocks};
+use super::{Entry, Journal, LiveState, Store, references, replay, seal, superblocks};
+use crate::alloc::Allocator;
 use crate::format::directory::TreeKind;
 use crate::format::object::{ObjectKind, ObjectRecord, ObjectState};
 use crate::format::root::CheckpointRoot;
+use crate::format::superblock::INCOMPAT_VOLUMES;
 use crate::format::superblock::{Choice, Superblock};
 use crate::format::{Expect, PairCopy};
-use crate::live::LiveFiles;
+use crate::live::{HeapLive, LiveFiles};
 use crate::map::LayerMap;
 use crate::medium::{IoFault, Medium};
 use crate::units::{CLUSTER_BYTES, Epoch, PAGE_BYTES, Page, Seq, SlotIndex};
+use crate::volume::space::Gate;
+use crate::volume::{DiskShared, Space};
+use replay::Situation;
 
 /// Who opens the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,23 +40,27 @@ pub struct SessionStart {
 }
 
 impl<M: Medium> Store<M> {
-    /// See INTERFACES.
+    /// Opens a disk for which no live state is kept: its images, and volumes that are not attached.
+    ///
+    /// # Errors
+    /// As [`Store::open_live`].
+    pub fn open(medium: M, start: &SessionStart) -> Result<(Self, OpenReport), OpenError> {
+        Self::open_live(medium, start, Box::new(HeapLive::default()))
+    }
+
+    /// Opens a disk: reads and checks all metadata, replays the journal, takes over the live state of a process that died, repairs copies
+    /// that are bad or outdated, and begins a session.
+    ///
+    /// Objects of which something is bad in both copies are there and not Ready; see [`OpenReport::held`]. Content is not
+    /// read: that is [`crate::verify`]. Volumes of which acknowledged writes may be missing are in [`OpenReport::lost`].
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Except for `Io` and `LiveState` in one of the last steps, nothing was written.
     pub fn open_live(
         medium: M,
         start: &SessionStart,
-        _live: Box<dyn LiveFiles>,
+        live: Box<dyn LiveFiles>,
     ) -> Result<(Self, OpenReport), OpenError> {
-        Self::open(medium, start)
-    }
-
-    /// Opens a disk: reads and checks all metadata, repairs copies that are bad or outdated, and begins a session.
-    ///
-    /// Images of which something is bad in both copies are there and not Ready; see [`OpenReport::held`]. Content is not
-    /// read: that is [`crate::verify`].
-    ///
-    /// # Errors
-    /// See [`OpenError`]. Except for `Io` in one of the last steps, nothing was written.
-    pub fn open(medium: M, start: &SessionStart) -> Result<(Self, OpenReport), OpenError> {
         let mut disk = LatchedDisk::new(medium);
 
         // 1. Reading. Whatever is refused is refused here, and nothing has been written.
@@ -66,11 +75,32 @@ impl<M: Medium> Store<M> {
             });
         }
         let mut repairs = Vec::new();
-        check_roots(&mut disk, &superblock, &mut repairs)?;
+        let (root, root_copy) = read_roots(&mut disk, &superblock, &mut repairs)?;
         let table = table::read(&mut disk, &geometry, superblock.disk_uuid, &mut repairs)?;
-        let (mut entries, history) = load(&mut disk, &superblock, table, &mut repairs)?;
+        let shared = DiskShared {
+            space: Arc::new(Space::new(Allocator::new(&geometry), Gate::Refused)),
+            locks: Arc::default(),
+        };
+        let (mut entries, history) = load(&mut disk, &superblock, table, &shared, &mut repairs)?;
+        let mut journal = Journal::after(root, geometry.journal());
+        if superblock.incompat & INCOMPAT_VOLUMES != 0 {
+            replay::replay(&mut journal, &mut disk, &superblock, &mut entries)?;
+        }
+        let previous = previous_session(&superblock, start);
+        let mut live = LiveState::new(live);
+        let adoption = replay::adopt(
+            &mut live,
+            &mut entries,
+            &Situation {
+                superblock: &superblock,
+                start,
+                previous,
+                last_seq: journal.last_seq(),
+                shared: &shared,
+            },
+        );
         references::hold_duplicates(&mut entries, &geometry);
-        let space = references::rebuild_allocator(&mut entries, &geometry);
+        let allocator = references::rebuild_allocator(&mut entries, &geometry);
         // The trees of an object that is held are left alone: a page of it may lie in a cluster that is another one's.
         repairs.retain(|pending| match pending.repair.what {
             Repaired::Page(slot, ..) => entries
@@ -79,7 +109,6 @@ impl<M: Medium> Store<M> {
             _ => true,
         });
 
-        let previous = previous_session(&superblock, start);
         let read_only = superblock.must_be_read_only();
         let (reserved, next_ticket) = (BTreeMap::new(), 0);
         let mut store = Self {
@@ -88,17 +117,29 @@ impl<M: Medium> Store<M> {
             read_only,
             entries,
             history,
-            space,
+            space: shared.space,
+            locks: shared.locks,
+            journal,
+            root_copy,
+            live,
             reserved,
             next_ticket,
         };
+        let gate = if store.is_allocation_refused() || read_only {
+            Gate::Refused
+        } else if adoption.adopted.is_empty() {
+            Gate::Open
+        } else {
+            Gate::Rebuilding
+        };
+        store.space.replace(allocator, gate);
         let mut report = OpenReport {
             previous,
             session: store.superblock.session,
             repairs: superblock_repairs(&choice),
             held: store.held(),
-            adopted: Vec::new(),
-            lost: Vec::new(),
+            adopted: adoption.adopted,
+            lost: adoption.lost,
         };
         report
             .repairs
@@ -112,6 +153,9 @@ impl<M: Medium> Store<M> {
                     doing: "repairing copies",
                     fault,
                 })?;
+            // Before the superblock tells of the session: whichever of the two a crash leaves there, the live state is believed.
+            let is_adopted = !report.adopted.is_empty();
+            store.begin_live(start, is_adopted)?;
             store
                 .begin_session(&choice, start)
                 .map_err(|fault| OpenError::Io {
@@ -119,6 +163,8 @@ impl<M: Medium> Store<M> {
                     fault,
                 })?;
             report.session = store.superblock.session;
+            store.live.begun(report.session);
+            store.settle_volumes(&report)?;
         }
         Ok((store, report))
     }
@@ -184,13 +230,12 @@ fn superblock_repairs(choice: &Choice) -> Vec<Repair> {
     choice.bad_copies.iter().map(repair).collect()
 }
 
-/// The roots say where replay of the journal starts. This version has nothing to replay, and refuses disks that have; but it keeps
-/// both copies good.
-fn check_roots<M: Medium>(
+/// The roots say where replay of the journal starts. Answers with the newer one, and which copy it is.
+fn read_roots<M: Medium>(
     disk: &mut LatchedDisk<M>,
     superblock: &Superblock,
     repairs: &mut Vec<PendingRepair>,
-) -> Result<(), OpenError> {
+) -> Result<(CheckpointRoot, PairCopy), OpenError> {
     let geometry = &superblock.geometry;
     let mut read = |copy: PairCopy| {
         let at = geometry.root_offset(copy);
@@ -209,11 +254,15 @@ fn check_roots<M: Medium>(
     if let (Ok(a), Ok(b)) = (&a, &b)
         && a.seq != b.seq
     {
-        return Ok(());
+        return Ok(if a.seq > b.seq {
+            (*a, PairCopy::A)
+        } else {
+            (*b, PairCopy::B)
+        });
     }
     let at = geometry.root_offset(PairCopy::A);
     match hold(a, b) {
-        Hold::Good(_) => Ok(()),
+        Hold::Good(root) => Ok((root, PairCopy::B)),
         Hold::Repair { value, bad, why } => {
             let at = geometry.root_offset(bad);
             let repair = Repair {
@@ -221,11 +270,13 @@ fn check_roots<M: Medium>(
                 at,
                 why,
             };
+            // Torn in a checkpoint, and then the journal still reaches back to the older one; or it was the newer one and rotted, and then
+            // replay finds batches that it cannot reach, and refuses.
             repairs.push(PendingRepair {
                 repair,
                 page: value.encode(superblock.disk_uuid, bad),
             });
-            Ok(())
+            Ok((value, bad.other()))
         }
         Hold::Conflict => {
             let what = "both checkpoint roots have the same sequence and differ".to_owned();
@@ -245,6 +296,7 @@ fn load<M: Medium>(
     disk: &mut LatchedDisk<M>,
     superblock: &Superblock,
     table: Table,
+    shared: &DiskShared,
     repairs: &mut Vec<PendingRepair>,
 ) -> Result<Loaded, OpenError> {
     let mut entries = BTreeMap::new();
@@ -269,11 +321,12 @@ fn load<M: Medium>(
                     repairs: &mut *repairs,
                     buffer: &mut buffer,
                 };
-                let entry =
-                    load_object(reader, slot, epoch, *record).map_err(|fault| OpenError::Io {
+                let entry = load_object(reader, shared, slot, epoch, *record).map_err(|fault| {
+                    OpenError::Io {
                         doing: "reading an object's trees",
                         fault,
-                    })?;
+                    }
+                })?;
                 (slot, entry)
             }
         };
@@ -284,6 +337,7 @@ fn load<M: Medium>(
 
 fn load_object<M: Medium>(
     mut reader: TreeReader<'_, M>,
+    shared: &DiskShared,
     slot: SlotIndex,
     epoch: Epoch,
     record: ObjectRecord,
@@ -300,29 +354,43 @@ fn load_object<M: Medium>(
     let (map_tree, checksum_tree) = trees;
     let mut object = seal::describe(slot, epoch, &record, &map_tree, &checksum_tree);
     let map = match result {
-        Ok(map) => Some(Arc::new(LayerMap::from_entries(map))),
+        Ok(map) => map,
         Err(TreeError::Io(fault)) => return Err(fault),
         Err(TreeError::Damage(damage)) => {
             object.state = ReplicaState::Failed(*damage);
-            None
+            return Ok(Entry {
+                object,
+                record: Some(record),
+                map: None,
+                map_tree,
+                checksum_tree,
+                volume: None,
+            });
         }
     };
-    Ok(Entry {
+    let mut entry = Entry {
         object,
         record: Some(record),
-        map,
+        map: None,
         map_tree,
         checksum_tree,
-    })
+        volume: None,
+    };
+    if entry.object.kind == ObjectKind::Volume {
+        let volume = replay::volume_of_disk(&mut entry, &map, shared);
+        entry.take_volume(volume, false);
+    } else {
+        entry.map = Some(Arc::new(LayerMap::from_entries(map)));
+    }
+    Ok(entry)
 }
 
 fn unknown(record: &ObjectRecord) -> Option<&'static str> {
     match (record.kind, record.state) {
-        (ObjectKind::ImageReplica, ObjectState::Complete) => None,
+        (ObjectKind::ImageReplica | ObjectKind::Volume, ObjectState::Complete) => None,
         (ObjectKind::ImageReplica, ObjectState::Building) => Some("an image that was never sealed"),
-        (ObjectKind::Volume | ObjectKind::Snapshot, _) => {
-            Some("a volume or snapshot, which this version does not know")
-        }
+        (ObjectKind::Volume, ObjectState::Building) => Some("a volume that was never finished"),
+        (ObjectKind::Snapshot, _) => Some("a snapshot, which this version does not know"),
     }
 }
 
@@ -339,6 +407,10 @@ fn load_trees<M: Medium>(
         checksum_leaves(clusters),
     )?;
     let map = reader.map(&trees.0, clusters)?;
+    if record.kind == ObjectKind::Volume {
+        // How much it stores changes with every write, and stands nowhere.
+        return Ok(map);
+    }
     let stored = map
         .iter()
         .filter(|word| !crate::map::MapEntry::from_bits(**word).pcn().is_none())
@@ -388,5 +460,6 @@ fn lost(disk_uuid: Uuid, slot: SlotIndex, damage: Damage) -> Entry {
         map: None,
         map_tree: Tree::default(),
         checksum_tree: Tree::default(),
+        volume: None,
     }
 }

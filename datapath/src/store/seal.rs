@@ -105,6 +105,7 @@ impl<M: Medium> Store<M> {
             map,
             map_tree,
             checksum_tree,
+            volume: None,
         };
         self.entries.insert(ticket.owner.slot, entry);
         Ok(uuid)
@@ -146,6 +147,7 @@ fn record(
         kind: ObjectKind::ImageReplica,
         state: ObjectState::Complete,
         want_attached: false,
+        loss_not_accepted: false,
         dev_id: None,
         object_uuid: image.object_uuid,
         replica_uuid: image.replica_uuid,
@@ -175,7 +177,7 @@ pub(super) fn describe(
     Object {
         kind: record.kind,
         parent: Some(record.parent_uuid).filter(|uuid| !uuid.is_nil()),
-        loss_not_accepted: false,
+        loss_not_accepted: record.loss_not_accepted,
         slot,
         epoch,
         uuid: record.object_uuid,

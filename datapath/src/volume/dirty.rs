@@ -4,7 +4,7 @@
 //! side, so that they survive the process; summaries and flag do not need to, since adoption looks at everything.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::live::SharedWords;
 use crate::units::Lcn;
@@ -47,7 +47,7 @@ impl DirtyBits {
     /// Marks in these words. Says nothing of what they hold already: see [`Self::groups_after_a_crash`].
     pub fn new(words: SharedWords) -> Self {
         let summary = Summary {
-            words: summary_words(),
+            words: SharedWords::zeroed(SUMMARY_WORDS as u64),
             any: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         };
@@ -204,26 +204,4 @@ pub fn drain_hints<W: Word>(hints: &W, draining: &W) -> u64 {
     // Only those: one that was set meanwhile is not in draining yet.
     hints.fetch_and(!now);
     now
-}
-
-fn summary_words() -> SharedWords {
-    match memmap2::MmapOptions::new()
-        .len(SUMMARY_WORDS * size_of::<u64>())
-        .map_anon()
-    {
-        Ok(map) => {
-            let map = memmap2::MmapRaw::from(map);
-            let first = std::ptr::NonNull::new(map.as_mut_ptr().cast::<AtomicU64>());
-            match first {
-                // SAFETY: the mapping is page aligned, as long as asked for, zeroed, and kept with the words; only they reach it.
-                Some(first) => unsafe { SharedWords::new(first, SUMMARY_WORDS, Arc::new(map)) },
-                None => in_memory(),
-            }
-        }
-        Err(_) => in_memory(),
-    }
-}
-
-fn in_memory() -> SharedWords {
-    SharedWords::of_memory((0..SUMMARY_WORDS).map(|_| AtomicU64::new(0)).collect())
 }

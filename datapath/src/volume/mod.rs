@@ -192,6 +192,13 @@ impl Volume {
             .cast_unsigned()
     }
 
+    /// Its map was filled by other means than writes: so many clusters are in use.
+    pub fn set_allocated(&self, clusters: u64) {
+        self.counters
+            .allocated
+            .store(clusters.cast_signed(), Ordering::Relaxed);
+    }
+
     /// The cluster that holds the map page of `lcn`, where there is one.
     pub fn leaf_cluster(&self, lcn: Lcn) -> Pcn {
         let group = lcn.get() / CLUSTERS_PER_LEAF_CLUSTER;

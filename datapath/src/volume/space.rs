@@ -3,9 +3,9 @@
 //! A dropped cluster goes a long way: dropped, on the list; in quarantine, when the record of its drop is durable; free, when every request
 //! that may still use it has ended. A shorter way would hand a tenant's bytes, or a late write, to another tenant.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::{fmt, sync::Arc};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::alloc::{Allocator, Extent};
 use crate::units::Pcn;
@@ -38,8 +38,6 @@ pub enum Gate {
 /// The free clusters of one disk.
 pub struct Space {
     inner: Mutex<Inner>,
-    /// Dropped, and not free yet.
-    on_their_way: AtomicU32,
     waker: OnceLock<Waker>,
 }
 
@@ -47,6 +45,8 @@ struct Inner {
     allocator: Allocator,
     gate: Gate,
     dropped: Vec<Pcn>,
+    /// Every cluster that is dropped and not free yet, wherever it is on its way.
+    returning: BTreeSet<Pcn>,
 }
 
 /// Clusters whose drop is durable, and that a request in flight may still use. To be given to [`Space::release`] after a grace period.
@@ -79,8 +79,8 @@ impl Space {
                 allocator,
                 gate,
                 dropped: Vec::new(),
+                returning: BTreeSet::new(),
             }),
-            on_their_way: AtomicU32::new(0),
             waker: OnceLock::new(),
         }
     }
@@ -102,12 +102,24 @@ impl Space {
             Gate::Refused => return Err(Unavailable::Refused),
         }
         inner.allocator.allocate(max).ok_or_else(|| {
-            if self.on_their_way.load(Ordering::SeqCst) > 0 {
-                Unavailable::Soon
-            } else {
+            if inner.returning.is_empty() {
                 Unavailable::Full
+            } else {
+                Unavailable::Soon
             }
         })
+    }
+
+    /// As [`Self::give`], of many.
+    pub fn give_all(&self, clusters: impl Iterator<Item = Pcn>) {
+        {
+            let mut inner = self.lock();
+            for pcn in clusters {
+                let released = inner.allocator.release(Extent { pcn, count: 1 });
+                debug_assert!(released.is_ok(), "{released:?}");
+            }
+        }
+        self.wake();
     }
 
     /// Gives back clusters that no map ever named, or that the table does not name any more, with no I/O to them in flight.
@@ -119,8 +131,9 @@ impl Space {
 
     /// A cluster left a map; its entry was marked before.
     pub fn dropped(&self, pcn: Pcn) {
-        self.on_their_way.fetch_add(1, Ordering::SeqCst);
-        self.lock().dropped.push(pcn);
+        let mut inner = self.lock();
+        inner.dropped.push(pcn);
+        inner.returning.insert(pcn);
     }
 
     /// Whether clusters wait for a commit.
@@ -144,15 +157,14 @@ impl Space {
         if clusters.0.is_empty() {
             return;
         }
-        let count = u32::try_from(clusters.0.len()).unwrap_or(u32::MAX);
         {
             let mut inner = self.lock();
             for pcn in clusters.0 {
+                inner.returning.remove(&pcn);
                 let released = inner.allocator.release(Extent { pcn, count: 1 });
                 debug_assert!(released.is_ok(), "{released:?}");
             }
         }
-        self.on_their_way.fetch_sub(count, Ordering::SeqCst);
         self.wake();
     }
 
@@ -162,10 +174,14 @@ impl Space {
         self.wake();
     }
 
-    /// Replaces the allocator: it was rebuilt.
-    pub fn replace(&self, allocator: Allocator, gate: Gate) {
+    /// Replaces the allocator: it was rebuilt from the maps. Clusters on their way back are in no map, and not free all the same.
+    pub fn replace(&self, mut allocator: Allocator, gate: Gate) {
         {
             let mut inner = self.lock();
+            for pcn in &inner.returning {
+                let marked = allocator.mark(*pcn);
+                debug_assert!(marked.is_ok(), "{marked:?}");
+            }
             inner.allocator = allocator;
             inner.gate = gate;
         }

@@ -13,7 +13,7 @@ use crate::plan::{LayerStack, REQUEST_BYTES_MAX, RunSource};
 use crate::units::{BLOCK_BYTES, BlockMask, ByteOffset, CLUSTER_BYTES, Lcn};
 
 /// What a request may need besides its own data: the two blocks that it begins and ends in.
-pub const SCRATCH_BYTES: usize = 2 * BLOCK_BYTES as usize;
+pub const SCRATCH_BYTES: usize = 2 * BLOCK as usize;
 /// Clusters that a request of 1 MiB touches at most.
 const SEGMENTS_MAX: usize = (REQUEST_BYTES_MAX as u64 / CLUSTER_BYTES) as usize + 1;
 /// Two copy-ups besides the segments is the most that one list has.
@@ -99,6 +99,9 @@ impl WriteIoList {
             len: 0,
         }
     }
+
+    /// The most that a list has: room to be made for before a step.
+    pub const CAPACITY: usize = IOS_MAX;
 
     /// What is to be done.
     pub fn as_slice(&self) -> &[WriteIo] {
@@ -404,7 +407,8 @@ impl WriteOp {
     /// Plans the next slice. `None`: what needs no I/O was done, there may be more.
     fn plan(&mut self, stack: &LayerStack, volume: &Volume) -> Result<Option<Phase>, Stop> {
         debug_assert_eq!(self.count, 0, "a plan starts with nothing held");
-        if self.end > volume.size_bytes() {
+        // Over disks with larger blocks a device ends on such a block, and so may its last request: see `whole_blocks` in ublk-target.
+        if self.end > volume.size_bytes().next_multiple_of(BLOCK_BYTES) {
             return Err(Stop::Errno(libc::EIO));
         }
         match self.kind {
@@ -419,7 +423,7 @@ impl WriteOp {
             return Ok(None);
         }
         self.take_locks(volume)?;
-        self.claim(stack, volume)?;
+        self.claim(volume)?;
         let has_private = self.segments[..self.count]
             .iter()
             .any(|segment| !segment.private.is_none());
@@ -468,7 +472,7 @@ impl WriteOp {
                 // The last block of a volume whose length is no multiple of a block is whole all the same.
                 let len = (BLOCK_BYTES - in_block).min(until_cluster_end);
                 if in_block != 0 || position + len < volume.size_bytes() {
-                    if !self.is_zero_below(stack, volume, lcn, position) {
+                    if !is_zero(stack, volume, lcn, position) {
                         self.cut(position, position + len);
                         return Ok(true);
                     }
@@ -515,17 +519,6 @@ impl WriteOp {
         Ok(false)
     }
 
-    /// Whether a part of a block reads as zero already: it is a tombstone, or held by nobody.
-    fn is_zero_below(&self, stack: &LayerStack, volume: &Volume, lcn: Lcn, position: u64) -> bool {
-        let entry = volume.map().get(lcn);
-        let block = low(position % CLUSTER_BYTES) / BLOCK;
-        if entry.mask().contains(block) {
-            volume.relies_on(lcn, entry);
-            return entry.pcn().is_none();
-        }
-        stack.source_below(position) == RunSource::Zero
-    }
-
     /// Takes the locks that the segments need as their entries are now, all or none.
     fn take_locks(&mut self, volume: &Volume) -> Result<(), Stop> {
         for at in 0..self.count {
@@ -542,22 +535,17 @@ impl WriteOp {
     }
 
     /// Gives every segment its cluster: the one that it has, a new one, or a private one that is still to be zeroed.
-    fn claim(&mut self, stack: &LayerStack, volume: &Volume) -> Result<(), Stop> {
+    fn claim(&mut self, volume: &Volume) -> Result<(), Stop> {
         // Clusters for segments that follow each other lie side by side, where there is room.
         let mut spare: Option<Extent> = None;
-        let outcome = self.claim_all(stack, volume, &mut spare);
+        let outcome = self.claim_all(volume, &mut spare);
         if let Some(extent) = spare {
             volume.space().give(extent);
         }
         outcome
     }
 
-    fn claim_all(
-        &mut self,
-        stack: &LayerStack,
-        volume: &Volume,
-        spare: &mut Option<Extent>,
-    ) -> Result<(), Stop> {
+    fn claim_all(&mut self, volume: &Volume, spare: &mut Option<Extent>) -> Result<(), Stop> {
         self.copies = 0;
         for at in 0..self.count {
             let lcn = self.segments[at].lcn;
@@ -590,13 +578,13 @@ impl WriteOp {
                 // Somebody else claimed it, or made a tombstone of it.
                 volume.space().give(Extent { pcn, count: 1 });
             }
-            self.note_copy_ups(stack, at);
+            self.note_copy_ups(at);
         }
         Ok(())
     }
 
     /// Blocks of a segment that are written in part and not held yet.
-    fn note_copy_ups(&mut self, _stack: &LayerStack, at: usize) {
+    fn note_copy_ups(&mut self, at: usize) {
         let segment = self.segments[at];
         let mut blocks = segment.partial().get() & segment.publish.get();
         while blocks != 0 {
@@ -729,6 +717,17 @@ impl WriteOp {
         }
         all
     }
+}
+
+/// Whether a part of a block reads as zero already: it is a tombstone, or held by nobody.
+fn is_zero(stack: &LayerStack, volume: &Volume, lcn: Lcn, position: u64) -> bool {
+    let entry = volume.map().get(lcn);
+    let block = low(position % CLUSTER_BYTES) / BLOCK;
+    if entry.mask().contains(block) {
+        volume.relies_on(lcn, entry);
+        return entry.pcn().is_none();
+    }
+    stack.source_below(position / BLOCK_BYTES * BLOCK_BYTES) == RunSource::Zero
 }
 
 /// How the lock of a segment's cluster must be held for what its entry says.

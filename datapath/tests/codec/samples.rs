@@ -88,6 +88,8 @@ pub fn object_record() -> impl Strategy<Value = ObjectRecord> {
                         ObjectState::Complete
                     },
                     want_attached: flags.1,
+                    // Only volumes can have lost something.
+                    loss_not_accepted: flags.0 && kind == 1,
                     dev_id: dev.filter(|&id| id != u32::MAX).map(DevId::new),
                     object_uuid: Uuid::from_u128(n[0].into()),
                     replica_uuid: Uuid::from_u128(n[1].into()),

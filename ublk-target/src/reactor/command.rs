@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bedplate_datapath::plan::{DiskIndex, LayerStack};
+use bedplate_datapath::plan::DiskIndex;
 use bedplate_datapath::units::DevId;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::sys::eventfd::EventFd;
 
 use super::Remains;
+use super::commits::{AfterGrace, Purpose};
+use crate::backing::Backing;
 use crate::queue::Descriptors;
 
 /// Where an answer goes.
@@ -32,7 +34,7 @@ pub(crate) struct NewQueues {
     pub(crate) depth: u16,
     /// The kernel was told to register requests' pages when the device was added.
     pub(crate) auto_buffers: bool,
-    pub(crate) stack: Arc<LayerStack>,
+    pub(crate) backing: Backing,
     pub(crate) queues: Vec<NewQueue>,
 }
 
@@ -50,6 +52,22 @@ pub(super) enum Command {
     Serve {
         new: NewQueues,
         reply: Reply<io::Result<()>>,
+    },
+    /// Answered when its queues have the new layers and the new volume.
+    Resize {
+        dev_id: DevId,
+        backing: Backing,
+        reply: Reply<()>,
+    },
+    /// A committer answers; `None` if it is gone.
+    Committed {
+        slot: u32,
+        purpose: Purpose,
+        outcome: Option<Result<(), i32>>,
+    },
+    /// To be dropped when every request that is in flight now has ended.
+    Grace {
+        after: Arc<AfterGrace>,
     },
     /// Answered when nothing of the device is left in the ring.
     Forget {
@@ -122,6 +140,31 @@ impl ReactorHandle {
         self.send(|reply| Command::Serve { new, reply })
     }
 
+    pub(crate) fn resize(&self, dev_id: DevId, backing: Backing) -> Pending<()> {
+        self.send(|reply| Command::Resize {
+            dev_id,
+            backing,
+            reply,
+        })
+    }
+
+    /// A reactor that has ended has no requests: it drops `after` at once.
+    pub(crate) fn grace(&self, after: Arc<AfterGrace>) {
+        let _ = self.commands.send(Command::Grace { after });
+        self.wake();
+    }
+
+    /// Makes it take a turn.
+    pub(crate) fn wake(&self) {
+        // Fails only when the counter is full, and then the reactor is awake.
+        let _ = self.wake.write(1);
+    }
+
+    /// What wakes it, for those who outlive the handle.
+    pub(crate) fn wake_event(&self) -> Arc<EventFd> {
+        Arc::clone(&self.wake)
+    }
+
     pub(crate) fn forget(&self, dev_id: DevId) -> Pending<()> {
         self.send(|reply| Command::Forget { dev_id, reply })
     }
@@ -138,8 +181,7 @@ impl ReactorHandle {
         let (reply, answer) = bounded(1);
         // A reactor that ended drops the command, and the answer's channel closes: the waiter sees that.
         let _ = self.commands.send(command(reply));
-        // Fails only when the counter is full, and then the reactor is awake.
-        let _ = self.wake.write(1);
+        self.wake();
         Pending(answer)
     }
 

@@ -10,12 +10,14 @@ use bedplate_datapath::units::DevId;
 
 use super::command::{NewQueue, NewQueues, Reply};
 use super::requests::Slot;
+use super::writes::Writes;
 use super::{Reactor, TAGS_MAX};
+use crate::backing::Backing;
 use crate::queue::{CommandFile, Descriptors, TagAddress};
 
 /// Buffer index of a tag that has no place in the buffer table: no table is that long, so the kernel delivers the request
 /// marked as lacking a buffer, and it is copied.
-const NO_BUFFER: u16 = u16::MAX;
+pub(super) const NO_BUFFER: u16 = u16::MAX;
 
 /// A hardware queue that this reactor serves.
 pub(super) struct Served {
@@ -31,6 +33,8 @@ pub(super) struct Served {
     buffers: Buffers,
     pub(super) descriptors: Descriptors,
     pub(super) stack: Arc<LayerStack>,
+    /// Of a device that can be written.
+    pub(super) writes: Option<Writes>,
     /// Tags whose FETCH the kernel has.
     pub(super) fetching: u32,
     /// Tags whose request we have.
@@ -171,7 +175,12 @@ impl Reactor {
                 first_slot,
                 buffers,
                 descriptors,
-                stack: Arc::clone(&new.stack),
+                stack: Arc::clone(&new.backing.stack),
+                writes: new
+                    .backing
+                    .writable
+                    .as_ref()
+                    .map(|writable| Writes::new(writable, new.depth)),
                 fetching: 0,
                 working: 0,
                 closing: false,
@@ -212,11 +221,25 @@ impl Reactor {
             self.slots.resize(end as usize, Slot::new(0, 0));
             self.executor.reserve_requests(end);
             self.waiting.reserve(self.slots.len() - self.waiting.len());
+            self.blocked.reserve(self.slots.len() - self.blocked.len());
         }
         for (tag, slot) in (0..served.depth).zip(served.first_slot..) {
             self.slots[slot as usize] = Slot::new(queue, tag);
         }
         self.queues[number] = Some(served);
+    }
+
+    /// Takes longer layers, and a longer volume, for a device's queues. Reads in flight have their plans; see [`Writes::grow`] for writes.
+    pub(super) fn resize(&mut self, dev_id: DevId, backing: &Backing) {
+        for queue in self.queues.iter_mut().flatten() {
+            if queue.dev_id != dev_id {
+                continue;
+            }
+            queue.stack = Arc::clone(&backing.stack);
+            if let (Some(writes), Some(writable)) = (&mut queue.writes, &backing.writable) {
+                writes.grow(writable);
+            }
+        }
     }
 
     /// Answers when nothing is left of a device; the kernel must have been told to stop it.

@@ -4,8 +4,12 @@
 //! sleeps in it, without a timer. Other threads reach it by a command queue and an eventfd that is read on the ring.
 
 mod command;
+mod commits;
 mod devices;
+mod grace;
+mod reads;
 mod requests;
+mod writes;
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
@@ -17,17 +21,20 @@ use std::sync::Arc;
 use bedplate_datapath::engine::executor::{Executor, FileSlots};
 use bedplate_datapath::engine::ring::{Completion, Ring, RingConfig};
 use bedplate_datapath::plan::RunList;
+use bedplate_datapath::volume::write::{SCRATCH_BYTES, WriteIoList};
 use caps::{CapSet, Capability};
-use crossbeam::channel::{Receiver, bounded, unbounded};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use io_uring::{opcode, types};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::copy_pool::CopyPool;
+use crate::buffer_pool::{BufferPool, COPY_BYTES};
 use crate::error::TargetError;
 use crate::ranges::Ranges;
 use command::{Command, Reply};
 pub(crate) use command::{NewQueue, NewQueues, ReactorHandle};
+pub(crate) use commits::{AfterGrace, CommitReply};
 use devices::{Device, Served};
+use grace::Grace;
 use requests::Slot;
 
 /// Entries of the submission queue. More wait in the ring's backlog, at the price of a system call.
@@ -39,13 +46,16 @@ const TAGS_MAX: u32 = 1 << 18;
 /// The kernel's limit of a buffer table, `IORING_MAX_REG_BUFFERS`, io_uring/rsrc.c.
 pub(crate) const BUFFERS_MAX: u32 = 16_384;
 
+/// Writes that begin or end within a block, in flight at a time; more wait.
+const SCRATCH_BUFFERS: u16 = 64;
+
 /// What a completion is for: the upper half of `user_data`; the lower half is a number.
 mod kind {
     /// A FETCH or COMMIT_AND_FETCH: the slot.
     pub(super) const COMMAND: u64 = 1 << 32;
-    /// A read of the executor: its operation.
+    /// A read or write of the executor: its operation.
     pub(super) const OPERATION: u64 = 2 << 32;
-    /// A pwrite into a request's pages: the slot.
+    /// A pwrite into, or a pread of, a request's pages: the slot.
     pub(super) const COPY: u64 = 3 << 32;
     /// The eventfd.
     pub(super) const WAKE: u64 = 4 << 32;
@@ -85,13 +95,24 @@ pub(super) struct Reactor {
     executor: Executor,
     /// The plan being made; kept, since it is large.
     plan: Box<RunList>,
-    pool: CopyPool,
+    /// The I/O of a write's step; kept, for the same reason.
+    ios: Box<WriteIoList>,
+    /// Buffers for requests' data.
+    pool: BufferPool,
+    /// Buffers for blocks that writes copy up.
+    scratch: BufferPool,
     /// By tag of the reactor: each queue has a contiguous range.
     slots: Vec<Slot>,
     queues: Vec<Option<Served>>,
     devices: Vec<Device>,
     /// Slots whose request waits for a buffer or for operations, oldest first.
     waiting: VecDeque<u32>,
+    /// Slots whose write is tried again in every turn.
+    blocked: VecDeque<u32>,
+    /// A write goes on in the next turn, which nothing else brings about.
+    has_more: bool,
+    /// Requests that rely on what maps say.
+    grace: Grace<Arc<AfterGrace>>,
     /// Requests between their FETCH and their COMMIT.
     working: u32,
     tags: Ranges,
@@ -100,6 +121,8 @@ pub(super) struct Reactor {
     /// Whether FETCHes may come by the file table; see `CommandFile`.
     commands_by_table: bool,
     commands: Receiver<Command>,
+    /// For answers of committers.
+    own_commands: Sender<Command>,
     wake: Arc<EventFd>,
     wake_count: Box<UnsafeCell<u64>>,
     /// Devices whose first FETCHes have not been looked at yet.
@@ -122,6 +145,7 @@ pub(crate) fn spawn(number: usize, config: ReactorConfig) -> Result<ReactorHandl
     let (sender, commands) = unbounded();
     let (ready, is_ready) = bounded(1);
     let reactor_wake = Arc::clone(&wake);
+    let commands = (sender.clone(), commands);
     let thread = std::thread::Builder::new()
         .name(format!("ublk-reactor-{number}"))
         .spawn(move || {
@@ -182,7 +206,7 @@ impl Reactor {
     fn new(
         number: usize,
         config: &ReactorConfig,
-        commands: Receiver<Command>,
+        (own_commands, commands): (Sender<Command>, Receiver<Command>),
         wake: Arc<EventFd>,
     ) -> io::Result<Self> {
         let buffer_slots = if config.zero_copy { BUFFERS_MAX } else { 0 };
@@ -206,11 +230,16 @@ impl Reactor {
                 kind::OPERATION,
             ),
             plan: Box::default(),
-            pool: CopyPool::new(config.copy_buffers)?,
+            ios: Box::default(),
+            pool: BufferPool::new(config.copy_buffers, COPY_BYTES)?,
+            scratch: BufferPool::new(SCRATCH_BUFFERS, SCRATCH_BYTES)?,
             slots: Vec::new(),
             queues: Vec::new(),
             devices: Vec::new(),
             waiting: VecDeque::new(),
+            blocked: VecDeque::new(),
+            has_more: false,
+            grace: Grace::default(),
             working: 0,
             tags: Ranges::new(TAGS_MAX),
             buffers: Ranges::new(buffer_slots),
@@ -220,6 +249,7 @@ impl Reactor {
             // A kernel with auto buffer registration (6.16) has the new tables (6.13).
             commands_by_table: config.zero_copy,
             commands,
+            own_commands,
             wake,
             wake_count: Box::new(UnsafeCell::new(0)),
             starting: Vec::new(),
@@ -231,13 +261,21 @@ impl Reactor {
 
     fn run(mut self) -> Remains {
         loop {
-            if let Err(error) = self.ring.submit_and_wait() {
+            let entered = if std::mem::take(&mut self.has_more) {
+                self.ring.submit_and_look()
+            } else {
+                self.ring.submit_and_wait()
+            };
+            if let Err(error) = entered {
                 tracing::error!(reactor = self.number, %error, "the ring failed: the reactor ends, its devices wait");
                 break;
             }
             self.take_completions();
+            self.retry_blocked();
             self.retry_waiting();
             self.answer_started();
+            // Dropped: the last reactor that does runs what waits for the grace period.
+            drop(self.grace.take_ended());
             if self.leaving.is_some() && self.working == 0 {
                 break;
             }
@@ -259,7 +297,7 @@ impl Reactor {
         match completion.user_data & !u64::from(u32::MAX) {
             kind::OPERATION => {
                 if let Some(ended) = self.executor.complete(&mut self.ring, completion) {
-                    self.data_ready(ended.request.0, ended.outcome);
+                    self.io_ended(ended.request.0, ended.outcome);
                 }
             }
             kind::COMMAND => self.command_ended(number, completion.result),
@@ -305,6 +343,20 @@ impl Reactor {
                     );
                 }
                 Command::Serve { new, reply } => self.serve(new, reply),
+                Command::Resize {
+                    dev_id,
+                    backing,
+                    reply,
+                } => {
+                    self.resize(dev_id, &backing);
+                    let _ = reply.send(());
+                }
+                Command::Committed {
+                    slot,
+                    purpose,
+                    outcome,
+                } => self.committed(slot, purpose, outcome),
+                Command::Grace { after } => self.grace.ask(after),
                 Command::Forget { dev_id, reply } => self.forget(dev_id, reply),
                 Command::Leave { reply } => self.leave(reply),
                 Command::Ping { reply } => {
@@ -337,6 +389,10 @@ impl Reactor {
         while let Some(slot) = self.waiting.pop_front() {
             self.hold(slot);
         }
+        // So are writes that have nothing in flight.
+        while let Some(slot) = self.blocked.pop_front() {
+            self.abandon(slot);
+        }
     }
 
     /// Hands over what is queued, lets go of the mappings, and leaves the ring to whoever joins the thread: see [`Remains`].
@@ -347,8 +403,12 @@ impl Reactor {
         self.queues.clear();
         self.devices.clear();
         if !self.executor.is_idle() {
-            // The ring failed, and reads may still land in the pool, whatever becomes of the ring.
+            // The ring failed, and reads may still land in the pools, and writes on the disks, whatever becomes of the ring. So nobody
+            // may hear that a grace period is over: not those who have asked, nor those who still will.
             std::mem::forget(self.pool);
+            std::mem::forget(self.scratch);
+            self.grace.give_up().for_each(std::mem::forget);
+            std::mem::forget(self.commands);
         }
         Remains {
             _ring: self.ring,

@@ -1,48 +1,75 @@
-//! A request's way through the reactor: fetched, planned, read, copied if it must be, committed.
+//! A request's way through the reactor: fetched, begun, answered. What is in between is in `reads` and `writes`.
 //!
-//! A request that ends is committed exactly once, with its length or with an errno; never with its length unless all of its
-//! bytes are in its pages, since what is missing would be kernel memory.
+//! A request that ends is committed exactly once, with its answer or with an errno; never with its length unless all of its
+//! bytes are where they belong.
 
-use bedplate_datapath::engine::executor::{Begun, RequestBuffer, RequestIndex};
-use bedplate_datapath::units::{ByteOffset, SECTOR_BYTES};
 use libublk::sys as lib;
 
+use super::grace::Pin;
 use super::{Reactor, kind};
-use crate::copy_pool::BUFFER_BYTES;
-use crate::queue::{Descriptor, TagAddress};
+use crate::queue::TagAddress;
 
 /// How often in a row a copy may end in `EAGAIN` or `EINTR`.
 const COPY_RETRIES_MAX: u8 = 64;
 
 /// What a tag is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// Nothing: of no queue, or handed back by the kernel.
     Idle,
     /// The kernel has its FETCH.
     Fetching,
-    /// Its request waits for a buffer or for operations.
+    /// Its request is not begun: it waits for a buffer or for operations.
     Waiting,
     /// Disk reads are in flight.
     Reading,
     /// A copy into the request's pages is in flight.
-    Copying,
+    CopyingIn,
+    /// A copy of the request's data is in flight.
+    CopyingOut,
+    /// A list of a write's I/O is in flight.
+    Writing,
+    /// Its write has nothing in flight, and goes on in a later turn.
+    Blocked,
+    /// The committer has been asked; the answer ends the request.
+    Committing,
     /// Its request is left to the next server.
     Held,
+}
+
+/// What a write that found no space has done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SpaceWait {
+    /// Nothing.
+    NotAsked,
+    /// It asked for a commit.
+    Asked,
+    /// The commit has ended: what it freed comes after a grace period.
+    Committed,
+    /// The commit failed with this errno: no space will come.
+    Failed(i32),
 }
 
 /// A tag of a queue that this reactor serves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
     /// Number of the queue in the reactor.
-    queue: u32,
-    tag: u16,
-    state: State,
-    retries: u8,
+    pub(super) queue: u32,
+    pub(super) tag: u16,
+    pub(super) state: State,
+    pub(super) retries: u8,
     /// Buffer of the pool, for a request that must be copied.
-    copy_buffer: Option<u16>,
-    len_bytes: u32,
-    copied_bytes: u32,
+    pub(super) copy_buffer: Option<u16>,
+    /// Scratch buffer, for a write that begins or ends within a block.
+    pub(super) scratch: Option<u16>,
+    /// While it relies on what maps say.
+    pub(super) pin: Option<Pin>,
+    pub(super) space: SpaceWait,
+    /// To be durable before it is answered.
+    pub(super) is_fua: bool,
+    /// Of its data; 0 for a request that has none.
+    pub(super) len_bytes: u32,
+    pub(super) copied_bytes: u32,
 }
 
 impl Slot {
@@ -53,14 +80,23 @@ impl Slot {
             state: State::Idle,
             retries: 0,
             copy_buffer: None,
+            scratch: None,
+            pin: None,
+            space: SpaceWait::NotAsked,
+            is_fua: false,
             len_bytes: 0,
             copied_bytes: 0,
         }
     }
+
+    /// What a request that succeeded is answered with: its length, if it has data. Below 2^31, as every request is.
+    pub(super) fn success(&self) -> Answer {
+        self.len_bytes.cast_signed()
+    }
 }
 
-/// A request that cannot be served, by its negated errno; or served without data.
-type Answer = i32;
+/// What the kernel is told: a length, 0, or a negated errno.
+pub(super) type Answer = i32;
 
 impl Reactor {
     /// Asks for the first request of a slot.
@@ -127,6 +163,7 @@ impl Reactor {
 
     /// Leaves a request to the next server.
     pub(super) fn hold(&mut self, number: u32) {
+        self.give_buffers(number);
         self.slots[number as usize].state = State::Held;
         self.working -= 1;
         if let Some(queue) = self.queue_of(number) {
@@ -141,132 +178,48 @@ impl Reactor {
             return true;
         };
         let descriptor = queue.descriptors.get(slot.tag);
-        match descriptor.op {
-            lib::UBLK_IO_OP_READ => match self.begin_read(number, &descriptor) {
-                Ok(begun) => return begun,
-                Err(answer) => self.commit(number, answer),
-            },
-            // Nothing was written, so nothing is missing on the disk.
-            lib::UBLK_IO_OP_FLUSH => self.commit(number, 0),
+        let begun = match descriptor.op {
+            lib::UBLK_IO_OP_READ => self.begin_read(number, &descriptor),
+            lib::UBLK_IO_OP_FLUSH => {
+                self.begin_flush(number);
+                Ok(true)
+            }
             lib::UBLK_IO_OP_WRITE | lib::UBLK_IO_OP_WRITE_ZEROES | lib::UBLK_IO_OP_DISCARD => {
-                self.commit(number, -libc::EROFS);
+                self.begin_write(number, &descriptor)
             }
-            _ => self.commit(number, -libc::EOPNOTSUPP),
-        }
-        true
+            _ => Err(-libc::EOPNOTSUPP),
+        };
+        begun.unwrap_or_else(|answer| {
+            self.commit(number, answer);
+            true
+        })
     }
 
-    fn begin_read(&mut self, number: u32, descriptor: &Descriptor) -> Result<bool, Answer> {
-        let slot = self.slots[number as usize];
-        let Some(Some(queue)) = self.queues.get(slot.queue as usize) else {
-            return Ok(true);
-        };
-        let len_bytes = descriptor
-            .sectors
-            .checked_mul(512)
-            .filter(|len| *len > 0 && *len as usize <= BUFFER_BYTES);
-        let start = descriptor.start_sector.checked_mul(SECTOR_BYTES);
-        let (Some(len_bytes), Some(start)) = (len_bytes, start) else {
-            return Err(-libc::EINVAL);
-        };
-        self.plan.clear();
-        if let Err(error) = queue
-            .stack
-            .plan_read(ByteOffset::new(start), len_bytes, &mut self.plan)
-        {
-            tracing::error!(dev_id = %queue.dev_id, start, len_bytes, %error, "a read cannot be planned");
-            return Err(-libc::EIO);
-        }
-        let registered = queue
-            .registered_buffer(slot.tag)
-            .filter(|_| !descriptor.lacks_buffer());
-        let (buffer, copy_buffer) = match registered {
-            Some(index) => (RequestBuffer::Registered(index), None),
-            None => match self.pool.take() {
-                Some(taken) => (RequestBuffer::Memory(self.pool.start(taken)), Some(taken)),
-                None => return Ok(false),
-            },
-        };
-        // SAFETY: a registered buffer is the request's own pages, until its COMMIT. A pool buffer is BUFFER_BYTES long, no
-        // shorter than the request, and ours until it is given back, which is after the request ended; `wind_up`
-        // leaks the pool if reads are in flight.
-        let begun = unsafe {
-            self.executor.begin_read(
-                &mut self.ring,
-                RequestIndex(number),
-                buffer,
-                self.plan.as_slice(),
-            )
-        };
-        if begun == Begun::Full {
-            if let Some(taken) = copy_buffer {
-                self.pool.give(taken);
-            }
-            return Ok(false);
-        }
-        let slot = &mut self.slots[number as usize];
-        slot.state = State::Reading;
-        slot.len_bytes = len_bytes;
-        slot.copied_bytes = 0;
-        slot.retries = 0;
-        slot.copy_buffer = copy_buffer;
-        if begun == Begun::Done {
-            self.data_ready(number, Ok(()));
-        }
-        Ok(true)
-    }
-
-    /// All reads of a request have ended.
-    pub(super) fn data_ready(&mut self, number: u32, outcome: Result<(), i32>) {
-        let slot = self.slots[number as usize];
-        match (outcome, slot.copy_buffer) {
-            (Err(errno), _) => {
-                if let Some(queue) = self.queue_of(number) {
-                    tracing::error!(dev_id = %queue.dev_id, errno, "a read failed");
-                }
-                self.finish(number, -errno);
-            }
-            // At most BUFFER_BYTES, so it fits.
-            (Ok(()), None) => self.finish(number, slot.len_bytes.cast_signed()),
-            (Ok(()), Some(buffer)) => self.copy(number, buffer),
+    /// The last I/O of a request, or one list of it, has ended.
+    pub(super) fn io_ended(&mut self, number: u32, outcome: Result<(), i32>) {
+        match self.slots[number as usize].state {
+            State::Writing => self.write_io_ended(number, outcome),
+            _ => self.data_ready(number, outcome),
         }
     }
 
-    fn copy(&mut self, number: u32, buffer: u16) {
-        let Some(address) = self.address(number) else {
-            return;
-        };
-        let from = self.pool.start(buffer);
-        let slot = &mut self.slots[number as usize];
-        slot.state = State::Copying;
-        let from = from.wrapping_add(slot.copied_bytes as usize);
-        let left = slot.len_bytes - slot.copied_bytes;
-        let entry = address.copy_in(
-            from,
-            left,
-            slot.copied_bytes,
-            kind::COPY | u64::from(number),
-        );
-        // SAFETY: the buffer is this request's until `finish` gives it back, after the copy; see `begin_read` for the end.
-        unsafe { self.ring.push(entry) };
-    }
-
-    /// A copy into a request's pages ended.
+    /// A copy from or to a request's pages ended.
     pub(super) fn copied(&mut self, number: u32, result: i32) {
         let slot = &mut self.slots[number as usize];
-        let Some(buffer) = slot.copy_buffer else {
-            return;
-        };
+        let is_write = slot.state == State::CopyingOut;
         match u32::try_from(result) {
             Ok(0) => self.finish(number, -libc::EIO),
             Ok(moved) => {
                 slot.copied_bytes += moved;
                 slot.retries = 0;
-                if slot.copied_bytes >= slot.len_bytes {
-                    let len_bytes = slot.len_bytes.cast_signed();
-                    self.finish(number, len_bytes);
-                } else {
-                    self.copy(number, buffer);
+                match (slot.copied_bytes >= slot.len_bytes, is_write) {
+                    (false, false) => self.copy_in(number),
+                    (false, true) => self.copy_out(number),
+                    (true, false) => {
+                        let answer = slot.success();
+                        self.finish(number, answer);
+                    }
+                    (true, true) => self.data_is_here(number),
                 }
             }
             Err(_)
@@ -274,24 +227,48 @@ impl Reactor {
                     && slot.retries < COPY_RETRIES_MAX =>
             {
                 slot.retries += 1;
-                self.copy(number, buffer);
+                if is_write {
+                    self.copy_out(number);
+                } else {
+                    self.copy_in(number);
+                }
             }
             Err(_) => {
-                tracing::error!(errno = -result, "a copy to /dev/ublkcN failed");
+                tracing::error!(
+                    errno = -result,
+                    is_write,
+                    "a copy by way of /dev/ublkcN failed"
+                );
                 self.finish(number, result);
             }
         }
     }
 
-    fn finish(&mut self, number: u32, answer: Answer) {
-        if let Some(buffer) = self.slots[number as usize].copy_buffer.take() {
+    /// Gives back what the request has of ours.
+    pub(super) fn give_buffers(&mut self, number: u32) {
+        let slot = &mut self.slots[number as usize];
+        if let Some(buffer) = slot.copy_buffer.take() {
             self.pool.give(buffer);
         }
+        if let Some(buffer) = slot.scratch.take() {
+            self.scratch.give(buffer);
+        }
+    }
+
+    /// The request relies on nothing any more: its last I/O has ended, or it waits with nothing in flight.
+    pub(super) fn unpin(&mut self, number: u32) {
+        if let Some(pin) = self.slots[number as usize].pin.take() {
+            self.grace.leave(pin);
+        }
+    }
+
+    pub(super) fn finish(&mut self, number: u32, answer: Answer) {
+        self.give_buffers(number);
         self.commit(number, answer);
     }
 
     /// Ends the request, and asks for the next one with the same command.
-    fn commit(&mut self, number: u32, answer: Answer) {
+    pub(super) fn commit(&mut self, number: u32, answer: Answer) {
         let Some(address) = self.address(number) else {
             return;
         };
@@ -306,13 +283,13 @@ impl Reactor {
         unsafe { self.ring.push(entry) };
     }
 
-    fn address(&self, number: u32) -> Option<TagAddress> {
+    pub(super) fn address(&self, number: u32) -> Option<TagAddress> {
         let slot = self.slots.get(number as usize)?;
         let queue = self.queues.get(slot.queue as usize)?.as_ref()?;
         Some(queue.address(slot.tag))
     }
 
-    fn queue_of(&mut self, number: u32) -> Option<&mut super::Served> {
+    pub(super) fn queue_of(&mut self, number: u32) -> Option<&mut super::Served> {
         let slot = self.slots.get(number as usize)?;
         self.queues.get_mut(slot.queue as usize)?.as_mut()
     }

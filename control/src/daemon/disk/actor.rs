@@ -1,18 +1,23 @@
 //! A disk's own thread: it alone holds the store, does one thing after the other, and tells the others what it left behind.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use bedplate_datapath::engine::{DiskFile, DiskIdentity, UringMedium};
-use bedplate_datapath::store::{Object, OpenReport, SessionStart, Store, StoreError};
+use bedplate_datapath::engine::{DiskIdentity, UringMedium};
+use bedplate_datapath::store::{Object, OpenReport, Store};
 use bedplate_datapath::units::CLUSTER_BYTES;
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use bedplate_datapath::volume::{Space, Volume};
+use bedplate_ublk_target::{Committed, Committer};
+use crossbeam::channel::{Sender, unbounded};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+pub use super::thread::Setup;
+use super::thread::{self, Command};
 use crate::api::ApiError;
 use crate::daemon::errors;
 use crate::error_kind::ErrorKind;
@@ -20,20 +25,27 @@ use crate::error_kind::ErrorKind;
 /// The store of a real disk.
 pub type DiskStore = Store<UringMedium>;
 
-enum Command {
-    Work(Box<dyn FnOnce(&mut DiskStore) + Send>),
-    Close(oneshot::Sender<Result<(), StoreError>>),
-}
-
 /// What a disk holds, as of the last change.
 #[derive(Debug, Clone, Default)]
 pub struct Contents {
     /// Its objects.
     pub objects: Vec<Object>,
-    /// Bytes of its clusters that are free.
-    pub free_bytes: u64,
+    /// Whether volumes are attached, or are to be.
+    pub live_volumes: bool,
+    /// Its volumes as reactors change them; weak, since what was known of a disk outlives its use.
+    pub volumes: HashMap<Uuid, Weak<Volume>>,
     /// Why it takes no more changes.
     pub latched: Option<String>,
+}
+
+impl Contents {
+    /// Clusters that are an object's own now.
+    pub fn allocated_clusters(&self, object: &Object) -> u64 {
+        self.volumes
+            .get(&object.uuid)
+            .and_then(Weak::upgrade)
+            .map_or(object.stored_clusters, |volume| volume.allocated_clusters())
+    }
 }
 
 /// An open disk.
@@ -53,6 +65,9 @@ pub struct DiskActor {
     pub report: OpenReport,
     /// Alignment of buffers for direct I/O.
     pub dma_alignment: u32,
+    /// Why no volume of it can be attached, where none can.
+    pub not_live: Option<ApiError>,
+    space: Arc<Space>,
     claim: OwnedFd,
     commands: Sender<Command>,
     contents: Arc<Mutex<Arc<Contents>>>,
@@ -65,7 +80,7 @@ impl DiskActor {
     ///
     /// # Errors
     /// Why it cannot be claimed or opened. Nothing was written then.
-    pub async fn open(path: &Path, deadline: Instant, boot_id: Uuid) -> Result<Self, ApiError> {
+    pub async fn open(path: &Path, deadline: Instant, setup: Setup) -> Result<Self, ApiError> {
         let (answer, opened) = oneshot::channel();
         let (commands, incoming) = unbounded();
         let contents = Arc::new(Mutex::default());
@@ -73,7 +88,7 @@ impl DiskActor {
             let (path, contents) = (path.to_owned(), Arc::clone(&contents));
             std::thread::Builder::new()
                 .name("disk".to_owned())
-                .spawn(move || run(&path, deadline, boot_id, &incoming, &contents, answer))
+                .spawn(move || thread::run(&path, deadline, setup, &incoming, &contents, answer))
                 .map_err(|error| errors::of_io("cannot start a thread for the disk", &error))?
         };
         let facts = opened
@@ -87,6 +102,8 @@ impl DiskActor {
             usable_bytes: facts.usable_bytes,
             report: facts.report,
             dma_alignment: facts.dma_alignment,
+            not_live: facts.not_live,
+            space: facts.space,
             claim: facts.claim,
             commands,
             contents,
@@ -112,6 +129,45 @@ impl DiskActor {
     /// What it holds.
     pub fn contents(&self) -> Arc<Contents> {
         Arc::clone(&self.contents.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Bytes of its clusters that are free now.
+    pub fn free_bytes(&self) -> u64 {
+        self.space.free_clusters() * CLUSTER_BYTES
+    }
+
+    /// Whether volumes of it are attached, or are to be.
+    pub fn has_live_volumes(&self) -> bool {
+        self.contents().live_volumes
+    }
+
+    /// The way to its commits, for devices.
+    pub fn committer(&self) -> Arc<dyn Committer> {
+        Arc::new(CommitQueue(self.commands.clone()))
+    }
+
+    /// Makes durable everything that was acknowledged before.
+    ///
+    /// # Errors
+    /// What the disk has against it; `DiskOffline` when it was closed meanwhile.
+    pub async fn commit(&self) -> Result<(), ApiError> {
+        let (answer, committed) = oneshot::channel();
+        let done = Committed::calling(move |outcome| {
+            // Whoever asked may have gone away.
+            let _ = answer.send(outcome);
+        });
+        self.commands
+            .send(Command::Commit(done))
+            .map_err(|_| self.offline())?;
+        let result = committed.await.map_err(|_| self.offline())?;
+        result.map_err(|errno| {
+            let name = self.name();
+            let message = format!("{name}: what was written could not be made durable");
+            ApiError::new(ErrorKind::Io, message)
+                .disk(name)
+                .errno(errno)
+                .remedy("look for errors of the disk in the kernel's log (`dmesg`)")
+        })
     }
 
     /// Whether its thread still takes commands.
@@ -150,7 +206,7 @@ impl DiskActor {
         let contents = Arc::clone(&self.contents);
         self.ask(move |store| {
             let result = work(store);
-            publish(store, &contents);
+            thread::publish(store, &contents);
             result
         })
         .await
@@ -179,92 +235,12 @@ impl DiskActor {
     }
 }
 
-struct Facts {
-    uuid: Uuid,
-    identity: DiskIdentity,
-    size_bytes: u64,
-    usable_bytes: u64,
-    dma_alignment: u32,
-    report: OpenReport,
-    claim: OwnedFd,
-}
+/// Commits, asked for by reactors.
+struct CommitQueue(Sender<Command>);
 
-/// The thread: opens the disk, then does what it is told until it is told to close, or nobody is left to tell.
-fn run(
-    path: &Path,
-    deadline: Instant,
-    boot_id: Uuid,
-    commands: &Receiver<Command>,
-    contents: &Mutex<Arc<Contents>>,
-    answer: oneshot::Sender<Result<Facts, ApiError>>,
-) {
-    let (mut store, facts) = match open(path, deadline, boot_id) {
-        Ok(opened) => opened,
-        Err(error) => {
-            let _ = answer.send(Err(error));
-            return;
-        }
-    };
-    publish(&store, contents);
-    if answer.send(Ok(facts)).is_err() {
-        // Nobody wants the disk any more; what follows closes it.
-        tracing::debug!(disk = %path.display(), "opened for nobody");
+impl Committer for CommitQueue {
+    fn commit(&self, done: Committed) {
+        // Where the thread has ended, `done` is dropped, which says that nothing was made durable.
+        let _ = self.0.send(Command::Commit(done));
     }
-    while let Ok(command) = commands.recv() {
-        match command {
-            Command::Work(work) => work(&mut store),
-            Command::Close(answer) => {
-                let _ = answer.send(store.close().map(drop));
-                return;
-            }
-        }
-    }
-    if let Err(error) = store.close() {
-        tracing::warn!(disk = %path.display(), "closing the disk: {error}");
-    }
-}
-
-fn open(path: &Path, deadline: Instant, boot_id: Uuid) -> Result<(DiskStore, Facts), ApiError> {
-    let name = path.display().to_string();
-    let disk = DiskFile::claim_waiting(path, deadline, |busy| {
-        tracing::info!(disk = name, "waiting for the claim: {busy}");
-    })
-    .map_err(|error| errors::of_claim(&error))?;
-    let claim = disk
-        .try_clone_fd()
-        .map_err(|error| errors::of_io("cannot duplicate a disk's descriptor", &error))?;
-    let (identity, dma_alignment) = (disk.identity(), disk.dma_alignment());
-    let medium = UringMedium::new(disk).map_err(|error| {
-        errors::of_io("cannot set up io_uring", &error)
-            .disk(name.clone())
-            .remedy("allow io_uring: `sysctl kernel.io_uring_disabled=0`; `bedplate doctor` checks more")
-    })?;
-    let (store, report) = Store::open(
-        medium,
-        &SessionStart {
-            boot_id,
-            diskseq: None,
-        },
-    )
-    .map_err(|error| errors::of_open(&name, &error))?;
-    let geometry = store.geometry();
-    let facts = Facts {
-        uuid: store.disk_uuid(),
-        identity,
-        size_bytes: geometry.disk_bytes(),
-        usable_bytes: store.total_clusters() * CLUSTER_BYTES,
-        dma_alignment,
-        report,
-        claim,
-    };
-    Ok((store, facts))
-}
-
-fn publish(store: &DiskStore, contents: &Mutex<Arc<Contents>>) {
-    let now = Contents {
-        objects: store.objects().cloned().collect(),
-        free_bytes: store.free_clusters() * CLUSTER_BYTES,
-        latched: store.is_latched().map(ToString::to_string),
-    };
-    *contents.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
 }

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bedplate_datapath::plan::DiskIndex;
-use bedplate_datapath::store::PreviousSession;
+use bedplate_datapath::store::{Object, PreviousSession};
 use uuid::Uuid;
 
 use super::actor::{Contents, DiskActor};
+use super::space::Fullness;
 use crate::api::{ApiError, Disk, DiskDetail, DiskState};
 use crate::daemon::history::Tracked;
+use crate::daemon::object::Noun;
 
 /// A known disk.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct DiskEntry {
     pub in_change: bool,
     /// Its place in the tables of the reactors.
     pub slot: Option<DiskIndex>,
+    /// How full it was when somebody looked last.
+    pub fullness: Fullness,
 }
 
 impl DiskEntry {
@@ -44,6 +48,7 @@ impl DiskEntry {
             contents: Arc::default(),
             in_change: false,
             slot: None,
+            fullness: Fullness::default(),
         }
     }
 
@@ -95,21 +100,16 @@ impl DiskEntry {
             read_only: contents.latched.is_some(),
             size_bytes: actor.map(|actor| actor.size_bytes),
             usable_bytes: actor.map(|actor| actor.usable_bytes),
-            free_bytes: actor.map(|_| contents.free_bytes),
-            replicas: u32::try_from(contents.objects.len()).unwrap_or(u32::MAX),
+            free_bytes: actor.map(|actor| actor.free_bytes()),
+            replicas: count(&contents, Noun::Image),
+            volumes: count(&contents, Noun::Volume),
         }
     }
 
     /// As the API shows it alone.
     pub fn detail(&self) -> DiskDetail {
         let report = self.actor.as_ref().map(|actor| &actor.report);
-        let mut images: Vec<String> = self
-            .contents_now()
-            .objects
-            .iter()
-            .map(|object| object.name.clone())
-            .collect();
-        images.sort();
+        let contents = self.contents_now();
         DiskDetail {
             disk: self.view(),
             format_version: report.map(|_| 1),
@@ -126,8 +126,28 @@ impl DiskEntry {
             repairs: report
                 .map(|report| report.repairs.iter().map(ToString::to_string).collect())
                 .unwrap_or_default(),
-            images,
+            images: names(&contents, Noun::Image),
+            volumes: names(&contents, Noun::Volume),
             history: self.state.changes().cloned().collect(),
         }
     }
+}
+
+fn of_noun(contents: &Contents, noun: Noun) -> impl Iterator<Item = &Object> {
+    contents
+        .objects
+        .iter()
+        .filter(move |object| Noun::of(object) == noun)
+}
+
+fn count(contents: &Contents, noun: Noun) -> u32 {
+    u32::try_from(of_noun(contents, noun).count()).unwrap_or(u32::MAX)
+}
+
+fn names(contents: &Contents, noun: Noun) -> Vec<String> {
+    let mut names: Vec<String> = of_noun(contents, noun)
+        .map(|object| object.name.clone())
+        .collect();
+    names.sort();
+    names
 }

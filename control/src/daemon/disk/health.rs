@@ -139,6 +139,7 @@ fn conclude(
         node.refresh_replicas(uuid);
     }
     node.refresh_disk(uuid);
+    node.refresh_space(uuid);
 }
 
 impl Node {

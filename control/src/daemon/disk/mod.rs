@@ -5,8 +5,11 @@ pub(super) mod discovery;
 pub(super) mod entry;
 mod format;
 pub(super) mod health;
+mod live;
 mod online;
 mod remove;
+pub(super) mod space;
+mod thread;
 
 pub(super) use format::format;
 pub use format::write_format;

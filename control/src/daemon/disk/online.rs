@@ -1,4 +1,4 @@
-//! Brings a disk into use: claim, checks, its thread, its place with the reactors, and then its images' devices.
+//! Brings a disk into use: claim, checks, its thread, its place with the reactors, and then the devices of what is on it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use bedplate_datapath::discover;
 use bedplate_datapath::store::PreviousSession;
 use uuid::Uuid;
 
-use super::actor::DiskActor;
+use super::actor::{DiskActor, Setup};
 use super::entry::DiskEntry;
 use crate::api::{ApiError, Disk, DiskState};
-use crate::daemon::image::attach::blocking;
-use crate::daemon::image::recover;
+use crate::daemon::blocking::blocking;
 use crate::daemon::node::Node;
+use crate::daemon::object::recover;
 use crate::error_kind::ErrorKind;
 
 /// How long a command of a user waits for the claim on a disk.
@@ -114,7 +114,7 @@ impl Node {
             Turn::Open(uuid) => return Ok(uuid),
             Turn::Theirs => return Err(in_change(&path.display().to_string())),
         }
-        let opened = DiskActor::open(path, Instant::now() + claim_within, self.boot_id).await;
+        let opened = DiskActor::open(path, Instant::now() + claim_within, self.setup()).await;
         match opened {
             Ok(actor) => self.take_into_use(path, Arc::new(actor)).await,
             Err(error) => {
@@ -130,6 +130,25 @@ impl Node {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// What a disk's thread needs of the daemon.
+    fn setup(self: &Arc<Self>) -> Setup {
+        let (graceful, full) = (Arc::downgrade(self), Arc::downgrade(self));
+        Setup {
+            boot_id: self.boot_id,
+            live_dir: self.config.run_dir.join("live"),
+            after_grace: Box::new(move |then| match graceful.upgrade() {
+                Some(node) => node.serving.after_grace(then),
+                // The daemon has ended: nothing is handed out any more.
+                None => drop(then),
+            }),
+            space_changed: Box::new(move |disk| {
+                if let Some(node) = full.upgrade() {
+                    node.refresh_space(disk);
+                }
+            }),
         }
     }
 
@@ -177,10 +196,16 @@ impl Node {
             tracing::warn!(disk = %actor.name(), "repaired: {repair}");
         }
         for held in &actor.report.held {
-            tracing::error!(disk = %actor.name(), image = held.name, "not served: {}", held.why);
+            tracing::error!(disk = %actor.name(), object = held.name, "not served: {}", held.why);
+        }
+        for lost in &actor.report.lost {
+            tracing::error!(disk = %actor.name(), volume = lost.name, "held, since writes that were acknowledged may be missing: {}", lost.why);
+        }
+        if !actor.report.adopted.is_empty() {
+            tracing::info!(disk = %actor.name(), volumes = actor.report.adopted.len(), "took over live state of the daemon before");
         }
         let cause = format!(
-            "opened at {}, {}, {} images",
+            "opened at {}, {}, {} objects",
             path.display(),
             match actor.report.previous {
                 PreviousSession::First => "for the first time",
@@ -190,6 +215,7 @@ impl Node {
             },
             actor.contents().objects.len(),
         );
+        let lost = actor.report.lost.clone();
         {
             let mut disks = self.disks();
             if let Some(entry) = disks.iter_mut().find(|entry| entry.path == path) {
@@ -204,7 +230,8 @@ impl Node {
         self.set_problem(&format!("disk:{}", path.display()), None);
         self.seen().remember(uuid, path);
         self.refresh_replicas(uuid);
-        recover::disk_came(self, uuid);
+        self.refresh_space(uuid);
+        recover::disk_came(self, uuid, &lost);
         Ok(uuid)
     }
 

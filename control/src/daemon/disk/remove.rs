@@ -8,12 +8,14 @@ use uuid::Uuid;
 use crate::api::{ApiError, DiskState};
 use crate::daemon::errors;
 use crate::daemon::node::Node;
+use crate::daemon::object::Noun;
+use crate::daemon::object::backing::loss_key;
 use crate::error_kind::ErrorKind;
 
 /// Takes the disk that `name` means (a UUID or a path) out of use and forgets it.
 ///
 /// # Errors
-/// `NotFound`; `Busy` while an image on it is attached, or a job uses it.
+/// `NotFound`; `Busy` while an image or a volume on it is attached, or a job uses it.
 pub async fn remove(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
     node.require_running()?;
     let (uuid, path) = begin(node, name)?;
@@ -39,9 +41,15 @@ pub async fn remove(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
         // It is closed all the same; only the clean mark is missing, and the next opening reads everything anyway.
         tracing::warn!(disk = %path.display(), "closing the disk: {error}");
     }
+    for found in node.objects() {
+        if Some(found.disk) == uuid {
+            node.set_problem(&loss_key(found.object.uuid), None);
+        }
+    }
     node.disks().retain(|entry| entry.path != path);
     if let Some(uuid) = uuid {
         node.seen().remove(uuid);
+        node.set_problem(&super::space::space_key(uuid), None);
     }
     node.set_problem(&format!("disk:{}", path.display()), None);
     tracing::info!(disk = %path.display(), "removed");
@@ -52,7 +60,7 @@ pub async fn remove(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
 /// Marks the disk as being closed, if nothing uses it.
 fn begin(node: &Node, name: &str) -> Result<(Option<Uuid>, PathBuf), ApiError> {
     let mut disks = node.disks();
-    let images = node.images();
+    let runtimes = node.runtimes();
     let path = super::find(&disks, name)?.path.clone();
     let Some(entry) = disks.iter_mut().find(|entry| entry.path == path) else {
         return Err(errors::internal("a disk that was there is gone"));
@@ -72,13 +80,13 @@ fn begin(node: &Node, name: &str) -> Result<(Option<Uuid>, PathBuf), ApiError> {
         );
     }
     for object in &entry.contents_now().objects {
-        let Some(runtime) = images.get(object.uuid) else {
+        let Some(runtime) = runtimes.get(object.uuid) else {
             continue;
         };
         if runtime.device.is_some() {
             return busy(
-                format!("the image {} is attached", object.name),
-                "detach its images first",
+                format!("the {} {} is attached", Noun::of(object), object.name),
+                "detach its images and volumes first",
             );
         }
         if let Some(job) = &runtime.job {
@@ -88,7 +96,7 @@ fn begin(node: &Node, name: &str) -> Result<(Option<Uuid>, PathBuf), ApiError> {
             );
         }
     }
-    let importing = images
+    let importing = runtimes
         .imports()
         .find(|(_, import)| entry.uuid == Some(import.disk));
     if let Some((image, import)) = importing {

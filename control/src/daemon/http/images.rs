@@ -9,9 +9,11 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 
 use super::failure::Failure;
+use super::finish;
 use crate::api::{Changed, ImageDetail, ImageList, ImportImage, Job, WaitQuery};
 use crate::daemon::node::Node;
-use crate::daemon::{image, import, verify};
+use crate::daemon::object::{self, Noun};
+use crate::daemon::{import, verify};
 
 type Name = Result<Path<String>, PathRejection>;
 
@@ -45,7 +47,7 @@ pub(super) async fn delete(
     name: Name,
 ) -> Result<StatusCode, Failure> {
     let Path(name) = name?;
-    finish(async move { image::delete(&node, &name).await }).await?;
+    finish(async move { object::delete(&node, Noun::Image, &name).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -54,9 +56,11 @@ pub(super) async fn attach(
     name: Name,
 ) -> Result<Json<Changed>, Failure> {
     let Path(name) = name?;
-    Ok(Json(
-        finish(async move { image::attach::attach(&node, &name).await }).await?,
-    ))
+    let attached = finish(async move {
+        let (found, changed) = object::attach::attach(&node, Noun::Image, &name, false).await?;
+        Ok(node.image_changed(&found, changed))
+    });
+    Ok(Json(attached.await?))
 }
 
 pub(super) async fn detach(
@@ -64,9 +68,11 @@ pub(super) async fn detach(
     name: Name,
 ) -> Result<Json<Changed>, Failure> {
     let Path(name) = name?;
-    Ok(Json(
-        finish(async move { image::attach::detach(&node, &name).await }).await?,
-    ))
+    let detached = finish(async move {
+        let (found, changed) = object::attach::detach(&node, Noun::Image, &name).await?;
+        Ok(node.image_changed(&found, changed))
+    });
+    Ok(Json(detached.await?))
 }
 
 pub(super) async fn verify(
@@ -86,16 +92,9 @@ pub(super) async fn wait(
     query: Result<Query<WaitQuery>, QueryRejection>,
 ) -> Result<Json<ImageDetail>, Failure> {
     let (Path(name), Query(query)) = (name?, query?);
+    let within = Duration::from_millis(query.timeout_ms);
+    let look = || node.image_stand(&name);
     Ok(Json(
-        image::wait::wait(&node, &name, Duration::from_millis(query.timeout_ms)).await?,
+        object::wait::wait(&node, Noun::Image, &name, within, look).await?,
     ))
-}
-
-/// A change that was begun is finished even if the client goes away: half of it must never be what is left.
-async fn finish<R: Send + 'static>(
-    change: impl Future<Output = Result<R, crate::api::ApiError>> + Send + 'static,
-) -> Result<R, crate::api::ApiError> {
-    tokio::spawn(change)
-        .await
-        .map_err(|_| crate::daemon::errors::internal("a change of an image ended unexpectedly"))?
 }

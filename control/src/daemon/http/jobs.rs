@@ -86,7 +86,7 @@ pub(super) async fn content(
 ) -> Result<Json<Job>, Failure> {
     let Path(id) = id?;
     let job = node.jobs.get(id)?;
-    let Some(parts) = node.images().take_content(id) else {
+    let Some(parts) = node.runtimes().take_content(id) else {
         return Err(ApiError::new(
             ErrorKind::BadRequest,
             format!("job {id} takes no content, or takes it already"),

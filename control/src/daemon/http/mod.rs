@@ -6,6 +6,7 @@ mod images;
 mod jobs;
 mod node;
 pub mod socket;
+mod volumes;
 
 use std::sync::Arc;
 
@@ -13,7 +14,9 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post, put};
 
+use super::errors;
 use super::node::Node;
+use crate::api::ApiError;
 
 /// Largest JSON body. Content of images is not limited.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -37,6 +40,15 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/images/{name}/detach", post(images::detach))
         .route("/v1/images/{name}/verify", post(images::verify))
         .route("/v1/images/{name}/wait", get(images::wait))
+        .route("/v1/volumes", get(volumes::list).post(volumes::create))
+        .route(
+            "/v1/volumes/{name}",
+            get(volumes::show).delete(volumes::delete),
+        )
+        .route("/v1/volumes/{name}/attach", post(volumes::attach))
+        .route("/v1/volumes/{name}/detach", post(volumes::detach))
+        .route("/v1/volumes/{name}/resize", post(volumes::resize))
+        .route("/v1/volumes/{name}/wait", get(volumes::wait))
         .route("/v1/jobs", get(jobs::list))
         .route("/v1/jobs/{id}", get(jobs::show))
         .route("/v1/jobs/{id}/events", get(jobs::events))
@@ -46,6 +58,15 @@ pub fn router(node: Arc<Node>) -> Router {
         .method_not_allowed_fallback(failure::no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(node)
+}
+
+/// A change that was begun is finished even if the client goes away: half of it must never be what is left.
+async fn finish<R: Send + 'static>(
+    change: impl Future<Output = Result<R, ApiError>> + Send + 'static,
+) -> Result<R, ApiError> {
+    tokio::spawn(change)
+        .await
+        .map_err(|_| errors::internal("a change ended unexpectedly"))?
 }
 
 #[cfg(test)]

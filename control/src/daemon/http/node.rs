@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 
 use super::failure::Failure;
 use crate::api::{DoctorReport, Status, openapi as document};
-use crate::daemon::image::attach::blocking;
+use crate::daemon::blocking::blocking;
 use crate::daemon::node::Node;
 use crate::daemon::remove_devices;
 use crate::doctor;

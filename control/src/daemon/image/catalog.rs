@@ -6,85 +6,30 @@ use bedplate_datapath::store::{Object, ReplicaState as StoredState};
 use bedplate_datapath::units::CLUSTER_BYTES;
 use uuid::Uuid;
 
-use super::runtime::ImageTable;
 use crate::api::{
-    ApiError, Attachment, AttachmentState, DiskState, Image, ImageDetail, Replica, ReplicaState,
+    ApiError, Attachment, AttachmentState, Changed, Image, ImageDetail, Replica, ReplicaState,
     Transition,
 };
-use crate::daemon::disk::entry::DiskEntry;
 use crate::daemon::node::Node;
+use crate::daemon::object::runtime::ObjectTable;
+use crate::daemon::object::wait::Stand;
+use crate::daemon::object::{Located, Noun, disk_trouble};
 use crate::error_kind::ErrorKind;
 
-/// A replica and the disk it is on.
-#[derive(Debug, Clone)]
-pub struct Located {
-    /// The disk.
-    pub disk: Uuid,
-    /// Where the disk was seen last.
-    pub disk_path: String,
-    /// The replica.
-    pub object: Object,
-}
-
 impl Node {
-    /// Every replica on every known disk.
-    pub fn replicas(&self) -> Vec<Located> {
-        let disks = self.disks();
-        let mut all = Vec::new();
-        for entry in disks.iter() {
-            let Some(disk) = entry.uuid else { continue };
-            for object in &entry.contents_now().objects {
-                all.push(Located {
-                    disk,
-                    disk_path: entry.name(),
-                    object: object.clone(),
-                });
-            }
-        }
-        all
-    }
-
-    /// The image that `name` means: a name or a UUID.
-    ///
-    /// # Errors
-    /// `NotFound`; `Held` when two images on different disks have that name.
-    pub fn find_image(&self, name: &str) -> Result<Located, ApiError> {
-        let wanted = name.parse::<Uuid>().ok();
-        let mut found: Vec<Located> = self
-            .replicas()
-            .into_iter()
-            .filter(|replica| replica.object.name == name || Some(replica.object.uuid) == wanted)
-            .collect();
-        found.sort_by_key(|replica| (!replica.object.state.is_ready(), replica.object.uuid));
-        let Some(first) = found.first() else {
-            return Err(not_found(
-                name,
-                self.images().import_of(name).map(|import| import.job.id()),
-            ));
-        };
-        if let Some(other) = found
-            .iter()
-            .find(|other| other.object.uuid != first.object.uuid)
-        {
-            let message = format!(
-                "two images are named {name}: {} on {} and {} on {}",
-                first.object.uuid, first.disk_path, other.object.uuid, other.disk_path
-            );
-            return Err(ApiError::new(ErrorKind::Held, message)
-                .object(name)
-                .remedy("name the one that you mean by its UUID"));
-        }
-        Ok(first.clone())
-    }
-
     /// Derives the states of the replicas on a disk from the disk's state, and tells of the changes.
     pub fn refresh_replicas(&self, disk: Uuid) {
         let disks = self.disks();
-        let mut images = self.images();
+        let mut images = self.runtimes();
         for entry in disks.iter().filter(|entry| entry.uuid == Some(disk)) {
-            let in_use = entry.actor.is_some() && entry.state.get() != DiskState::Offline;
-            for object in &entry.contents_now().objects {
-                let (state, why) = state_of(entry, in_use, object, &images);
+            let trouble = disk_trouble(entry);
+            let contents = entry.contents_now();
+            let replicas = contents
+                .objects
+                .iter()
+                .filter(|object| Noun::of(object) == Noun::Image);
+            for object in replicas {
+                let (state, why) = state_of(trouble.as_ref(), object, &images);
                 let tracked = images.replica(object.replica_uuid);
                 match why {
                     None => tracked.set(
@@ -104,13 +49,13 @@ impl Node {
     /// Every image, by name.
     pub fn image_list(&self) -> Vec<Image> {
         let mut by_uuid: BTreeMap<Uuid, Vec<Located>> = BTreeMap::new();
-        for replica in self.replicas() {
+        for replica in self.objects_of(Noun::Image) {
             by_uuid
                 .entry(replica.object.uuid)
                 .or_default()
                 .push(replica);
         }
-        let images = self.images();
+        let images = self.runtimes();
         let mut list: Vec<Image> = by_uuid
             .values()
             .map(|replicas| view(replicas, &images))
@@ -130,12 +75,12 @@ impl Node {
     /// One image, by name or UUID.
     ///
     /// # Errors
-    /// As [`Self::find_image`].
+    /// As [`Self::find`].
     pub fn image_detail(&self, name: &str) -> Result<ImageDetail, ApiError> {
-        let first = match self.find_image(name) {
+        let first = match self.find(Noun::Image, name) {
             Ok(first) => first,
             Err(error) => {
-                let images = self.images();
+                let images = self.runtimes();
                 let import = images
                     .import_of(name)
                     .filter(|_| error.kind == ErrorKind::NotReady)
@@ -148,11 +93,11 @@ impl Node {
             }
         };
         let replicas: Vec<Located> = self
-            .replicas()
+            .objects_of(Noun::Image)
             .into_iter()
             .filter(|replica| replica.object.uuid == first.object.uuid)
             .collect();
-        let images = self.images();
+        let images = self.runtimes();
         let mut history: Vec<Transition> = Vec::new();
         for replica in &replicas {
             history.extend(
@@ -179,44 +124,44 @@ impl Node {
         })
     }
 
-    /// The device of an image, as the API shows it.
-    pub fn attachment_view(&self, object: &Object) -> Attachment {
-        attachment(object, &self.images())
-    }
-}
-
-fn not_found(name: &str, import: Option<u64>) -> ApiError {
-    match import {
-        None => ApiError::new(ErrorKind::NotFound, format!("there is no image named {name}"))
-            .object(name)
-            .remedy("`bedplate image list` shows the images; those of a disk that was never seen are not in it"),
-        Some(job) => {
-            ApiError::new(ErrorKind::NotReady, format!("the image {name} is still being imported (job {job})"))
-                .object(name)
-                .remedy(format!("wait for it: `bedplate job wait {job}`"))
+    /// What the API answers to a change of an image's device.
+    pub fn image_changed(&self, found: &Located, changed: bool) -> Changed {
+        Changed {
+            image: found.object.name.clone(),
+            changed,
+            attachment: attachment(&found.object, &self.runtimes()),
         }
+    }
+
+    /// How an image stands, for those who wait for it.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn image_stand(&self, name: &str) -> Result<Stand<ImageDetail>, ApiError> {
+        let detail = self.image_detail(name)?;
+        let (image, attachment) = (&detail.image, &detail.image.attachment);
+        let why = image.why.as_ref().or(attachment.why.as_ref());
+        Ok(Stand {
+            usable: image.state == ReplicaState::Ready
+                && (!attachment.wanted || attachment.state == AttachmentState::Ready),
+            words: format!(
+                "{:?}, its device {:?}{}",
+                image.state,
+                attachment.state,
+                why.map_or(String::new(), |why| format!(": {why}"))
+            ),
+            view: detail,
+        })
     }
 }
 
 fn state_of(
-    entry: &DiskEntry,
-    in_use: bool,
+    trouble: Option<&String>,
     object: &Object,
-    images: &ImageTable,
+    images: &ObjectTable,
 ) -> (ReplicaState, Option<String>) {
-    if !in_use {
-        let why = entry
-            .state
-            .why()
-            .map_or(String::new(), |why| format!(": {why}"));
-        return (
-            ReplicaState::Unknown,
-            Some(format!(
-                "its disk {} is {:?}{why}",
-                entry.name(),
-                entry.state.get()
-            )),
-        );
+    if let Some(trouble) = trouble {
+        return (ReplicaState::Unknown, Some(trouble.clone()));
     }
     match &object.state {
         StoredState::Failed(damage) => (ReplicaState::Failed, Some(damage.to_string())),
@@ -230,7 +175,7 @@ fn state_of(
     }
 }
 
-fn replica_view(replica: &Located, images: &ImageTable) -> Replica {
+fn replica_view(replica: &Located, images: &ObjectTable) -> Replica {
     let tracked = images.replica_state(replica.object.replica_uuid);
     Replica {
         uuid: replica.object.replica_uuid,
@@ -242,7 +187,7 @@ fn replica_view(replica: &Located, images: &ImageTable) -> Replica {
     }
 }
 
-fn view(replicas: &[Located], images: &ImageTable) -> Image {
+fn view(replicas: &[Located], images: &ObjectTable) -> Image {
     let views: Vec<Replica> = replicas
         .iter()
         .map(|replica| replica_view(replica, images))
@@ -292,7 +237,7 @@ fn rank(state: ReplicaState) -> u8 {
     }
 }
 
-fn attachment(object: &Object, images: &ImageTable) -> Attachment {
+fn attachment(object: &Object, images: &ObjectTable) -> Attachment {
     let runtime = images.get(object.uuid);
     Attachment {
         state: runtime.map_or(AttachmentState::Detached, |runtime| {

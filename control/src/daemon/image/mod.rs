@@ -1,10 +1,3 @@
-//! Images: which there are, their devices, their end.
+//! Images: which there are, and how they stand.
 
-pub mod attach;
 pub mod catalog;
-mod delete;
-pub mod recover;
-pub mod runtime;
-pub mod wait;
-
-pub use delete::delete;

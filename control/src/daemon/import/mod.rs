@@ -23,9 +23,10 @@ pub use self::stream_reader::StreamPart;
 use self::stream_reader::StreamReader;
 use super::errors;
 use super::history::unix_ms;
-use super::image::runtime::Importing;
 use super::jobs::{JobRef, cancelled};
 use super::node::Node;
+use super::object::names;
+use super::object::runtime::Importing;
 use crate::api::{ApiError, ImportImage, ImportSource, Job, JobKind, ObjectName};
 use crate::error_kind::ErrorKind;
 
@@ -53,7 +54,7 @@ pub async fn start(node: &Arc<Node>, request: ImportImage) -> Result<Job, ApiErr
             ApiError::new(ErrorKind::BadRequest, "`copies` must be at least 1").object(name),
         );
     }
-    require_free(node, &name)?;
+    names::require_free(node, &name)?;
 
     let mut content = None;
     let (origin, source, size_bytes) = match request.source {
@@ -93,7 +94,11 @@ pub async fn start(node: &Arc<Node>, request: ImportImage) -> Result<Job, ApiErr
         copies: request.copies,
         content,
     };
-    let taken = node.images().begin_import(&name, importing);
+    // Taken first, then looked for: see `names`.
+    let taken = node.runtimes().begin_import(&name, importing);
+    let taken = taken.and_then(|()| {
+        names::require_free(node, &name).inspect_err(|_| node.runtimes().end_import(&name))
+    });
     if let Err(error) = taken {
         job.end(Err(error.clone()), None);
         return Err(error);
@@ -130,7 +135,7 @@ async fn supervise(node: Arc<Node>, plan: Plan, origin: Origin) {
         node.refresh_disk(disk);
     }
     node.refresh_replicas(disk);
-    node.images().end_import(&name);
+    node.runtimes().end_import(&name);
     job.end(outcome.map(|_| ()), None);
     node.notify();
 }
@@ -177,27 +182,6 @@ fn on_this_thread(plan: Plan, origin: Origin, reads_in_flight: usize) -> Result<
         };
         copy::run(plan, reader).await
     })
-}
-
-fn require_free(node: &Node, name: &str) -> Result<(), ApiError> {
-    match node
-        .replicas()
-        .into_iter()
-        .find(|replica| replica.object.name == name)
-    {
-        None => Ok(()),
-        Some(other) => Err(ApiError::new(
-            ErrorKind::Exists,
-            format!(
-                "an image named {name} exists already ({}, on {})",
-                other.object.uuid, other.disk_path
-            ),
-        )
-        .object(name)
-        .remedy(format!(
-            "choose another name, or delete it first: `bedplate image delete {name}`"
-        ))),
-    }
 }
 
 fn parse_sum<const BYTES: usize>(

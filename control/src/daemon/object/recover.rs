@@ -4,28 +4,35 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bedplate_datapath::store::Lost;
 use bedplate_datapath::units::DevId;
 use bedplate_ublk_target::{DeviceState, KernelDevice, OwnerTag, Target};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::attach;
-use super::catalog::Located;
+use super::bring_up::bring_up;
+use super::{Located, Noun, attach, backing};
 use crate::api::{ApiError, AttachmentState};
+use crate::daemon::blocking::blocking;
 use crate::daemon::device_files;
 use crate::daemon::node::Node;
+use crate::daemon::serving::Serving;
 use crate::error_kind::ErrorKind;
 
 /// Time between two tries to attach what is held.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// A disk came into use: the devices of its images are brought up, all at the same time, without waiting for them here.
-pub fn disk_came(node: &Arc<Node>, disk: Uuid) {
+/// A disk came into use: the devices of its objects are brought up, all at the same time, without waiting for them here. Volumes that are
+/// held are not: `lost` tells why, where that was found out just now.
+pub fn disk_came(node: &Arc<Node>, disk: Uuid, lost: &[Lost]) {
     for found in node
-        .replicas()
+        .objects()
         .into_iter()
-        .filter(|found| found.disk == disk && found.object.want_attached)
+        .filter(|found| found.disk == disk)
     {
+        if hold(node, &found, lost) || !found.object.want_attached {
+            continue;
+        }
         let (state, cause) = (AttachmentState::Recovering, "its disk came into use");
         attach::set_attachment(node, &found.object, state, None, cause);
         let node = Arc::clone(node);
@@ -33,13 +40,27 @@ pub fn disk_came(node: &Arc<Node>, disk: Uuid) {
     }
 }
 
+/// Says that a volume is held, if it is.
+fn hold(node: &Node, found: &Located, lost: &[Lost]) -> bool {
+    if found.noun() != Noun::Volume {
+        return false;
+    }
+    let lost = lost.iter().find(|lost| lost.uuid == found.object.uuid);
+    let Some(error) = backing::held(found, lost.map(|lost| lost.why.as_str())) else {
+        return false;
+    };
+    attach::set_attachment(node, &found.object, AttachmentState::Held, Some(&error), "");
+    node.set_problem(&backing::loss_key(found.object.uuid), Some(error));
+    true
+}
+
 /// Returns when no device is being brought up any more.
 pub async fn settled(node: &Arc<Node>) {
     let mut changes = node.watch_changes();
     loop {
         changes.mark_unchanged();
-        let recovering = node.replicas().iter().any(|found| {
-            let images = node.images();
+        let recovering = node.objects().iter().any(|found| {
+            let images = node.runtimes();
             images
                 .get(found.object.uuid)
                 .is_some_and(|runtime| runtime.attachment.get() == AttachmentState::Recovering)
@@ -52,14 +73,14 @@ pub async fn settled(node: &Arc<Node>) {
 }
 
 async fn bring_back(node: &Arc<Node>, found: &Located) {
-    let image = found.object.uuid;
-    let turn = node.images().of(image).turn.clone();
+    let uuid = found.object.uuid;
+    let turn = node.runtimes().of(uuid).turn.clone();
     let _turn = turn.lock().await;
-    if node.is_stopping() || node.images().of(image).device.is_some() {
+    if node.is_stopping() || node.runtimes().of(uuid).device.is_some() {
         return;
     }
     // Looked up again: what was asked for while another change had its turn counts.
-    let Ok(found) = node.find_image(&image.to_string()) else {
+    let Ok(found) = node.find_again(found) else {
         return;
     };
     if !found.object.want_attached {
@@ -72,7 +93,7 @@ async fn bring_back(node: &Arc<Node>, found: &Located) {
         );
         return;
     }
-    match attach::bring_up(node, &found).await {
+    match bring_up(node, &found).await {
         Ok(number) => attach::attached(node, &found.object, number, "back"),
         Err(error) => {
             attach::set_attachment(node, &found.object, AttachmentState::Held, Some(&error), "");
@@ -91,15 +112,17 @@ pub async fn keep_trying(node: Arc<Node>) {
             _ = beat.tick() => {}
         }
         let mut trying = JoinSet::new();
-        for found in node.replicas() {
+        for found in node.objects() {
             let held = {
-                let images = node.images();
+                let images = node.runtimes();
                 let runtime = images.get(found.object.uuid);
                 runtime.is_some_and(|runtime| {
                     runtime.attachment.get() == AttachmentState::Held && runtime.device.is_none()
                 })
             };
-            if held && found.object.want_attached && node.actor(found.disk).is_ok() {
+            // What an operator must decide is not tried.
+            let decided = backing::held(&found, None).is_none();
+            if held && decided && found.object.want_attached && node.actor(found.disk).is_ok() {
                 let node = Arc::clone(&node);
                 trying.spawn(async move { bring_back(&node, &found).await });
             }
@@ -109,14 +132,15 @@ pub async fn keep_trying(node: Arc<Node>) {
     }
 }
 
-/// Devices with our tag that nobody wishes for: of an attach that was never answered, or dead. They are removed. Those of an image
-/// whose disk is not there are left alone, since the disk may come late.
+/// Devices with our tag that nobody wishes for: of an attach that was never answered, or dead. They are removed. Those of an object
+/// whose disk is not there are left alone, since the disk may come late; and those of a volume that is held, whose requests wait for an
+/// operator.
 async fn tidy(node: &Arc<Node>, dead_before: &HashSet<u32>) -> HashSet<u32> {
     let mut dead = HashSet::new();
-    let Ok(devices) = attach::blocking(attach::kernel_devices_of_ours).await else {
+    let Ok(devices) = blocking(Serving::devices_of_ours).await else {
         return dead;
     };
-    let known = node.replicas();
+    let known = node.objects();
     let mut waiting = HashSet::new();
     for device in devices {
         let number = device.dev_id.get();
@@ -149,14 +173,20 @@ async fn tidy(node: &Arc<Node>, dead_before: &HashSet<u32>) -> HashSet<u32> {
     dead
 }
 
-/// Removes a device of an image that is not to be attached, unless a change of the image is under way.
+/// Removes a device of an object that is not to be attached, unless a change of it is under way.
 async fn remove_unwanted(node: &Arc<Node>, found: &Located, number: u32) {
-    let turn = node.images().of(found.object.uuid).turn.clone();
+    let turn = node.runtimes().of(found.object.uuid).turn.clone();
     let Ok(_turn) = turn.try_lock() else { return };
-    let Ok(now) = node.find_image(&found.object.uuid.to_string()) else {
+    let Ok(now) = node.find_again(found) else {
         return;
     };
-    let served = node.images().of(found.object.uuid).device == Some(number);
+    let is_held = now.noun() == Noun::Volume
+        && (backing::held(&now, None).is_some()
+            || node.runtimes().of(now.object.uuid).attachment.get() == AttachmentState::Held);
+    if is_held {
+        return;
+    }
+    let served = node.runtimes().of(found.object.uuid).device == Some(number);
     let wanted = now.object.want_attached && now.object.dev_id == Some(DevId::new(number));
     // Without its disk it is not known what is wished for now.
     if !served && !wanted && node.actor(now.disk).is_ok() {
@@ -166,7 +196,7 @@ async fn remove_unwanted(node: &Arc<Node>, found: &Located, number: u32) {
 }
 
 async fn remove(number: u32, why: &str) {
-    match attach::blocking(move || Target::remove_device(DevId::new(number))).await {
+    match blocking(move || Target::remove_device(DevId::new(number))).await {
         Ok(Ok(())) => tracing::info!(number, "removed a device: {why}"),
         Ok(Err(error)) => tracing::warn!(number, "cannot remove a device ({why}): {error}"),
         Err(error) => tracing::warn!(number, "cannot remove a device ({why}): {error}"),
@@ -177,7 +207,7 @@ fn waits_for_its_disk(device: &KernelDevice) -> ApiError {
     let node = format!("/dev/ublkb{}", device.dev_id);
     ApiError::new(
         ErrorKind::Held,
-        format!("{node} belongs to an image whose disk is not there ({device})"),
+        format!("{node} belongs to an image or a volume whose disk is not there ({device})"),
     )
     .object(node)
     .remedy("it goes on when its disk is back; `bedplated remove-devices` gives it up")

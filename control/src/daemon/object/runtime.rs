@@ -1,6 +1,6 @@
-//! What the daemon does with images: devices, jobs at work, states with their history. Not on any disk.
+//! What the daemon does with images and volumes: devices, jobs at work, states with their history. Not on any disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -12,15 +12,17 @@ use crate::daemon::import::StreamPart;
 use crate::daemon::jobs::JobRef;
 use crate::error_kind::ErrorKind;
 
-/// All images of the node.
+/// All images and volumes of the node.
 #[derive(Debug, Default)]
-pub struct ImageTable {
+pub struct ObjectTable {
     runtimes: HashMap<Uuid, Runtime>,
     replicas: HashMap<Uuid, Tracked<ReplicaState>>,
     imports: BTreeMap<String, Importing>,
+    /// Names of volumes that are being made.
+    taken: HashSet<String>,
 }
 
-/// One image.
+/// One image or volume.
 #[derive(Debug)]
 pub struct Runtime {
     /// State of its device.
@@ -64,15 +66,15 @@ pub struct Importing {
     pub content: Option<mpsc::Sender<StreamPart>>,
 }
 
-impl ImageTable {
-    /// What is done with an image; made on first use.
-    pub fn of(&mut self, image: Uuid) -> &mut Runtime {
-        self.runtimes.entry(image).or_default()
+impl ObjectTable {
+    /// What is done with an object; made on first use.
+    pub fn of(&mut self, object: Uuid) -> &mut Runtime {
+        self.runtimes.entry(object).or_default()
     }
 
-    /// What is done with an image, if anything ever was.
-    pub fn get(&self, image: Uuid) -> Option<&Runtime> {
-        self.runtimes.get(&image)
+    /// What is done with an object, if anything ever was.
+    pub fn get(&self, object: Uuid) -> Option<&Runtime> {
+        self.runtimes.get(&object)
     }
 
     /// State of a replica; made on first use.
@@ -87,17 +89,44 @@ impl ImageTable {
         self.replicas.get(&replica)
     }
 
-    /// Forgets an image that was deleted.
-    pub fn forget(&mut self, image: Uuid, replica: Uuid) {
-        self.runtimes.remove(&image);
+    /// Forgets an object that was deleted.
+    pub fn forget(&mut self, object: Uuid, replica: Uuid) {
+        self.runtimes.remove(&object);
         self.replicas.remove(&replica);
     }
 
     /// Takes `name` for an import.
     ///
     /// # Errors
-    /// `Exists` when another import has it.
+    /// `Exists` when another import has it, or a volume that is being made.
     pub fn begin_import(&mut self, name: &str, importing: Importing) -> Result<(), ApiError> {
+        self.require_not_taken(name)?;
+        self.imports.insert(name.to_owned(), importing);
+        Ok(())
+    }
+
+    /// Takes `name` for a volume.
+    ///
+    /// # Errors
+    /// As [`Self::begin_import`].
+    pub fn take_name(&mut self, name: &str) -> Result<(), ApiError> {
+        self.require_not_taken(name)?;
+        self.taken.insert(name.to_owned());
+        Ok(())
+    }
+
+    /// The volume is there, or is not to be.
+    pub fn give_name(&mut self, name: &str) {
+        self.taken.remove(name);
+    }
+
+    fn require_not_taken(&self, name: &str) -> Result<(), ApiError> {
+        if self.taken.contains(name) {
+            let message = format!("a volume named {name} is being made");
+            return Err(ApiError::new(ErrorKind::Exists, message)
+                .object(name)
+                .remedy("choose another name"));
+        }
         if let Some(other) = self.imports.get(name) {
             let message = format!(
                 "an image named {name} is being imported (job {})",
@@ -107,7 +136,6 @@ impl ImageTable {
                 .object(name)
                 .remedy("wait for that job, cancel it, or choose another name"));
         }
-        self.imports.insert(name.to_owned(), importing);
         Ok(())
     }
 
@@ -135,7 +163,7 @@ impl ImageTable {
         self.imports.iter()
     }
 
-    /// Every image that has a device now: its UUID and the device's number.
+    /// Every object that has a device now: its UUID and the device's number.
     pub fn devices(&self) -> impl Iterator<Item = (Uuid, u32)> + '_ {
         self.runtimes
             .iter()

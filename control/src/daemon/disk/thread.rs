@@ -1,0 +1,290 @@
+//! What a disk's thread does: it opens the disk, then does one thing after the other, and commits.
+//!
+//! Commits go before other work, and all that are asked for meanwhile share one. Other work keeps its order. Between two commits one
+//! piece of other work gets its turn, so that neither can starve the other.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bedplate_datapath::engine::{DiskFile, DiskIdentity, UringMedium};
+use bedplate_datapath::store::{Object, OpenReport, SessionStart, Store, StoreError};
+use bedplate_datapath::units::CLUSTER_BYTES;
+use bedplate_datapath::volume::Space;
+use bedplate_ublk_target::Committed;
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::actor::{Contents, DiskStore};
+use super::live;
+use crate::api::ApiError;
+use crate::daemon::errors;
+use crate::daemon::object::Noun;
+
+/// How long what was written may stay undurable while nobody asks for a flush. Only while volumes are attached: nobody else writes.
+const COMMIT_EVERY: Duration = Duration::from_secs(5);
+/// Least time between two looks at how full the disk is, after commits.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Something to be run later.
+pub type Later = Box<dyn FnOnce() + Send>;
+
+/// What a disk's thread needs of the daemon.
+pub struct Setup {
+    /// Of the running kernel.
+    pub boot_id: Uuid,
+    /// Where live files are.
+    pub live_dir: PathBuf,
+    /// Runs something once no request that is in flight now is left.
+    pub after_grace: Box<dyn Fn(Later) + Send>,
+    /// Space was taken or given back on this disk.
+    pub space_changed: Box<dyn Fn(Uuid) + Send>,
+}
+
+/// What the thread can be told.
+pub enum Command {
+    /// To do something with the store.
+    Work(Box<dyn FnOnce(&mut DiskStore) + Send>),
+    /// To make durable what was acknowledged.
+    Commit(Committed),
+    /// To end the session in order.
+    Close(oneshot::Sender<Result<(), StoreError>>),
+}
+
+/// What became known when the disk was opened.
+pub struct Facts {
+    pub uuid: Uuid,
+    pub identity: DiskIdentity,
+    pub size_bytes: u64,
+    pub usable_bytes: u64,
+    pub dma_alignment: u32,
+    pub report: OpenReport,
+    pub claim: OwnedFd,
+    pub space: Arc<Space>,
+    pub not_live: Option<ApiError>,
+}
+
+/// The thread: opens the disk, then does what it is told until it is told to close, or nobody is left to tell.
+pub fn run(
+    path: &Path,
+    deadline: Instant,
+    setup: Setup,
+    commands: &Receiver<Command>,
+    contents: &Mutex<Arc<Contents>>,
+    answer: oneshot::Sender<Result<Facts, ApiError>>,
+) {
+    let (store, facts) = match open(path, deadline, &setup) {
+        Ok(opened) => opened,
+        Err(error) => {
+            let _ = answer.send(Err(error));
+            return;
+        }
+    };
+    publish(&store, contents);
+    if answer.send(Ok(facts)).is_err() {
+        // Nobody wants the disk any more; what follows closes it.
+        tracing::debug!(disk = %path.display(), "opened for nobody");
+    }
+    let now = Instant::now();
+    let thread = Thread {
+        name: path.display().to_string(),
+        store,
+        setup,
+        contents,
+        waiting: Waiting::default(),
+        commit_at: now + COMMIT_EVERY,
+        looked_at: now,
+        failing: false,
+    };
+    thread.serve(commands);
+}
+
+fn open(path: &Path, deadline: Instant, setup: &Setup) -> Result<(DiskStore, Facts), ApiError> {
+    let name = path.display().to_string();
+    let disk = DiskFile::claim_waiting(path, deadline, |busy| {
+        tracing::info!(disk = name, "waiting for the claim: {busy}");
+    })
+    .map_err(|error| errors::of_claim(&error))?;
+    let claim = disk
+        .try_clone_fd()
+        .map_err(|error| errors::of_io("cannot duplicate a disk's descriptor", &error))?;
+    let (identity, dma_alignment, diskseq) =
+        (disk.identity(), disk.dma_alignment(), disk.diskseq());
+    let medium = UringMedium::new(disk).map_err(|error| {
+        errors::of_io("cannot set up io_uring", &error)
+            .disk(name.clone())
+            .remedy("allow io_uring: `sysctl kernel.io_uring_disabled=0`; `bedplate doctor` checks more")
+    })?;
+    let (live, not_live) = live::open(&setup.live_dir).map_err(|error| error.disk(name.clone()))?;
+    let start = SessionStart {
+        boot_id: setup.boot_id,
+        diskseq,
+    };
+    let (store, report) =
+        Store::open_live(medium, &start, live).map_err(|error| errors::of_open(&name, &error))?;
+    let geometry = store.geometry();
+    let facts = Facts {
+        uuid: store.disk_uuid(),
+        identity,
+        size_bytes: geometry.disk_bytes(),
+        usable_bytes: store.total_clusters() * CLUSTER_BYTES,
+        dma_alignment,
+        report,
+        claim,
+        space: Arc::clone(store.disk_space()),
+        not_live: not_live.map(|error| error.disk(name.clone())),
+    };
+    Ok((store, facts))
+}
+
+/// Tells the others what the disk holds.
+pub fn publish(store: &DiskStore, contents: &Mutex<Arc<Contents>>) {
+    let objects: Vec<Object> = store.objects().cloned().collect();
+    let is_volume = |object: &&Object| Noun::of(object) == Noun::Volume;
+    let now = Contents {
+        live_volumes: objects
+            .iter()
+            .filter(is_volume)
+            .any(|object| object.want_attached),
+        volumes: objects
+            .iter()
+            .filter(is_volume)
+            .filter_map(|object| {
+                let volume = store.volume_of(object.uuid).ok()?;
+                Some((object.uuid, Arc::downgrade(&volume)))
+            })
+            .collect(),
+        objects,
+        latched: store.is_latched().map(ToString::to_string),
+    };
+    *contents.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
+}
+
+/// What was told and is not done.
+#[derive(Default)]
+struct Waiting {
+    commits: Vec<Committed>,
+    others: VecDeque<Command>,
+}
+
+impl Waiting {
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Commit(done) => self.commits.push(done),
+            other => self.others.push_back(other),
+        }
+    }
+}
+
+struct Thread<'a> {
+    name: String,
+    store: DiskStore,
+    setup: Setup,
+    contents: &'a Mutex<Arc<Contents>>,
+    waiting: Waiting,
+    /// When the next commit is due that nobody asked for.
+    commit_at: Instant,
+    /// When the space was looked at last.
+    looked_at: Instant,
+    /// The last commit failed; said once.
+    failing: bool,
+}
+
+impl Thread<'_> {
+    fn serve(mut self, commands: &Receiver<Command>) {
+        let mut open_ended = true;
+        while open_ended || !self.waiting.others.is_empty() {
+            if self.waiting.others.is_empty() {
+                open_ended = self.sleep(commands);
+            }
+            for command in commands.try_iter() {
+                self.waiting.take(command);
+            }
+            if !self.waiting.commits.is_empty() {
+                self.commit();
+            } else if self.contents_now().live_volumes && Instant::now() >= self.commit_at {
+                self.commit_if_needed();
+            }
+            match self.waiting.others.pop_front() {
+                Some(Command::Work(work)) => work(&mut self.store),
+                Some(Command::Close(answer)) => {
+                    // It commits; nobody acknowledges a flush any more, since the reactors have ended.
+                    let _ = answer.send(self.store.close().map(drop));
+                    return;
+                }
+                Some(commit) => self.waiting.take(commit),
+                None => {}
+            }
+        }
+        if let Err(error) = self.store.close() {
+            tracing::warn!(disk = self.name, "closing the disk: {error}");
+        }
+    }
+
+    /// Waits for the next command, or until a commit is due; false when nobody is left to tell anything.
+    fn sleep(&mut self, commands: &Receiver<Command>) -> bool {
+        let command = if self.contents_now().live_volumes {
+            let left = self.commit_at.saturating_duration_since(Instant::now());
+            commands.recv_timeout(left)
+        } else {
+            commands.recv().map_err(RecvTimeoutError::from)
+        };
+        match command {
+            Ok(command) => self.waiting.take(command),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+        true
+    }
+
+    fn contents_now(&self) -> Arc<Contents> {
+        Arc::clone(&self.contents.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn commit_if_needed(&mut self) {
+        self.commit_at = Instant::now() + COMMIT_EVERY;
+        if self.store.needs_commit() {
+            self.commit();
+        }
+    }
+
+    /// One commit for all that ask for one.
+    fn commit(&mut self) {
+        // Taken before it begins: who asks from now on gets the next one.
+        let commits = std::mem::take(&mut self.waiting.commits);
+        self.commit_at = Instant::now() + COMMIT_EVERY;
+        let outcome = match self.store.commit() {
+            Ok(quarantine) => {
+                if !quarantine.is_empty() {
+                    let space = Arc::clone(self.store.disk_space());
+                    (self.setup.after_grace)(Box::new(move || space.release(quarantine)));
+                }
+                self.failing = false;
+                Ok(())
+            }
+            Err(error) => {
+                if !self.failing {
+                    tracing::error!(disk = self.name, "a commit failed: {error}");
+                    self.failing = true;
+                }
+                Err(error)
+            }
+        };
+        let errno = outcome
+            .as_ref()
+            .map_err(|error| error.errno().unwrap_or(libc::EIO));
+        for done in commits {
+            done.done(errno.map(|&()| ()));
+        }
+        if outcome.is_err() {
+            publish(&self.store, self.contents);
+        }
+        if self.looked_at.elapsed() >= LOOK_EVERY {
+            self.looked_at = Instant::now();
+            (self.setup.space_changed)(self.store.disk_uuid());
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Makes the device of an image or a volume, or takes over the one that it still has.
+
+use std::sync::Arc;
+
+use bedplate_datapath::units::DevId;
+use bedplate_ublk_target::{Backing, DeviceSpec, OwnerTag, Target, TargetError};
+use uuid::Uuid;
+
+use super::attach::take_down;
+use super::backing::{backing_of, require_servable};
+use super::{Located, Noun};
+use crate::api::ApiError;
+use crate::daemon::blocking::blocking;
+use crate::daemon::device_files;
+use crate::daemon::errors;
+use crate::daemon::node::Node;
+
+/// How often another number is tried when somebody takes the chosen one first.
+const NUMBER_TRIES: u32 = 16;
+
+/// Makes the device of an object, or takes over the one that it still has; answers with its number once it answers requests.
+/// The caller has the object's turn.
+///
+/// # Errors
+/// What stands in the way. The object has no device of this daemon then.
+pub async fn bring_up(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError> {
+    node.require_attaching()?;
+    let object = &found.object;
+    require_servable(node, found)?;
+    let actor = node.actor(found.disk)?;
+    let backing = backing_of(node, &actor, object).await?;
+    tracing::debug!(object = object.name, disk = %actor.name(), "bringing up");
+
+    let in_use = numbers_in_use(node, object.uuid);
+    let (run_dir, name, kept, uuid) = (
+        node.config.run_dir.clone(),
+        object.name.clone(),
+        object.dev_id,
+        object.uuid,
+    );
+    let wanted = object.want_attached;
+    let read_only = found.noun() == Noun::Image;
+    let dma_alignment = actor.dma_alignment;
+    let job_node = Arc::clone(node);
+    let made = blocking(move || {
+        let target = job_node.serving.target()?;
+        let spec = |number: u32| DeviceSpec {
+            dev_id: DevId::new(number),
+            owner: OwnerTag::of(uuid),
+            read_only,
+            dma_alignment,
+        };
+        let note = |number: u32| device_files::note(&run_dir, number, &name);
+        up(
+            &target,
+            &spec,
+            &note,
+            &backing,
+            kept.map(DevId::get),
+            wanted,
+            &in_use,
+        )
+        .map_err(|error| errors::of_target(Some(&name), &error))
+    });
+    let number = made.await??;
+
+    if kept.map(DevId::get) != Some(number) || !wanted {
+        // The device answers already, but nobody was told. If the daemon dies before this is durable, the next one finds a
+        // device that nobody wishes for, and removes it.
+        if let Err(error) = commit(node, found, DevId::new(number), true).await {
+            if let Err(error) = take_down(node, object, number).await {
+                tracing::error!(
+                    object = object.name,
+                    number,
+                    "a device that could not be noted cannot be removed: {error}"
+                );
+            }
+            return Err(error);
+        }
+    }
+    Ok(number)
+}
+
+fn up(
+    target: &Target,
+    spec: &impl Fn(u32) -> DeviceSpec,
+    note: &impl Fn(u32),
+    backing: &Backing,
+    kept: Option<u32>,
+    wanted: bool,
+    in_use: &[u32],
+) -> Result<u32, TargetError> {
+    let owner = spec(0).owner;
+    let mut taken = in_use.to_vec();
+    for device in Target::kernel_devices()? {
+        let number = device.dev_id.get();
+        if device.owner != Some(owner) {
+            taken.push(number);
+        } else if wanted && kept == Some(number) {
+            note(number);
+            target.recover(&spec(number), backing.clone())?;
+            return Ok(number);
+        } else {
+            tracing::info!(number, "removing a device that was never handed out");
+            Target::remove_device(device.dev_id)?;
+        }
+    }
+    if let Some(number) = kept {
+        note(number);
+        target.attach(&spec(number), backing.clone())?;
+        return Ok(number);
+    }
+    let mut tries = 0;
+    loop {
+        let number = (0..=u32::MAX)
+            .find(|number| !taken.contains(number))
+            .unwrap_or(u32::MAX);
+        note(number);
+        match target.attach(&spec(number), backing.clone()) {
+            Ok(_) => return Ok(number),
+            Err(TargetError::DeviceTaken { .. } | TargetError::Busy { .. })
+                if tries < NUMBER_TRIES =>
+            {
+                tries += 1;
+                taken.push(number);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Numbers that belong to other objects, attached or not.
+fn numbers_in_use(node: &Node, object: Uuid) -> Vec<u32> {
+    let mut numbers: Vec<u32> = node
+        .objects()
+        .into_iter()
+        .filter(|other| other.object.uuid != object)
+        .filter_map(|other| other.object.dev_id.map(DevId::get))
+        .collect();
+    numbers.extend(
+        node.runtimes()
+            .devices()
+            .filter(|(uuid, _)| *uuid != object)
+            .map(|(_, number)| number),
+    );
+    numbers
+}
+
+/// Notes durably which number the object has, and whether it is to be attached. For a volume that is not, its device is gone: what was
+/// written by it is made durable first.
+///
+/// # Errors
+/// What the store has against it.
+pub async fn commit(
+    node: &Arc<Node>,
+    found: &Located,
+    number: DevId,
+    wanted: bool,
+) -> Result<(), ApiError> {
+    let actor = node.actor(found.disk)?;
+    let uuid = found.object.uuid;
+    let noted = actor
+        .change(move |store| store.set_attachment(uuid, number, wanted))
+        .await?;
+    if noted.is_err() {
+        node.refresh_disk(found.disk);
+    }
+    node.refresh_space(found.disk);
+    noted.map_err(|error| errors::of_store(&actor.name(), Some(&found.object.name), &error))
+}

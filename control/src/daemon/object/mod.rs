@@ -1,0 +1,216 @@
+//! What images and volumes share: where they are, their devices, their end.
+//!
+//! ```text
+//! runtime    what the daemon does with an object; nothing of it is on a disk
+//! names      one name, one object, over all disks and both nouns
+//! attach     a device is asked for, or not wanted any more
+//!   bring_up the device is made, or taken over
+//!   backing  what it reads and writes
+//! recover    devices come back by themselves
+//! wait       until an object can be used
+//! delete     its end
+//! ```
+
+pub mod attach;
+pub mod backing;
+pub mod bring_up;
+mod delete;
+pub mod names;
+pub mod recover;
+pub mod runtime;
+pub mod wait;
+
+pub use delete::delete;
+
+use bedplate_datapath::store::{Object, ObjectKind};
+use uuid::Uuid;
+
+use crate::api::{ApiError, DiskState};
+use crate::daemon::disk::entry::DiskEntry;
+use crate::daemon::node::Node;
+use crate::error_kind::ErrorKind;
+
+/// What a user calls an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noun {
+    /// Immutable, imported.
+    Image,
+    /// Writable.
+    Volume,
+}
+
+impl Noun {
+    /// What this object is called.
+    pub const fn of(object: &Object) -> Self {
+        match object.kind {
+            ObjectKind::Volume => Self::Volume,
+            // What cannot be told apart, a lost slot for instance, is listed and deleted with the images.
+            ObjectKind::ImageReplica | ObjectKind::Snapshot => Self::Image,
+        }
+    }
+
+    /// `a` or `an`.
+    pub const fn article(self) -> &'static str {
+        match self {
+            Self::Image => "an",
+            Self::Volume => "a",
+        }
+    }
+
+    /// The word, as in commands.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Volume => "volume",
+        }
+    }
+}
+
+impl std::fmt::Display for Noun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// An object and the disk it is on.
+#[derive(Debug, Clone)]
+pub struct Located {
+    /// The disk.
+    pub disk: Uuid,
+    /// Where the disk was seen last.
+    pub disk_path: String,
+    /// Why the disk is of no use now, where it is not.
+    pub disk_trouble: Option<String>,
+    /// Clusters that are its own now.
+    pub allocated_clusters: u64,
+    /// The object.
+    pub object: Object,
+}
+
+impl Located {
+    /// What it is called.
+    pub const fn noun(&self) -> Noun {
+        Noun::of(&self.object)
+    }
+}
+
+/// Why what lies on a disk cannot be used, where it cannot.
+pub fn disk_trouble(entry: &DiskEntry) -> Option<String> {
+    if entry.actor.is_some() && entry.state.get() != DiskState::Offline {
+        return None;
+    }
+    let why = entry
+        .state
+        .why()
+        .map_or(String::new(), |why| format!(": {why}"));
+    Some(format!(
+        "its disk {} is {:?}{why}",
+        entry.name(),
+        entry.state.get()
+    ))
+}
+
+impl Node {
+    /// Every object on every known disk.
+    pub fn objects(&self) -> Vec<Located> {
+        let disks = self.disks();
+        let mut all = Vec::new();
+        for entry in disks.iter() {
+            let Some(disk) = entry.uuid else { continue };
+            let trouble = disk_trouble(entry);
+            let contents = entry.contents_now();
+            for object in &contents.objects {
+                all.push(Located {
+                    disk,
+                    disk_path: entry.name(),
+                    disk_trouble: trouble.clone(),
+                    allocated_clusters: contents.allocated_clusters(object),
+                    object: object.clone(),
+                });
+            }
+        }
+        all
+    }
+
+    /// The objects of one kind.
+    pub fn objects_of(&self, noun: Noun) -> Vec<Located> {
+        let mut objects = self.objects();
+        objects.retain(|found| found.noun() == noun);
+        objects
+    }
+
+    /// The object that `name` means: a name or a UUID.
+    ///
+    /// # Errors
+    /// `NotFound`; `NotReady` for an image on its way in; `Held` when two on different disks have that name.
+    pub fn find(&self, noun: Noun, name: &str) -> Result<Located, ApiError> {
+        let wanted = name.parse::<Uuid>().ok();
+        let mut found: Vec<Located> = self
+            .objects()
+            .into_iter()
+            .filter(|found| found.object.name == name || Some(found.object.uuid) == wanted)
+            .collect();
+        let other_noun = found.iter().map(Located::noun).find(|other| *other != noun);
+        found.retain(|found| found.noun() == noun);
+        found.sort_by_key(|found| (!found.object.state.is_ready(), found.object.uuid));
+        let Some(first) = found.first() else {
+            return Err(match self.import_job(name) {
+                Some(job) if noun == Noun::Image => being_imported(name, job),
+                _ => not_found(noun, name, other_noun),
+            });
+        };
+        if let Some(other) = found
+            .iter()
+            .find(|other| other.object.uuid != first.object.uuid)
+        {
+            let message = format!(
+                "two {noun}s are named {name}: {} on {} and {} on {}",
+                first.object.uuid, first.disk_path, other.object.uuid, other.disk_path
+            );
+            return Err(ApiError::new(ErrorKind::Held, message)
+                .object(name)
+                .remedy("name the one that you mean by its UUID"));
+        }
+        Ok(first.clone())
+    }
+
+    /// The same object again, after a wait.
+    ///
+    /// # Errors
+    /// `NotFound` when it was deleted meanwhile.
+    pub fn find_again(&self, found: &Located) -> Result<Located, ApiError> {
+        self.find(found.noun(), &found.object.uuid.to_string())
+    }
+
+    fn import_job(&self, name: &str) -> Option<u64> {
+        self.runtimes()
+            .import_of(name)
+            .map(|import| import.job.id())
+    }
+}
+
+fn not_found(noun: Noun, name: &str, other: Option<Noun>) -> ApiError {
+    let error = ApiError::new(
+        ErrorKind::NotFound,
+        format!("there is no {noun} named {name}"),
+    )
+    .object(name);
+    match other {
+        Some(other) => error.remedy(format!(
+            "there is {} {other} of that name: `bedplate {other} show {name}`",
+            other.article()
+        )),
+        None => error.remedy(format!(
+            "`bedplate {noun} list` shows the {noun}s; those of a disk that was never seen are not in it"
+        )),
+    }
+}
+
+fn being_imported(name: &str, job: u64) -> ApiError {
+    ApiError::new(
+        ErrorKind::NotReady,
+        format!("the image {name} is still being imported (job {job})"),
+    )
+    .object(name)
+    .remedy(format!("wait for it: `bedplate job wait {job}`"))
+}

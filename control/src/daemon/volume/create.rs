@@ -1,0 +1,105 @@
+//! Makes a volume: a clone on the disk of its image, or a blank one where there is most room.
+
+use std::sync::Arc;
+
+use bedplate_datapath::store::NewVolume;
+use uuid::Uuid;
+
+use super::size;
+use crate::api::{ApiError, CreateVolume, ObjectName, ReplicaState, Volume};
+use crate::daemon::disk::actor::DiskActor;
+use crate::daemon::disk::entry::DiskEntry;
+use crate::daemon::errors;
+use crate::daemon::history::unix_ms;
+use crate::daemon::node::Node;
+use crate::daemon::object::{Located, Noun, names};
+use crate::error_kind::ErrorKind;
+
+/// Makes the volume. When this answers, it is there after any crash; it has no device yet.
+///
+/// # Errors
+/// `BadName`, `Exists`, `BadSize`, `NotFound` and `NotReady` of its image, `DiskOffline`, `NoSpace`, ...
+pub async fn create(node: &Arc<Node>, request: CreateVolume) -> Result<Volume, ApiError> {
+    node.require_running()?;
+    let name = ObjectName::parse(&request.name)?.into_string();
+    let _taken = names::take(node, &name)?;
+    let image = match &request.image {
+        Some(image) => Some(node.find(Noun::Image, image)?),
+        None => None,
+    };
+    let parent = image
+        .as_ref()
+        .map(|image| (image.object.name.as_str(), image.object.size_bytes));
+    // Before its length: an image whose metadata is lost has none.
+    let actor = match &image {
+        Some(image) => disk_of_clone(node, image)?,
+        None => node.disk_with_most_space()?,
+    };
+    let size_bytes = size::of_new(&name, request.size_bytes, parent)?;
+    let new = NewVolume {
+        name: name.clone(),
+        object_uuid: Uuid::new_v4(),
+        size_bytes,
+        parent: image.as_ref().map(|image| image.object.uuid),
+        created_unix_s: unix_ms() / 1000,
+    };
+    let made = actor.change(move |store| store.create_volume(new)).await?;
+    if made.is_err() {
+        node.refresh_disk(actor.uuid);
+    }
+    let uuid = made.map_err(|error| errors::of_store(&actor.name(), Some(&name), &error))?;
+    tracing::info!(
+        volume = name,
+        %uuid,
+        disk = %actor.name(),
+        size_bytes,
+        image = parent.map(|(image, _)| image),
+        "made"
+    );
+    node.refresh_space(actor.uuid);
+    node.notify();
+    node.volume(&uuid.to_string())
+}
+
+/// The disk with a Ready replica of the image that has most room.
+fn disk_of_clone(node: &Node, image: &Located) -> Result<Arc<DiskActor>, ApiError> {
+    let uuid = image.object.uuid;
+    let disks = node.disks();
+    let runtimes = node.runtimes();
+    let mut states = Vec::new();
+    let mut best: Option<&Arc<DiskActor>> = None;
+    for entry in disks.iter() {
+        let contents = entry.contents_now();
+        let replica = contents
+            .objects
+            .iter()
+            .find(|object| object.uuid == uuid && Noun::of(object) == Noun::Image);
+        let Some(replica) = replica else { continue };
+        let state = runtimes.replica_state(replica.replica_uuid);
+        let now = state.map_or(ReplicaState::Unknown, crate::daemon::history::Tracked::get);
+        if now != ReplicaState::Ready {
+            let why = state.and_then(|state| state.why()).unwrap_or("");
+            states.push(format!("{now:?} on {}: {why}", entry.name()));
+            continue;
+        }
+        match DiskEntry::writable(entry) {
+            Some(actor) if best.is_none_or(|best| best.free_bytes() < actor.free_bytes()) => {
+                best = Some(actor);
+            }
+            Some(_) => {}
+            None => states.push(format!("its disk {} takes no changes now", entry.name())),
+        }
+    }
+    best.cloned().ok_or_else(|| {
+        let name = &image.object.name;
+        ApiError::new(
+            ErrorKind::NotReady,
+            format!("the image {name} cannot be cloned: {}", states.join("; ")),
+        )
+        .object(name.clone())
+        .disk(image.disk_path.clone())
+        .remedy(format!(
+            "`bedplate image show {name}` and `bedplate disk list` say more"
+        ))
+    })
+}

@@ -1,0 +1,198 @@
+//! Live files on a tmpfs: one folder a disk, one file a volume, mapped shared.
+//!
+//! A store to a page of a full tmpfs is SIGBUS, so every range is allocated (`fallocate`) before it is mapped: no room is an error of
+//! [`LiveFiles::map`], and never one of a store. A file's sections lie far apart in its address space, so that each can grow in place; what is
+//! between them takes no memory.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use memmap2::{MmapOptions, MmapRaw};
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
+use uuid::Uuid;
+
+use crate::live::{LiveError, LiveFiles, LiveName, LiveSection, SharedWords};
+
+/// `RAMFS_MAGIC`, include/uapi/linux/magic.h: an initramfs without tmpfs. `nix` does not name it.
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+
+/// Bytes allocated at a time: one call for a large map would keep the caller for long, and undo nothing when it fails half way.
+const CHUNK_BYTES: u64 = 1 << 20;
+
+/// Where the sections lie: header, dirty marks, leaves, entries. The largest volume has 2^31 entries, 2^20 words of marks and 2^19 leaves.
+const SECTION_AT: [u64; 4] = [0, 1 << 20, 64 << 20, 1 << 30];
+const FILE_BYTES: u64 = (1 << 30) + (16 << 30);
+
+/// The live files of one disk, on a tmpfs.
+#[derive(Debug)]
+pub struct LiveDir {
+    live: PathBuf,
+    /// Of the disk.
+    folder: PathBuf,
+}
+
+impl LiveDir {
+    /// Live files below `live`; a folder for each disk is made there.
+    ///
+    /// # Errors
+    /// When `live` is not there or is no tmpfs: what is written there must neither outlive the boot nor wait for a disk.
+    pub fn open(live: &Path) -> Result<Self, LiveError> {
+        let failed = |doing| {
+            move |source| LiveError {
+                file: live.display().to_string(),
+                doing,
+                source,
+            }
+        };
+        let folder = File::open(live).map_err(failed("opening the folder"))?;
+        let kind = fstatfs(&folder)
+            .map_err(|errno| failed("statfs")(errno.into()))?
+            .filesystem_type();
+        if kind != TMPFS_MAGIC && kind != RAMFS_MAGIC {
+            let source = io::Error::other("it is no tmpfs");
+            return Err(failed("using the folder")(source));
+        }
+        Ok(Self {
+            live: live.to_owned(),
+            folder: live.to_owned(),
+        })
+    }
+
+    fn path(&self, file: LiveName) -> PathBuf {
+        match file {
+            LiveName::Disk => self.folder.join("disk"),
+            LiveName::Volume(uuid) => self.folder.join(format!("{uuid}.volume")),
+        }
+    }
+
+    fn failed(
+        &self,
+        file: LiveName,
+        doing: &'static str,
+    ) -> impl FnOnce(io::Error) -> LiveError + use<> {
+        let file = self.path(file).display().to_string();
+        move |source| LiveError {
+            file,
+            doing,
+            source,
+        }
+    }
+}
+
+impl LiveFiles for LiveDir {
+    fn of_disk(&mut self, disk: Uuid) -> Result<(), LiveError> {
+        let folder = self.live.join(disk.to_string());
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&folder);
+        match made {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => Err(LiveError {
+                file: folder.display().to_string(),
+                doing: "making the disk's folder",
+                source,
+            }),
+            _ => {
+                self.folder = folder;
+                Ok(())
+            }
+        }
+    }
+
+    fn list(&mut self) -> Result<Vec<LiveName>, LiveError> {
+        let failed = |source| LiveError {
+            file: self.folder.display().to_string(),
+            doing: "listing",
+            source,
+        };
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.folder).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            // What has another name is somebody else's.
+            match name.to_str() {
+                Some("disk") => names.push(LiveName::Disk),
+                Some(name) => {
+                    let uuid = name
+                        .strip_suffix(".volume")
+                        .and_then(|uuid| uuid.parse().ok());
+                    names.extend(uuid.map(LiveName::Volume));
+                }
+                None => {}
+            }
+        }
+        Ok(names)
+    }
+
+    fn map(
+        &mut self,
+        file: LiveName,
+        section: LiveSection,
+        words: usize,
+    ) -> Result<SharedWords, LiveError> {
+        let open = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.path(file))
+            .map_err(self.failed(file, "opening"))?;
+        // The length says nothing on a tmpfs: what was not allocated takes no memory.
+        open.set_len(FILE_BYTES)
+            .map_err(self.failed(file, "setting the length"))?;
+        let at = SECTION_AT[section as usize];
+        let len_bytes = words.max(1) as u64 * size_of::<u64>() as u64;
+        allocate(&open, at, len_bytes).map_err(self.failed(file, "allocating memory"))?;
+        let map = MmapOptions::new()
+            .offset(at)
+            .len(usize::try_from(len_bytes).unwrap_or(usize::MAX))
+            .map_raw(&open)
+            .map_err(self.failed(file, "mapping"))?;
+        words_of(map, words).map_err(self.failed(file, "mapping"))
+    }
+
+    fn remove(&mut self, file: LiveName) -> Result<(), LiveError> {
+        match std::fs::remove_file(self.path(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.failed(file, "removing")(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Allocates a range, in chunks; what is allocated already stays as it is.
+fn allocate(file: &File, at: u64, len_bytes: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < len_bytes {
+        let chunk = CHUNK_BYTES.min(len_bytes - done);
+        let signed = |value: u64| i64::try_from(value).map_err(io::Error::other);
+        match fallocate(
+            file,
+            FallocateFlags::empty(),
+            signed(at + done)?,
+            signed(chunk)?,
+        ) {
+            Ok(()) => done += chunk,
+            Err(nix::errno::Errno::EINTR) => {}
+            // A ramfs has no limit to run into, and cannot allocate.
+            Err(nix::errno::Errno::EOPNOTSUPP) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+fn words_of(map: MmapRaw, words: usize) -> io::Result<SharedWords> {
+    // Page aligned, as every mapping is.
+    #[expect(clippy::cast_ptr_alignment)]
+    let first = NonNull::new(map.as_mut_ptr().cast::<AtomicU64>());
+    let first = first.ok_or_else(|| io::Error::other("mapped at address 0"))?;
+    // SAFETY: the mapping is page aligned and at least so long, its range of the file is allocated, and it is kept with the words. The files
+    // are this daemon's alone (mode 0600, below a folder of mode 0700) and never shortened while mapped; others reach the same memory as
+    // atomics only.
+    Ok(unsafe { SharedWords::new(first, words, Arc::new(map)) })
+}

@@ -1,0 +1,246 @@
+//! The journal's ring: where the next batch goes, and reading it when a disk is opened.
+
+use uuid::Uuid;
+
+use super::error::OpenError;
+use super::latch::LatchedDisk;
+use super::trees::usize_of;
+use crate::format::geometry::JournalZone;
+use crate::format::journal::{BATCH_BYTES_MAX, JournalBatch, JournalRecord, MAGIC, batch_bytes};
+use crate::format::root::CheckpointRoot;
+use crate::format::{Expect, Stamp};
+use crate::medium::{IoFault, Medium};
+use crate::units::{BLOCK_BYTES, ByteOffset, PAGE_BYTES, Seq};
+
+/// Bytes read at a time when the ring is searched for batches that should not be there.
+const SEARCH_BYTES: usize = 1 << 20;
+/// Where a batch's sequence lies, see PageHeader.
+const SEQ_AT: usize = 32;
+
+/// The ring of an open disk. Its owner writes batches in order, each after the one before is durable.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Journal {
+    zone: JournalZone,
+    /// The newest root: what is before its tail is not needed any more.
+    pub root: CheckpointRoot,
+    /// Where the last batch ended.
+    next: ByteOffset,
+    /// The sequence of the next batch.
+    pub next_seq: Seq,
+}
+
+impl Journal {
+    /// An empty journal that begins where `root` says.
+    pub fn after(root: CheckpointRoot, zone: JournalZone) -> Self {
+        Self {
+            zone,
+            root,
+            next: root.tail_offset,
+            next_seq: root.tail_seq,
+        }
+    }
+
+    /// The last batch that was written; 0 if there was none ever.
+    pub fn last_seq(&self) -> Seq {
+        Seq::new(self.next_seq.get().saturating_sub(1))
+    }
+
+    /// Whether a checkpoint would make replay shorter.
+    pub fn is_empty(&self) -> bool {
+        self.next_seq == self.root.tail_seq
+    }
+
+    /// Where a batch of so many records goes. `None` if it would overwrite what replay needs: first a checkpoint.
+    pub fn place(&self, records: usize) -> Option<ByteOffset> {
+        let len_bytes = batch_bytes(records) as u64;
+        let at = self.zone.place(self.next, len_bytes)?;
+        if self.is_empty() {
+            return Some(at);
+        }
+        let (tail, end) = (self.root.tail_offset, at.plus(len_bytes));
+        // Not even up to the tail: a full ring would look like an empty one.
+        let clear = if self.next > tail {
+            // Used: tail to next.
+            at >= self.next || end < tail
+        } else {
+            // Used: tail to the zone's end, and its start to next.
+            at >= self.next && end < tail
+        };
+        clear.then_some(at)
+    }
+
+    /// Writes a batch where [`Self::place`] said; durable when this returns.
+    pub fn write<M: Medium>(
+        &mut self,
+        disk: &mut LatchedDisk<M>,
+        disk_uuid: Uuid,
+        session: u64,
+        at: ByteOffset,
+        records: Vec<JournalRecord>,
+    ) -> Result<(), IoFault> {
+        let batch = JournalBatch {
+            seq: self.next_seq,
+            session,
+            records,
+        };
+        let stamp = Stamp {
+            disk_uuid,
+            self_offset: at,
+        };
+        let Ok(bytes) = batch.encode(&stamp) else {
+            debug_assert!(false, "batches are cut before they are too long");
+            return Ok(());
+        };
+        disk.write_durable(at, &bytes)?;
+        self.next = at.plus(bytes.len() as u64);
+        self.next_seq = Seq::new(self.next_seq.get() + 1);
+        Ok(())
+    }
+
+    /// A checkpoint is done: nothing before the next batch is needed any more.
+    pub fn checkpointed(&mut self, root: CheckpointRoot) {
+        self.root = root;
+    }
+
+    /// The root of a checkpoint that includes every batch so far.
+    pub fn next_root(&self, session: u64) -> CheckpointRoot {
+        CheckpointRoot {
+            seq: Seq::new(self.root.seq.get() + 1),
+            // At the zone's very end the next batch starts over.
+            tail_offset: self
+                .zone
+                .place(self.next, BLOCK_BYTES)
+                .unwrap_or(self.zone.offset),
+            tail_seq: self.next_seq,
+            session,
+        }
+    }
+
+    /// Reads every batch from the root's tail on, and hands it out. What follows the last good one is a torn tail, unless a good batch with
+    /// a higher sequence is in the ring.
+    pub fn replay<M: Medium>(
+        &mut self,
+        disk: &mut LatchedDisk<M>,
+        disk_uuid: Uuid,
+        mut take: impl FnMut(&JournalBatch),
+    ) -> Result<(), OpenError> {
+        loop {
+            let here = self.read(disk, disk_uuid, self.next)?;
+            // One that did not fit before the zone's end starts over.
+            let found = match here {
+                None if self.next != self.zone.offset => self
+                    .read(disk, disk_uuid, self.zone.offset)?
+                    .map(|found| (self.zone.offset, found)),
+                other => other.map(|found| (self.next, found)),
+            };
+            let Some((at, (batch, len_bytes))) = found else {
+                break;
+            };
+            take(&batch);
+            self.next = at.plus(len_bytes);
+            self.next_seq = Seq::new(self.next_seq.get() + 1);
+        }
+        self.refuse_later_batches(disk, disk_uuid)
+    }
+
+    /// The batch at `at`, if it is the next one.
+    fn read<M: Medium>(
+        &self,
+        disk: &mut LatchedDisk<M>,
+        disk_uuid: Uuid,
+        at: ByteOffset,
+    ) -> Result<Option<(JournalBatch, u64)>, OpenError> {
+        if !self.zone.may_begin(at) {
+            return Ok(None);
+        }
+        let io = |fault| OpenError::Io {
+            doing: "reading the journal",
+            fault,
+        };
+        // Most batches are a block or two; how long this one is stands in its first block.
+        let left = usize_of(self.zone.end().get() - at.get());
+        let mut bytes = vec![0; PAGE_BYTES.min(left)];
+        disk.read(at, &mut bytes).map_err(io)?;
+        if bytes[..8] != MAGIC || seq_in(&bytes) != self.next_seq.get() {
+            return Ok(None);
+        }
+        let claimed = u32::from_le_bytes([bytes[72], bytes[73], bytes[74], bytes[75]]) as usize;
+        if claimed > PAGE_BYTES
+            && claimed <= BATCH_BYTES_MAX.min(left)
+            && claimed.is_multiple_of(PAGE_BYTES)
+        {
+            bytes.resize(claimed, 0);
+            disk.read(at, &mut bytes).map_err(io)?;
+        }
+        let expect = Expect::at(at).on_disk(disk_uuid);
+        Ok(JournalBatch::decode(&bytes, &expect)
+            .ok()
+            .filter(|(batch, _)| batch.seq == self.next_seq)
+            .map(|(batch, len)| (batch, len as u64)))
+    }
+
+    /// A good batch after the end means that one before it is lost: acknowledged flushes would be missing without a word.
+    fn refuse_later_batches<M: Medium>(
+        &self,
+        disk: &mut LatchedDisk<M>,
+        disk_uuid: Uuid,
+    ) -> Result<(), OpenError> {
+        let mut offset = 0;
+        let mut bytes = vec![0; SEARCH_BYTES.min(usize_of(self.zone.len_bytes))];
+        while offset < self.zone.len_bytes {
+            let len = bytes.len().min(usize_of(self.zone.len_bytes - offset));
+            let start = self.zone.offset.plus(offset);
+            disk.read(start, &mut bytes[..len])
+                .map_err(|fault| OpenError::Io {
+                    doing: "reading the journal",
+                    fault,
+                })?;
+            for (block, at) in bytes[..len]
+                .chunks(PAGE_BYTES)
+                .zip((start.get()..).step_by(PAGE_BYTES))
+            {
+                if block[..8] != MAGIC || seq_in(block) < self.next_seq.get() {
+                    continue;
+                }
+                let at = ByteOffset::new(at);
+                if let Some(seq) = self.good_batch(disk, disk_uuid, at)? {
+                    return Err(OpenError::MetadataDamaged {
+                        what: format!(
+                            "the journal has no good batch {} (expected at disk byte {}), but batch {seq}",
+                            self.next_seq,
+                            self.next.get()
+                        ),
+                        at,
+                    });
+                }
+            }
+            offset += len as u64;
+        }
+        Ok(())
+    }
+
+    fn good_batch<M: Medium>(
+        &self,
+        disk: &mut LatchedDisk<M>,
+        disk_uuid: Uuid,
+        at: ByteOffset,
+    ) -> Result<Option<Seq>, OpenError> {
+        let left = usize_of(self.zone.end().get() - at.get());
+        let mut bytes = vec![0; BATCH_BYTES_MAX.min(left)];
+        disk.read(at, &mut bytes).map_err(|fault| OpenError::Io {
+            doing: "reading the journal",
+            fault,
+        })?;
+        let expect = Expect::at(at).on_disk(disk_uuid);
+        Ok(JournalBatch::decode(&bytes, &expect)
+            .ok()
+            .map(|(batch, _)| batch.seq))
+    }
+}
+
+fn seq_in(block: &[u8]) -> u64 {
+    block
+        .get(SEQ_AT..)
+        .and_then(<[u8]>::first_chunk)
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}

@@ -1,0 +1,308 @@
+//! The disk's own live file: which life of the daemon wrote the live state, and how far its journal was.
+//!
+//! Live state is believed only if all of it agrees with the disk. Words are stored so that every prefix of an update is a valid state.
+
+use std::sync::atomic::Ordering;
+
+use uuid::Uuid;
+
+use super::open::SessionStart;
+use crate::live::{LiveError, LiveFiles, LiveName, LiveSection, SharedWords};
+use crate::units::{Epoch, Seq, SlotIndex};
+use crate::volume::{Volume, VolumeParts, clusters_of, leaf_groups_of};
+
+/// First word of a complete live file: `BPLIVE`, and the version of the layout.
+const COMPLETE: u64 = u64::from_le_bytes(*b"BPLIVE\0\x01");
+const HEADER_WORDS: usize = 512;
+
+/// Words of the disk's header.
+mod disk {
+    pub(super) const COMPLETE: usize = 0;
+    pub(super) const BOOT_ID: usize = 1;
+    pub(super) const DISK_UUID: usize = 3;
+    pub(super) const SESSION: usize = 5;
+    pub(super) const NEXT_SESSION: usize = 6;
+    pub(super) const DISKSEQ: usize = 7;
+    pub(super) const COMMITTED: usize = 8;
+    pub(super) const SUBMITTED: usize = 9;
+}
+
+/// Words of a volume's header.
+mod volume {
+    pub(super) const COMPLETE: usize = 0;
+    pub(super) const UUID: usize = 1;
+    pub(super) const OWNER: usize = 3;
+    pub(super) const DISK_UUID: usize = 4;
+    pub(super) const SIZE_BYTES: usize = 6;
+}
+
+/// The live files of an open disk.
+pub(super) struct LiveState {
+    files: Box<dyn LiveFiles>,
+    /// None before the session began.
+    header: Option<SharedWords>,
+}
+
+/// What is found of a former life.
+pub(super) enum Former {
+    /// It is believed: whether the last batch on the disk is one that it knows of is still to be checked.
+    Matches { committed: Seq, submitted: Seq },
+    /// It is not; why.
+    Not(String),
+}
+
+impl LiveState {
+    pub fn new(files: Box<dyn LiveFiles>) -> Self {
+        Self {
+            files,
+            header: None,
+        }
+    }
+
+    /// Whether the live files are of the session that the superblock tells of, on this disk and this boot.
+    pub fn former(
+        &mut self,
+        disk_uuid: Uuid,
+        session: u64,
+        start: &SessionStart,
+    ) -> Result<Former, LiveError> {
+        let not = |why: &str| Ok(Former::Not(why.to_owned()));
+        self.files.of_disk(disk_uuid)?;
+        if !self.files.list()?.contains(&LiveName::Disk) {
+            return not("the live state is gone");
+        }
+        let words = self
+            .files
+            .map(LiveName::Disk, LiveSection::Header, HEADER_WORDS)?;
+        let word = |at: usize| words[at].load(Ordering::Acquire);
+        if word(disk::COMPLETE) != COMPLETE {
+            return not("the live state is incomplete");
+        }
+        if uuid_in(&words, disk::DISK_UUID) != disk_uuid {
+            return not("the live state is another disk's");
+        }
+        if uuid_in(&words, disk::BOOT_ID) != start.boot_id {
+            return not("the live state is of another boot");
+        }
+        // The next session is noted before the superblock tells of it: a crash between leaves either of the two there.
+        if word(disk::SESSION) != session && word(disk::NEXT_SESSION) != session {
+            return not("the live state is of another session");
+        }
+        if word(disk::DISKSEQ) != diskseq_word(start) {
+            return not(
+                "the disk was taken away and came back: what it had in its cache may be lost",
+            );
+        }
+        Ok(Former::Matches {
+            committed: Seq::new(word(disk::COMMITTED)),
+            submitted: Seq::new(word(disk::SUBMITTED)),
+        })
+    }
+
+    /// Before the superblock tells of session `next`. `is_adopted`: the former live state goes on, and must stay believable.
+    pub fn begin(
+        &mut self,
+        disk_uuid: Uuid,
+        next: u64,
+        start: &SessionStart,
+        committed: Seq,
+        is_adopted: bool,
+    ) -> Result<(), LiveError> {
+        self.files.of_disk(disk_uuid)?;
+        if !is_adopted {
+            self.files.remove(LiveName::Disk)?;
+        }
+        let words = self
+            .files
+            .map(LiveName::Disk, LiveSection::Header, HEADER_WORDS)?;
+        let set = |at: usize, value: u64| words[at].store(value, Ordering::Release);
+        set(disk::NEXT_SESSION, next);
+        // What is submitted is never behind what is committed.
+        set(disk::SUBMITTED, committed.get());
+        set(disk::COMMITTED, committed.get());
+        if !is_adopted {
+            set(disk::SESSION, next);
+            set(disk::DISKSEQ, diskseq_word(start));
+            store_uuid(&words, disk::DISK_UUID, disk_uuid);
+            store_uuid(&words, disk::BOOT_ID, start.boot_id);
+            // Last: from here on it is believed.
+            set(disk::COMPLETE, COMPLETE);
+        }
+        self.header = Some(words);
+        Ok(())
+    }
+
+    /// The superblock tells of the session now.
+    pub fn begun(&self, session: u64) {
+        self.set(disk::SESSION, session);
+    }
+
+    /// A batch is about to be written.
+    pub fn about_to_submit(&self, seq: Seq) {
+        self.set(disk::SUBMITTED, seq.get());
+    }
+
+    /// A batch is durable.
+    pub fn committed(&self, seq: Seq) {
+        self.set(disk::COMMITTED, seq.get());
+    }
+
+    fn set(&self, at: usize, value: u64) {
+        if let Some(words) = &self.header {
+            words[at].store(value, Ordering::Release);
+        }
+    }
+
+    /// The words of a volume's live file, if it is complete and this volume's; its size may be one of before a resize.
+    pub fn adopt(&mut self, disk_uuid: Uuid, parts: &Owner) -> Result<Option<Words>, LiveError> {
+        let name = LiveName::Volume(parts.uuid);
+        if !self.files.list()?.contains(&name) {
+            return Ok(None);
+        }
+        let header = self.files.map(name, LiveSection::Header, HEADER_WORDS)?;
+        let word = |at: usize| header[at].load(Ordering::Acquire);
+        let fits = word(volume::COMPLETE) == COMPLETE
+            && uuid_in(&header, volume::UUID) == parts.uuid
+            && uuid_in(&header, volume::DISK_UUID) == disk_uuid
+            && word(volume::OWNER) == parts.owner_word();
+        if !fits {
+            return Ok(None);
+        }
+        // More of each section is mapped where the slot says that the volume is larger: it was being resized.
+        self.map(name, parts.size_bytes).map(Some)
+    }
+
+    /// A new live file with what `from` holds now.
+    pub fn make(
+        &mut self,
+        disk_uuid: Uuid,
+        owner: &Owner,
+        from: &Volume,
+    ) -> Result<Words, LiveError> {
+        let name = LiveName::Volume(owner.uuid);
+        // Whatever is left of an older one.
+        self.files.remove(name)?;
+        let words = self.map(name, owner.size_bytes)?;
+        for (to, entry) in words.entries.iter().zip(from.map().iter()) {
+            // Most are empty: untouched memory stays untouched.
+            if entry.bits() != 0 {
+                to.store(entry.bits(), Ordering::Relaxed);
+            }
+        }
+        for (to, leaf) in words.leaves.iter().zip(from.leaves()) {
+            to.store(leaf.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        let header = self.files.map(name, LiveSection::Header, HEADER_WORDS)?;
+        store_uuid(&header, volume::UUID, owner.uuid);
+        store_uuid(&header, volume::DISK_UUID, disk_uuid);
+        header[volume::OWNER].store(owner.owner_word(), Ordering::Release);
+        header[volume::SIZE_BYTES].store(owner.size_bytes, Ordering::Release);
+        // Last: a file without it is rebuilt from the disk.
+        header[volume::COMPLETE].store(COMPLETE, Ordering::Release);
+        Ok(words)
+    }
+
+    /// More of the same file, for a volume that grows.
+    pub fn grow(&mut self, uuid: Uuid, size_bytes: u64) -> Result<Words, LiveError> {
+        self.map(LiveName::Volume(uuid), size_bytes)
+    }
+
+    fn map(&mut self, name: LiveName, size_bytes: u64) -> Result<Words, LiveError> {
+        let clusters = clusters_of(size_bytes);
+        let mut section = |section, words: u64| {
+            self.files
+                .map(name, section, usize::try_from(words).unwrap_or(usize::MAX))
+        };
+        Ok(Words {
+            entries: section(LiveSection::Entries, clusters)?,
+            dirty: section(
+                LiveSection::Dirty,
+                crate::volume::dirty::DirtyBits::words_of(clusters),
+            )?,
+            leaves: section(LiveSection::Leaves, leaf_groups_of(size_bytes))?,
+        })
+    }
+
+    /// Removes a volume's live file.
+    pub fn remove(&mut self, uuid: Uuid) -> Result<(), LiveError> {
+        self.files.remove(LiveName::Volume(uuid))
+    }
+
+    /// Removes live files of volumes that are not in `keep`.
+    pub fn remove_others(&mut self, keep: &[Uuid]) -> Result<(), LiveError> {
+        for name in self.files.list()? {
+            if let LiveName::Volume(uuid) = name
+                && !keep.contains(&uuid)
+            {
+                self.files.remove(name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whose a live file is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owner {
+    pub uuid: Uuid,
+    pub slot: SlotIndex,
+    pub epoch: Epoch,
+    pub size_bytes: u64,
+}
+
+impl Owner {
+    fn owner_word(&self) -> u64 {
+        u64::from(self.slot.get()) << 32 | u64::from(self.epoch.get())
+    }
+
+    /// What a volume over `words` is made of.
+    pub fn parts(&self, words: Words, disk: crate::volume::DiskShared) -> VolumeParts {
+        VolumeParts {
+            uuid: self.uuid,
+            slot: self.slot,
+            epoch: self.epoch,
+            size_bytes: self.size_bytes,
+            entries: words.entries,
+            dirty: words.dirty,
+            leaves: words.leaves,
+            disk,
+        }
+    }
+}
+
+/// The words of a volume.
+#[derive(Clone, Debug)]
+pub(super) struct Words {
+    pub entries: SharedWords,
+    pub dirty: SharedWords,
+    pub leaves: SharedWords,
+}
+
+impl Words {
+    /// Words of this process alone, all zero.
+    pub fn in_memory(size_bytes: u64) -> Self {
+        let clusters = clusters_of(size_bytes);
+        Self {
+            entries: SharedWords::zeroed(clusters),
+            dirty: SharedWords::zeroed(crate::volume::dirty::DirtyBits::words_of(clusters)),
+            leaves: SharedWords::zeroed(leaf_groups_of(size_bytes)),
+        }
+    }
+}
+
+fn diskseq_word(start: &SessionStart) -> u64 {
+    start.diskseq.map_or(0, |diskseq| diskseq.saturating_add(1))
+}
+
+fn uuid_in(words: &SharedWords, at: usize) -> Uuid {
+    Uuid::from_u64_pair(
+        words[at].load(Ordering::Acquire),
+        words[at + 1].load(Ordering::Acquire),
+    )
+}
+
+fn store_uuid(words: &SharedWords, at: usize, uuid: Uuid) {
+    let (high, low) = uuid.as_u64_pair();
+    words[at].store(high, Ordering::Release);
+    words[at + 1].store(low, Ordering::Release);
+}

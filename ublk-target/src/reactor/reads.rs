@@ -1,0 +1,123 @@
+//! READ: planned, read from the disks into the request's pages, or into a buffer and copied.
+//!
+//! What is missing of an answered read would be kernel memory: success is only ever said of all bytes.
+
+use bedplate_datapath::engine::executor::{Begun, RequestBuffer, RequestIndex};
+use bedplate_datapath::units::{ByteOffset, SECTOR_BYTES};
+
+use super::requests::{Answer, State};
+use super::{Reactor, kind};
+use crate::buffer_pool::COPY_BYTES;
+use crate::queue::Descriptor;
+
+impl Reactor {
+    /// Begins a read. False, and nothing done, if it has to wait.
+    pub(super) fn begin_read(
+        &mut self,
+        number: u32,
+        descriptor: &Descriptor,
+    ) -> Result<bool, Answer> {
+        let slot = self.slots[number as usize];
+        let Some(Some(queue)) = self.queues.get(slot.queue as usize) else {
+            return Ok(true);
+        };
+        let len_bytes = descriptor
+            .sectors
+            .checked_mul(512)
+            .filter(|len| *len > 0 && *len as usize <= COPY_BYTES);
+        let start = descriptor.start_sector.checked_mul(SECTOR_BYTES);
+        let (Some(len_bytes), Some(start)) = (len_bytes, start) else {
+            return Err(-libc::EINVAL);
+        };
+        self.plan.clear();
+        if let Err(error) = queue
+            .stack
+            .plan_read(ByteOffset::new(start), len_bytes, &mut self.plan)
+        {
+            tracing::error!(dev_id = %queue.dev_id, start, len_bytes, %error, "a read cannot be planned");
+            return Err(-libc::EIO);
+        }
+        let registered = queue
+            .registered_buffer(slot.tag)
+            .filter(|_| !descriptor.lacks_buffer());
+        let (buffer, copy_buffer) = match registered {
+            Some(index) => (RequestBuffer::Registered(index), None),
+            None => match self.pool.take() {
+                Some(taken) => (RequestBuffer::Memory(self.pool.start(taken)), Some(taken)),
+                None => return Ok(false),
+            },
+        };
+        // SAFETY: a registered buffer is the request's own pages, until its COMMIT. A pool buffer is COPY_BYTES long, no
+        // shorter than the request, and ours until it is given back, which is after the request ended; `wind_up`
+        // leaks the pool if I/O is in flight.
+        let begun = unsafe {
+            self.executor.begin_read(
+                &mut self.ring,
+                RequestIndex(number),
+                buffer,
+                self.plan.as_slice(),
+            )
+        };
+        if begun == Begun::Full {
+            if let Some(taken) = copy_buffer {
+                self.pool.give(taken);
+            }
+            return Ok(false);
+        }
+        let slot = &mut self.slots[number as usize];
+        slot.state = State::Reading;
+        slot.len_bytes = len_bytes;
+        slot.copied_bytes = 0;
+        slot.retries = 0;
+        slot.copy_buffer = copy_buffer;
+        if begun == Begun::Done {
+            self.data_ready(number, Ok(()));
+        } else {
+            // The plan names clusters that must not be handed out again under it. Nothing came between: this thread answers for
+            // grace periods too.
+            slot.pin = Some(self.grace.enter());
+        }
+        Ok(true)
+    }
+
+    /// All reads of a request have ended.
+    pub(super) fn data_ready(&mut self, number: u32, outcome: Result<(), i32>) {
+        self.unpin(number);
+        let slot = self.slots[number as usize];
+        match (outcome, slot.copy_buffer) {
+            (Err(errno), _) => {
+                if let Some(queue) = self.queue_of(number) {
+                    tracing::error!(dev_id = %queue.dev_id, errno, "a read failed");
+                }
+                self.finish(number, -errno);
+            }
+            (Ok(()), None) => self.finish(number, slot.success()),
+            (Ok(()), Some(_)) => self.copy_in(number),
+        }
+    }
+
+    /// Copies what is left into the request's pages.
+    pub(super) fn copy_in(&mut self, number: u32) {
+        let Some(address) = self.address(number) else {
+            return;
+        };
+        let slot = &mut self.slots[number as usize];
+        let Some(buffer) = slot.copy_buffer else {
+            return;
+        };
+        slot.state = State::CopyingIn;
+        let from = self
+            .pool
+            .start(buffer)
+            .wrapping_add(slot.copied_bytes as usize);
+        let left = slot.len_bytes - slot.copied_bytes;
+        let entry = address.copy_in(
+            from,
+            left,
+            slot.copied_bytes,
+            kind::COPY | u64::from(number),
+        );
+        // SAFETY: the buffer is this request's until `finish` gives it back, after the copy; see `begin_read` for the end.
+        unsafe { self.ring.push(entry) };
+    }
+}

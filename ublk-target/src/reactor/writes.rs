@@ -1,0 +1,382 @@
+//! WRITE, DISCARD, WRITE_ZEROES: each tag of a writable queue has a [`WriteOp`], which is driven from step to step.
+//!
+//! A write is answered only when everything is published. While it waits for a lock or for space it has nothing in flight and
+//! pins nothing. One step a turn for what has no end soon.
+
+use std::sync::Arc;
+
+use bedplate_datapath::engine::executor::{Begun, RequestBuffer, RequestIndex, WriteBuffers};
+use bedplate_datapath::plan::LayerStack;
+use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, SECTOR_BYTES};
+use bedplate_datapath::volume::Volume;
+use bedplate_datapath::volume::write::{Blocked, WriteIoList, WriteKind, WriteOp, WriteStep};
+use libublk::sys as lib;
+
+use super::devices::NO_BUFFER;
+use super::requests::{Answer, SpaceWait, State};
+use super::{Reactor, kind};
+use crate::backing::{Committer, Writable};
+use crate::buffer_pool::COPY_BYTES;
+use crate::queue::Descriptor;
+
+/// What a queue has for its writes.
+pub(super) struct Writes {
+    pub(super) volume: Arc<Volume>,
+    pub(super) committer: Arc<dyn Committer>,
+    /// By tag. Made when the queue comes, so that no request allocates.
+    ops: Box<[WriteOp]>,
+}
+
+impl Writes {
+    pub(super) fn new(writable: &Writable, depth: u16) -> Self {
+        Self {
+            volume: Arc::clone(&writable.volume),
+            committer: Arc::clone(&writable.committer),
+            ops: (0..depth).map(|_| WriteOp::new()).collect(),
+        }
+    }
+
+    /// Takes a volume that grew. Requests that have begun go on with it: it is the same memory and the same locks, only longer, and until
+    /// every reactor has it, the kernel sends nothing beyond the old end.
+    pub(super) fn grow(&mut self, writable: &Writable) {
+        self.volume = Arc::clone(&writable.volume);
+        self.committer = Arc::clone(&writable.committer);
+    }
+}
+
+/// What is written, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wish {
+    kind: WriteKind,
+    at: u64,
+    len_bytes: u64,
+}
+
+impl Wish {
+    fn of(descriptor: &Descriptor, stack: &LayerStack) -> Result<Self, Answer> {
+        let len_bytes = u64::from(descriptor.sectors) * SECTOR_BYTES;
+        let (kind, longest) = match descriptor.op {
+            lib::UBLK_IO_OP_WRITE => (WriteKind::Data, COPY_BYTES as u64),
+            lib::UBLK_IO_OP_WRITE_ZEROES => {
+                let keep = descriptor.keeps_space();
+                (WriteKind::Zero { keep }, u64::MAX)
+            }
+            _ => (WriteKind::Zero { keep: false }, u64::MAX),
+        };
+        let at = descriptor
+            .start_sector
+            .checked_mul(SECTOR_BYTES)
+            .filter(|_| len_bytes > 0 && len_bytes <= longest)
+            .ok_or(-libc::EINVAL)?;
+        let end = at.checked_add(len_bytes).ok_or(-libc::EINVAL)?;
+        if end > stack.device_bytes() {
+            return Err(-libc::EIO);
+        }
+        Ok(Self {
+            kind,
+            at,
+            len_bytes,
+        })
+    }
+
+    /// Whether it begins or ends within a block.
+    fn needs_scratch(&self) -> bool {
+        !(self.at | self.len_bytes).is_multiple_of(BLOCK_BYTES)
+    }
+}
+
+impl Reactor {
+    /// Begins a write, a discard, or zeros. False, and nothing done, if it has to wait.
+    pub(super) fn begin_write(
+        &mut self,
+        number: u32,
+        descriptor: &Descriptor,
+    ) -> Result<bool, Answer> {
+        let slot = self.slots[number as usize];
+        let Some(Some(queue)) = self.queues.get_mut(slot.queue as usize) else {
+            return Ok(true);
+        };
+        let registered = queue
+            .registered_buffer(slot.tag)
+            .filter(|_| !descriptor.lacks_buffer());
+        let Some(writes) = &mut queue.writes else {
+            return Err(-libc::EROFS);
+        };
+        let wish = Wish::of(descriptor, &queue.stack)?;
+        let has_data = wish.kind == WriteKind::Data;
+        let copies = has_data && registered.is_none();
+        let copy_buffer = if copies { self.pool.take() } else { None };
+        let scratch = if wish.needs_scratch() {
+            self.scratch.take()
+        } else {
+            None
+        };
+        let slot = &mut self.slots[number as usize];
+        slot.copy_buffer = copy_buffer;
+        slot.scratch = scratch;
+        if copies && copy_buffer.is_none() || wish.needs_scratch() && scratch.is_none() {
+            self.give_buffers(number);
+            return Ok(false);
+        }
+        slot.len_bytes = if has_data {
+            // At most COPY_BYTES.
+            descriptor.sectors * 512
+        } else {
+            0
+        };
+        slot.copied_bytes = 0;
+        slot.retries = 0;
+        slot.space = SpaceWait::NotAsked;
+        slot.is_fua = descriptor.is_fua();
+        if let Some(op) = writes.ops.get_mut(usize::from(slot.tag)) {
+            op.begin(wish.kind, ByteOffset::new(wish.at), wish.len_bytes);
+        }
+        if copies {
+            self.copy_out(number);
+        } else {
+            self.drive(number);
+        }
+        Ok(true)
+    }
+
+    /// Copies what is left of the request's data into its buffer.
+    pub(super) fn copy_out(&mut self, number: u32) {
+        let Some(address) = self.address(number) else {
+            return;
+        };
+        let slot = &mut self.slots[number as usize];
+        let Some(buffer) = slot.copy_buffer else {
+            return;
+        };
+        slot.state = State::CopyingOut;
+        let to = self
+            .pool
+            .start(buffer)
+            .wrapping_add(slot.copied_bytes as usize);
+        let left = slot.len_bytes - slot.copied_bytes;
+        let entry = address.copy_out(to, left, slot.copied_bytes, kind::COPY | u64::from(number));
+        // SAFETY: the buffer is this request's until `give_buffers`, after the copy, and no shorter than the request. A copy that is
+        // in flight when the ring fails has been made at once, or not at all: `/dev/ublkcN` is open without waiting.
+        unsafe { self.ring.push(entry) };
+    }
+
+    /// All data of a write was copied.
+    pub(super) fn data_is_here(&mut self, number: u32) {
+        if self.leaving.is_some() {
+            // Nothing is written yet: it is the next server's.
+            self.abandon(number);
+        } else {
+            self.drive(number);
+        }
+    }
+
+    /// A list of a write's I/O has ended.
+    pub(super) fn write_io_ended(&mut self, number: u32, outcome: Result<(), i32>) {
+        let tag = usize::from(self.slots[number as usize].tag);
+        if let Some(queue) = self.queue_of(number) {
+            if let Err(errno) = outcome {
+                tracing::error!(dev_id = %queue.dev_id, errno, "a write failed");
+            }
+            if let Some(op) = queue
+                .writes
+                .as_mut()
+                .and_then(|writes| writes.ops.get_mut(tag))
+            {
+                op.io_ended(outcome);
+            }
+        }
+        self.drive(number);
+    }
+
+    /// Goes on with what is blocked: each request once.
+    pub(super) fn retry_blocked(&mut self) {
+        for _ in 0..self.blocked.len() {
+            if let Some(number) = self.blocked.pop_front() {
+                self.drive(number);
+            }
+        }
+    }
+
+    /// Goes on with a write as far as it can.
+    fn drive(&mut self, number: u32) {
+        // Before the step: what it plans must be carried out.
+        if !self.executor.has_room(WriteIoList::CAPACITY) {
+            self.set_aside(number);
+            return;
+        }
+        match self.step(number) {
+            WriteStep::Io => {}
+            WriteStep::Done => {
+                self.unpin(number);
+                let slot = self.slots[number as usize];
+                if slot.is_fua {
+                    self.give_buffers(number);
+                    self.ask_for_commit(number);
+                } else {
+                    self.finish(number, slot.success());
+                }
+            }
+            WriteStep::Failed(errno) => {
+                self.unpin(number);
+                self.finish(number, -errno);
+            }
+            WriteStep::Blocked(why) => {
+                self.unpin(number);
+                match why {
+                    Blocked::Again => self.has_more = true,
+                    Blocked::Lock => {}
+                    Blocked::Space => {
+                        if let SpaceWait::Failed(errno) = self.slots[number as usize].space {
+                            self.abandon_op(number);
+                            self.finish(number, -errno);
+                            return;
+                        }
+                        self.ask_for_space(number);
+                    }
+                }
+                self.set_aside(number);
+            }
+        }
+    }
+
+    /// Steps until I/O is in flight, or there is nothing to do now.
+    fn step(&mut self, number: u32) -> WriteStep {
+        let slot = &mut self.slots[number as usize];
+        let Some(Some(queue)) = self.queues.get_mut(slot.queue as usize) else {
+            return WriteStep::Failed(libc::EIO);
+        };
+        let registered = queue.registered_buffer(slot.tag);
+        let Some(writes) = &mut queue.writes else {
+            return WriteStep::Failed(libc::EROFS);
+        };
+        let (Some(op), Some(own)) = (
+            writes.ops.get_mut(usize::from(slot.tag)),
+            queue.stack.layers.first(),
+        ) else {
+            return WriteStep::Failed(libc::EIO);
+        };
+        let data = match slot.copy_buffer {
+            Some(buffer) => RequestBuffer::Memory(self.pool.start(buffer)),
+            // Without data there may be none; a list names none then, and the kernel would refuse this one.
+            None => RequestBuffer::Registered(registered.unwrap_or(NO_BUFFER)),
+        };
+        let scratch = slot
+            .scratch
+            .map_or(std::ptr::null_mut(), |buffer| self.scratch.start(buffer));
+        // Before the step, which looks at the map.
+        if slot.pin.is_none() {
+            slot.pin = Some(self.grace.enter());
+        }
+        loop {
+            let step = op.step(&queue.stack, &writes.volume, &mut self.ios);
+            if step != WriteStep::Io {
+                return step;
+            }
+            // SAFETY: a registered buffer is the request's own pages, until its COMMIT; a pool buffer is as long as any request; both are
+            // left alone until the request ends, and `wind_up` leaks the pools if I/O is in flight. Lists name scratch memory, two blocks
+            // at most, only for requests that begin or end within a block, and these have a scratch buffer.
+            let begun = unsafe {
+                self.executor.begin_write(
+                    &mut self.ring,
+                    RequestIndex(number),
+                    own.disk,
+                    WriteBuffers { data, scratch },
+                    self.ios.as_slice(),
+                )
+            };
+            match begun {
+                Begun::InFlight => {
+                    slot.state = State::Writing;
+                    return WriteStep::Io;
+                }
+                Begun::Done => op.io_ended(Ok(())),
+                // There was room, and nobody took it: a list has no more than its capacity.
+                Begun::Full => op.io_ended(Err(libc::EIO)),
+            }
+        }
+    }
+
+    /// Puts a write that has nothing in flight off to a later turn; or leaves it to the next server, if there is no later turn.
+    fn set_aside(&mut self, number: u32) {
+        if self.leaving.is_some() {
+            self.abandon(number);
+            return;
+        }
+        self.slots[number as usize].state = State::Blocked;
+        self.blocked.push_back(number);
+    }
+
+    /// Leaves a write to the next server. Whatever it has written so far, it is issued again, and no harm is done twice.
+    pub(super) fn abandon(&mut self, number: u32) {
+        self.abandon_op(number);
+        self.unpin(number);
+        self.hold(number);
+    }
+
+    fn abandon_op(&mut self, number: u32) {
+        let tag = usize::from(self.slots[number as usize].tag);
+        if let Some(writes) = self
+            .queue_of(number)
+            .and_then(|queue| queue.writes.as_mut())
+            && let Some(op) = writes.ops.get_mut(tag)
+        {
+            op.abandon(&writes.volume);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE_BYTES: u64 = 8 << 30;
+
+    fn wish(op_flags: u32, start_sector: u64, sectors: u32) -> Result<Wish, Answer> {
+        let stack = LayerStack {
+            layers: Vec::new(),
+            size_bytes: DEVICE_BYTES,
+        };
+        Wish::of(&Descriptor::new(op_flags, sectors, start_sector), &stack)
+    }
+
+    #[test]
+    fn a_bad_descriptor_is_an_error_whatever_it_says() {
+        let write = lib::UBLK_IO_OP_WRITE;
+        assert_eq!(wish(write, 0, 0), Err(-libc::EINVAL));
+        assert_eq!(wish(write, 0, 2049), Err(-libc::EINVAL));
+        assert_eq!(wish(write, u64::MAX, 1), Err(-libc::EINVAL));
+        assert_eq!(wish(write, u64::MAX / 512, 1), Err(-libc::EINVAL));
+        assert_eq!(wish(write, DEVICE_BYTES / 512, 1), Err(-libc::EIO));
+        let discard = lib::UBLK_IO_OP_DISCARD;
+        assert_eq!(wish(discard, 0, u32::MAX), Err(-libc::EIO));
+        assert!(wish(discard, 0, u32::MAX >> 9).is_ok());
+    }
+
+    #[test]
+    fn nounmap_keeps_space_and_a_discard_never_does() {
+        let kind = |op_flags| wish(op_flags, 0, 8).map(|wish| wish.kind);
+        let nounmap = lib::UBLK_IO_F_NOUNMAP;
+        let zeroes = lib::UBLK_IO_OP_WRITE_ZEROES;
+        assert_eq!(kind(zeroes), Ok(WriteKind::Zero { keep: false }));
+        assert_eq!(kind(zeroes | nounmap), Ok(WriteKind::Zero { keep: true }));
+        assert_eq!(
+            kind(lib::UBLK_IO_OP_DISCARD),
+            Ok(WriteKind::Zero { keep: false })
+        );
+        assert_eq!(
+            kind(lib::UBLK_IO_OP_WRITE | lib::UBLK_IO_F_FUA),
+            Ok(WriteKind::Data)
+        );
+    }
+
+    #[test]
+    fn scratch_is_for_parts_of_blocks() {
+        let needs = |start, sectors| {
+            wish(lib::UBLK_IO_OP_WRITE, start, sectors).is_ok_and(|wish| wish.needs_scratch())
+        };
+        assert!(!needs(8, 16));
+        assert!(needs(1, 8));
+        assert!(needs(8, 7));
+        assert!(needs(1, 7));
+    }
+}

@@ -1,0 +1,148 @@
+//! A volume that grew: its device grows with it, under whoever has it open.
+//!
+//! First every reactor gets the longer layers and the longer volume, then the kernel the new length: no request beyond the old end
+//! reaches a reactor that knows only the old volume.
+
+use bedplate_datapath::units::{DevId, SECTOR_BYTES};
+
+use crate::attach::whole_blocks;
+use crate::backing::Backing;
+use crate::error::TargetError;
+use crate::params::DiskLimits;
+use crate::sys::Features;
+use crate::target::{DeviceEntry, REACTOR_TIMEOUT, Target, locked, reactor_failed};
+
+impl Target {
+    /// Whether the kernel can change the length of a device that is up.
+    pub fn can_resize(&self) -> bool {
+        self.support.features.contains(Features::UPDATE_SIZE)
+    }
+
+    /// Gives a device that is served here the longer layers and the longer volume in `backing`, which is what it has, grown: the same
+    /// volume on the same disks. Then its block device becomes as long. Requests in flight go on.
+    ///
+    /// # Errors
+    /// [`TargetError::KernelTooOld`] where the kernel cannot, and nothing is changed; [`TargetError::NotFound`];
+    /// [`TargetError::Busy`] if another operation changes the device; [`TargetError::Mismatch`] if `backing` is shorter, or not what the
+    /// device has; what the kernel answered: the reactors have the new layers then, the device its old length.
+    pub fn resize(&self, dev_id: DevId, backing: Backing) -> Result<(), TargetError> {
+        if !self.can_resize() {
+            return Err(TargetError::KernelTooOld {
+                lacks: "UBLK_F_UPDATE_SIZE",
+            });
+        }
+        let (reactors, old) = self.take_served(dev_id)?;
+        let (now_served, outcome) = self.grow(dev_id, &reactors, old, backing);
+        let entry = DeviceEntry::Served {
+            reactors,
+            backing: now_served,
+        };
+        locked(&self.devices).insert(dev_id, entry);
+        outcome
+    }
+
+    /// The entry of a device that is served, with the device locked against other operations until it is put back.
+    fn take_served(&self, dev_id: DevId) -> Result<(Vec<usize>, Backing), TargetError> {
+        let mut devices = locked(&self.devices);
+        match devices.insert(dev_id, DeviceEntry::Changing) {
+            Some(DeviceEntry::Served { reactors, backing }) => Ok((reactors, backing)),
+            Some(DeviceEntry::Changing) => Err(TargetError::Busy {
+                dev_id,
+                by: Vec::new(),
+            }),
+            None => {
+                devices.remove(&dev_id);
+                Err(TargetError::NotFound { dev_id })
+            }
+        }
+    }
+
+    /// Answers with what the reactors have then.
+    fn grow(
+        &self,
+        dev_id: DevId,
+        reactors: &[usize],
+        old: Backing,
+        new: Backing,
+    ) -> (Backing, Result<(), TargetError>) {
+        let limits = self.blocks_below(&new);
+        let new = whole_blocks(new, &limits);
+        let sectors = new.stack.device_bytes() / SECTOR_BYTES;
+        if let Err(error) = is_grown(dev_id, &old, &new) {
+            return (old, Err(error));
+        }
+        let asked: Vec<_> = reactors
+            .iter()
+            .filter_map(|number| self.reactors.get(*number))
+            .map(|reactor| (reactor, reactor.resize(dev_id, new.clone())))
+            .collect();
+        for (reactor, answer) in asked {
+            if let Err(source) = answer.wait(REACTOR_TIMEOUT) {
+                let error = reactor_failed(reactor, "cannot take a longer volume", source);
+                return (new, Err(error));
+            }
+        }
+        let updated = self.control.update_size(dev_id, sectors);
+        (new, updated)
+    }
+
+    /// Limits of the disks below, as far as lengths go: those of a device that is served are known.
+    fn blocks_below(&self, backing: &Backing) -> DiskLimits {
+        let disks = locked(&self.disks);
+        backing
+            .stack
+            .layers
+            .iter()
+            .filter_map(|layer| *disks.get(usize::from(layer.disk.get()))?)
+            .fold(DiskLimits::NONE, DiskLimits::and)
+    }
+
+    /// Gives a device that was recovered with the old length of its volume the new one, or leaves it as it is.
+    pub(crate) fn catch_up(&self, dev_id: DevId, actual: u64, expected: u64) {
+        let grown = if self.can_resize() {
+            self.control.update_size(dev_id, expected)
+        } else {
+            Err(TargetError::KernelTooOld {
+                lacks: "UBLK_F_UPDATE_SIZE",
+            })
+        };
+        match grown {
+            Ok(()) => {
+                tracing::info!(%dev_id, from = actual, to = expected, "the device has its volume's new length in sectors");
+            }
+            Err(error) => {
+                tracing::warn!(%dev_id, sectors = actual, volume = expected, %error, "the device keeps its old length until it is attached again");
+            }
+        }
+    }
+}
+
+/// Whether `new` is `old`, as long or longer.
+fn is_grown(dev_id: DevId, old: &Backing, new: &Backing) -> Result<(), TargetError> {
+    let mismatch = |what, actual, expected| {
+        Err(TargetError::Mismatch {
+            dev_id,
+            what,
+            actual,
+            expected,
+        })
+    };
+    let lengths = [old, new].map(|backing| backing.stack.device_bytes() / SECTOR_BYTES);
+    if lengths[1] < lengths[0] {
+        return mismatch("a size in sectors of", lengths[0], lengths[1]);
+    }
+    let volumes = [old, new].map(|backing| {
+        backing
+            .writable
+            .as_ref()
+            .map(|writable| writable.volume.uuid())
+    });
+    let disks = [old, new].map(|backing| {
+        let own = backing.stack.layers.first();
+        own.map_or(u64::MAX, |layer| u64::from(layer.disk.get()))
+    });
+    if volumes[0] != volumes[1] || disks[0] != disks[1] {
+        return mismatch("another volume, on disk", disks[0], disks[1]);
+    }
+    Ok(())
+}
