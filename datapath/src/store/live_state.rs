@@ -99,6 +99,11 @@ impl LiveState {
         })
     }
 
+    /// Live files are this disk's from here on.
+    pub fn of_disk(&mut self, disk_uuid: Uuid) -> Result<(), LiveError> {
+        self.files.of_disk(disk_uuid)
+    }
+
     /// Before the superblock tells of session `next`. `is_adopted`: the former live state goes on, and must stay believable.
     pub fn begin(
         &mut self,

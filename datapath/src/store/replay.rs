@@ -295,30 +295,18 @@ impl<M: Medium> Store<M> {
             })
     }
 
-    /// The last steps of an open: volumes that lost something are held, durably; those that are to be attached get their live files; and what
-    /// the former process had not committed is committed, before anything is allocated.
-    pub(super) fn settle_volumes(&mut self, report: &OpenReport) -> Result<(), OpenError> {
-        let io = |error: super::StoreError| match error.fault() {
-            Some(fault) => OpenError::Io {
-                doing: "settling volumes",
-                fault: *fault,
-            },
-            None => OpenError::LiveState {
-                why: error.to_string(),
-            },
-        };
+    /// Before the session begins: volumes that lost something are held, durably; live files that are not believed are removed; volumes that are
+    /// to be attached get theirs. A crash after the session has begun finds live state that matches it, so all of this must be there by then.
+    pub(super) fn prepare_volumes(&mut self, report: &OpenReport) -> Result<(), OpenError> {
         for lost in &report.lost {
-            self.set_loss(lost.uuid, true).map_err(io)?;
+            self.set_loss(lost.uuid, true).map_err(unsettled)?;
         }
-        if !report.adopted.is_empty() {
-            // Until now a drop may have been in memory only: the disk would still know its cluster as the volume's. With all that is
-            // dirty committed, the maps that the allocator was rebuilt from are the disk's own.
-            let quarantine = self.commit().map_err(io)?;
-            debug_assert!(quarantine.is_empty(), "nothing was dropped in this process");
-            if !self.is_allocation_refused() {
-                self.space.set_gate(Gate::Open);
-            }
-        }
+        self.live
+            .of_disk(self.superblock.disk_uuid)
+            .and_then(|()| self.live.remove_others(&report.adopted))
+            .map_err(|error| OpenError::LiveState {
+                why: error.to_string(),
+            })?;
         let wanted: Vec<uuid::Uuid> = self
             .entries
             .values()
@@ -331,7 +319,21 @@ impl<M: Medium> Store<M> {
             .map(|entry| entry.object.uuid)
             .collect();
         for uuid in wanted {
-            self.make_live(uuid).map_err(io)?;
+            self.make_live(uuid).map_err(unsettled)?;
+        }
+        Ok(())
+    }
+
+    /// The last steps of an open: what the former process had not committed is committed, before anything is allocated.
+    pub(super) fn settle_volumes(&mut self, report: &OpenReport) -> Result<(), OpenError> {
+        if !report.adopted.is_empty() {
+            // Until now a drop may have been in memory only: the disk would still know its cluster as the volume's. With all that is
+            // dirty committed, the maps that the allocator was rebuilt from are the disk's own.
+            let quarantine = self.commit().map_err(unsettled)?;
+            debug_assert!(quarantine.is_empty(), "nothing was dropped in this process");
+            if !self.is_allocation_refused() {
+                self.space.set_gate(Gate::Open);
+            }
         }
         let keep: Vec<uuid::Uuid> = self
             .entries
@@ -344,5 +346,17 @@ impl<M: Medium> Store<M> {
             .map_err(|error| OpenError::LiveState {
                 why: error.to_string(),
             })
+    }
+}
+
+fn unsettled(error: super::StoreError) -> OpenError {
+    match error.fault() {
+        Some(fault) => OpenError::Io {
+            doing: "settling volumes",
+            fault: *fault,
+        },
+        None => OpenError::LiveState {
+            why: error.to_string(),
+        },
     }
 }

@@ -241,6 +241,11 @@ impl SimDisk {
         self.crash_at = Some(operation);
     }
 
+    /// Forgets the crash point.
+    pub fn crash_at_nothing(&mut self) {
+        self.crash_at = None;
+    }
+
     /// Whether the crash point was reached.
     pub fn has_crashed(&self) -> bool {
         self.crashed

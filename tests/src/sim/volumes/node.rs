@@ -116,6 +116,8 @@ pub struct Node {
     uuids: u128,
     /// What was done.
     pub operations: u64,
+    /// What is done is printed.
+    pub traces: bool,
     /// Volumes that were held.
     pub losses: u64,
     /// Live state that was taken over.
@@ -142,6 +144,7 @@ impl Default for Node {
             leaky: false,
             uuids: 0,
             operations: 0,
+            traces: std::env::var_os("SIM_TRACE").is_some(),
             losses: 0,
             adopted: 0,
         }
@@ -204,6 +207,10 @@ impl Node {
     }
 
     fn phase(&self, phase: Phase) {
+        if self.traces {
+            let operation = self.disk.borrow().operations();
+            println!("  operation {operation}: {phase:?}");
+        }
         self.disk.borrow_mut().enter(phase);
     }
 
@@ -504,6 +511,9 @@ impl Node {
 
     /// The machine stops, and comes back as far as the next open.
     pub fn crash(&mut self, crash: Crash) {
+        if self.traces {
+            println!("  operation {}: {crash:?}", self.disk.borrow().operations());
+        }
         self.store = None;
         self.ballast.clear();
         self.leaky = false;
@@ -535,6 +545,9 @@ impl Node {
 
     /// Somebody removes live files while no process runs.
     pub fn lose_live_files(&mut self) {
+        if self.traces {
+            println!("  live files are lost");
+        }
         self.may_lose = true;
         let names = self.live.list().unwrap_or_default();
         let Some(name) =
@@ -576,6 +589,14 @@ impl Node {
             }
             Err(error) => return Err(Halt::Violation(format!("open: {error}"))),
         };
+        if let Some(lost) = report.lost.first()
+            && !self.may_lose
+            && !self.known.iter().any(|known| known.lost)
+        {
+            return Err(Halt::Violation(format!(
+                "held for no reason: {lost:?}"
+            )));
+        }
         self.adopted += report.adopted.len() as u64;
         self.front.borrow_mut().space = Some(Arc::clone(store.disk_space()));
         if self.broken.tamper == Tamper::AllocateBeforeCoveringCommit {

@@ -8,6 +8,8 @@ use crate::sim::disk::{Crash, Fault};
 
 const CLUSTER_SECTORS: u64 = 256;
 const VOLUMES_MAX: usize = 5;
+/// A schedule has no fewer operations.
+const OPERATIONS_MIN: u64 = 204;
 
 /// What schedules did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,7 +67,7 @@ fn whole(node: &mut Node, seed: u64, broken: Broken) -> Result<Tally, String> {
     let sessions = 1 + node.rng.below(3);
     for session in 0..sessions {
         let last = session + 1 == sessions;
-        let end = run_session(node, session == 0, 210 / sessions);
+        let end = run_session(node, session == 0, 170 / sessions);
         let crash = match end {
             Err(Halt::Violation(why)) => return Err(why),
             Ok(()) | Err(Halt::Stopped) => any_crash(node, last),
@@ -81,7 +83,10 @@ fn whole(node: &mut Node, seed: u64, broken: Broken) -> Result<Tally, String> {
         stop(node, crash);
         recover(node, &mut tally)?;
     }
-    match node.check_idle() {
+    // What crashes kept from being done.
+    let done = node.front.borrow().counts.answered + node.operations;
+    let missing = OPERATIONS_MIN.saturating_sub(done);
+    match session_of(node, missing).and_then(|()| node.check_idle()) {
         Err(Halt::Violation(why)) => return Err(format!("at the end: {why}")),
         Err(halt) => return Err(format!("at the end: {halt:?}")),
         Ok(()) => {}
@@ -138,6 +143,7 @@ fn recover(node: &mut Node, tally: &mut Tally) -> Result<(), String> {
         match node.open() {
             Ok(()) => {
                 tally.recoveries += 1;
+                node.disk.borrow_mut().crash_at_nothing();
                 return Ok(());
             }
             Err(Halt::Violation(why)) => return Err(format!("in a recovery: {why}")),
@@ -173,7 +179,7 @@ fn run_session(node: &mut Node, first: bool, requests: u64) -> Result<(), Halt> 
     let depth = 1 + usize::try_from(node.rng.below(12)).unwrap_or(0);
     {
         let mut front = node.front.borrow_mut();
-        (front.to_issue, front.depth) = (requests, depth);
+        front.depth = depth;
     }
     let stops_within = requests * 3;
     match node.rng.below(10) {
@@ -207,7 +213,23 @@ fn run_session(node: &mut Node, first: bool, requests: u64) -> Result<(), Halt> 
         let left = node.rng.below(12);
         node.take_space(left)?;
     }
+    session_of(node, requests)
+}
+
+/// Requests and operations, until so many requests were issued.
+fn session_of(node: &mut Node, requests: u64) -> Result<(), Halt> {
+    node.front.borrow_mut().to_issue = requests;
     while node.front.borrow().to_issue > 0 {
+        if node.volumes().iter().all(|volume| !node.is_attached(*volume)) {
+            match node.volumes().first() {
+                Some(volume) => node.attach(*volume)?,
+                None => {
+                    node.give_space()?;
+                    let sectors = any_size(node);
+                    node.create(true, sectors)?;
+                }
+            }
+        }
         let steps = node.rng.below(25);
         node.ticks(steps)?;
         let wanted = node.front.borrow().wants_commit;
