@@ -121,6 +121,11 @@ impl LiveState {
             .files
             .map(LiveName::Disk, LiveSection::Header, HEADER_WORDS)?;
         let set = |at: usize, value: u64| words[at].store(value, Ordering::Release);
+        if is_adopted {
+            // Where an open crashed after the superblock told of its session, the disk's session stands in the other word only: it must not be
+            // lost with it.
+            set(disk::SESSION, next - 1);
+        }
         set(disk::NEXT_SESSION, next);
         // What is submitted is never behind what is committed.
         set(disk::SUBMITTED, committed.get());
