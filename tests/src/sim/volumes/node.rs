@@ -593,9 +593,7 @@ impl Node {
             && !self.may_lose
             && !self.known.iter().any(|known| known.lost)
         {
-            return Err(Halt::Violation(format!(
-                "held for no reason: {lost:?}"
-            )));
+            return Err(Halt::Violation(format!("held for no reason: {lost:?}")));
         }
         self.adopted += report.adopted.len() as u64;
         self.front.borrow_mut().space = Some(Arc::clone(store.disk_space()));

@@ -220,7 +220,11 @@ fn run_session(node: &mut Node, first: bool, requests: u64) -> Result<(), Halt> 
 fn session_of(node: &mut Node, requests: u64) -> Result<(), Halt> {
     node.front.borrow_mut().to_issue = requests;
     while node.front.borrow().to_issue > 0 {
-        if node.volumes().iter().all(|volume| !node.is_attached(*volume)) {
+        if node
+            .volumes()
+            .iter()
+            .all(|volume| !node.is_attached(*volume))
+        {
             match node.volumes().first() {
                 Some(volume) => node.attach(*volume)?,
                 None => {
