@@ -99,6 +99,11 @@ impl LiveState {
         })
     }
 
+    /// Live files are this disk's from here on.
+    pub fn of_disk(&mut self, disk_uuid: Uuid) -> Result<(), LiveError> {
+        self.files.of_disk(disk_uuid)
+    }
+
     /// Before the superblock tells of session `next`. `is_adopted`: the former live state goes on, and must stay believable.
     pub fn begin(
         &mut self,
@@ -117,7 +122,8 @@ impl LiveState {
             .map(LiveName::Disk, LiveSection::Header, HEADER_WORDS)?;
         let set = |at: usize, value: u64| words[at].store(value, Ordering::Release);
         if is_adopted {
-            // What the superblock tells of now, before the next one is noted: it may be the one that was noted as next before.
+            // Where an open crashed after the superblock told of its session, the disk's session stands in the other word only: it must not be
+            // lost with it.
             set(disk::SESSION, next - 1);
         }
         set(disk::NEXT_SESSION, next);

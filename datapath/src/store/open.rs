@@ -173,6 +173,9 @@ impl<M: Medium> Store<M> {
                 })?;
             // Before the superblock tells of the session: whichever of the two a crash leaves there, the live state is believed.
             let is_adopted = !report.adopted.is_empty();
+            // And before that, what the next open would otherwise judge anew, by live state that is this session's: losses are noted, files
+            // that were not believed are gone, and volumes that are to be attached have one.
+            store.prepare_volumes(&report)?;
             store.begin_live(start, is_adopted)?;
             store
                 .begin_session(&choice, start)
@@ -182,7 +185,6 @@ impl<M: Medium> Store<M> {
                 })?;
             report.session = store.superblock.session;
             store.live.begun(report.session);
-            store.settle_volumes(&report)?;
         }
         Ok((store, report))
     }

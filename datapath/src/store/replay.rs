@@ -363,21 +363,19 @@ impl<M: Medium> Store<M> {
             })
     }
 
-    /// The last steps of an open: volumes that lost something are held, durably; those that are to be attached get their live files; and what
-    /// the former process had not committed is committed, before anything is allocated.
-    pub(super) fn settle_volumes(&mut self, report: &OpenReport) -> Result<(), OpenError> {
-        let io = |error: super::StoreError| match error.fault() {
-            Some(fault) => OpenError::Io {
-                doing: "settling volumes",
-                fault: *fault,
-            },
-            None => OpenError::LiveState {
-                why: error.to_string(),
-            },
-        };
+    /// Before the session begins: volumes that lost something are held, durably; live files that are not believed are removed; volumes that are
+    /// to be attached get theirs. A crash after the session has begun finds live state that matches it, so all of this must be there by then.
+    pub(super) fn prepare_volumes(&mut self, report: &OpenReport) -> Result<(), OpenError> {
         for lost in &report.lost {
-            self.set_loss(lost.uuid, true).map_err(io)?;
+            self.set_loss(lost.uuid, true)
+                .map_err(|error| unsettled(&error))?;
         }
+        self.live
+            .of_disk(self.superblock.disk_uuid)
+            .and_then(|()| self.live.remove_others(&report.adopted))
+            .map_err(|error| OpenError::LiveState {
+                why: error.to_string(),
+            })?;
         let wanted: Vec<uuid::Uuid> = self
             .entries
             .values()
@@ -390,18 +388,20 @@ impl<M: Medium> Store<M> {
             .map(|entry| entry.object.uuid)
             .collect();
         for uuid in wanted {
-            self.make_live(uuid).map_err(io)?;
+            self.make_live(uuid).map_err(|error| unsettled(&error))?;
         }
-        let keep: Vec<uuid::Uuid> = self
-            .entries
-            .values()
-            .filter(|entry| entry.volume.as_ref().is_some_and(|volume| volume.is_live))
-            .map(|entry| entry.object.uuid)
-            .collect();
-        self.live
-            .remove_others(&keep)
-            .map_err(|error| OpenError::LiveState {
-                why: error.to_string(),
-            })
+        Ok(())
+    }
+}
+
+fn unsettled(error: &StoreError) -> OpenError {
+    match error.fault() {
+        Some(fault) => OpenError::Io {
+            doing: "settling volumes",
+            fault: *fault,
+        },
+        None => OpenError::LiveState {
+            why: error.to_string(),
+        },
     }
 }

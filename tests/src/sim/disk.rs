@@ -241,6 +241,11 @@ impl SimDisk {
         self.crash_at = Some(operation);
     }
 
+    /// Forgets the crash point.
+    pub fn crash_at_nothing(&mut self) {
+        self.crash_at = None;
+    }
+
     /// Whether the crash point was reached.
     pub fn has_crashed(&self) -> bool {
         self.crashed
@@ -706,7 +711,7 @@ fn put(page: &mut Page, touched: u8, which: u8, source: Option<&[u8]>) {
         let range = sector * SECTOR..(sector + 1) * SECTOR;
         match source {
             Some(source) => {
-                page[range].copy_from_slice(&source[(sector - skip) * SECTOR..][..SECTOR])
+                page[range].copy_from_slice(&source[(sector - skip) * SECTOR..][..SECTOR]);
             }
             None => page[range].fill(0),
         }

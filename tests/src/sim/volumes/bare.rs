@@ -140,7 +140,7 @@ impl Bare {
             }
         }
         self.commit(&mut made, &space)?;
-        self.check_idle(
+        check_idle(
             &made,
             &space,
             u64::from(geometry.clusters()),
@@ -305,58 +305,48 @@ impl Bare {
         self.front.commit_ended(number, dropped);
         Ok(())
     }
+}
 
-    /// Nothing in flight, everything committed: then the journal has what the maps have, and every cluster has one owner.
-    fn check_idle(
-        &self,
-        made: &[Made],
-        space: &Space,
-        total: u64,
-        others: u64,
-    ) -> Result<(), String> {
-        let mut owned = BTreeSet::new();
-        let mut leaves = 0;
-        for made in made {
-            if !made.volume.is_clean() {
-                return Err(
-                    "a volume is not clean after a commit with nothing in flight".to_owned(),
-                );
-            }
-            let mut allocated = 0;
-            for (lcn, (entry, committed)) in
-                made.volume.map().iter().zip(&made.committed).enumerate()
-            {
-                if entry != *committed {
-                    return Err(format!(
-                        "entry {lcn} is {entry:?}, and {committed:?} was committed"
-                    ));
-                }
-                let pcn: Pcn = entry.pcn();
-                if pcn.is_none() {
-                    continue;
-                }
-                allocated += 1;
-                if space.is_free(pcn) || !owned.insert(pcn) {
-                    return Err(format!(
-                        "cluster {pcn} of entry {lcn} is free, or has two owners"
-                    ));
-                }
-            }
-            if made.volume.allocated_clusters() != allocated {
-                let counted = made.volume.allocated_clusters();
+/// Nothing in flight, everything committed: then the journal has what the maps have, and every cluster has one owner.
+fn check_idle(made: &[Made], space: &Space, total: u64, others: u64) -> Result<(), String> {
+    let mut owned = BTreeSet::new();
+    let mut leaves = 0;
+    for made in made {
+        if !made.volume.is_clean() {
+            return Err("a volume is not clean after a commit with nothing in flight".to_owned());
+        }
+        let mut allocated = 0;
+        for (lcn, (entry, committed)) in made.volume.map().iter().zip(&made.committed).enumerate() {
+            if entry != *committed {
                 return Err(format!(
-                    "{allocated} clusters are allocated, and {counted} counted"
+                    "entry {lcn} is {entry:?}, and {committed:?} was committed"
                 ));
             }
-            leaves += u64::from(!made.volume.leaf_cluster(Lcn::new(0)).is_none());
+            let pcn: Pcn = entry.pcn();
+            if pcn.is_none() {
+                continue;
+            }
+            allocated += 1;
+            if space.is_free(pcn) || !owned.insert(pcn) {
+                return Err(format!(
+                    "cluster {pcn} of entry {lcn} is free, or has two owners"
+                ));
+            }
         }
-        let free = space.free_clusters();
-        let owned = owned.len() as u64;
-        if free + owned + leaves + others != total {
+        if made.volume.allocated_clusters() != allocated {
+            let counted = made.volume.allocated_clusters();
             return Err(format!(
-                "space is lost: {free} free, {owned} owned, {leaves} of map pages, {others} of others, of {total}"
+                "{allocated} clusters are allocated, and {counted} counted"
             ));
         }
-        Ok(())
+        leaves += u64::from(!made.volume.leaf_cluster(Lcn::new(0)).is_none());
     }
+    let free = space.free_clusters();
+    let owned = owned.len() as u64;
+    if free + owned + leaves + others != total {
+        return Err(format!(
+            "space is lost: {free} free, {owned} owned, {leaves} of map pages, {others} of others, of {total}"
+        ));
+    }
+    Ok(())
 }

@@ -67,6 +67,11 @@ pub struct Counts {
 }
 
 /// The requests in flight. See the head of this file.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[allow(
+    clippy::vec_box,
+    reason = "requests are large, and move between lists at each step"
+)]
 pub struct Front {
     /// Decides.
     pub rng: Rng,
@@ -485,16 +490,14 @@ impl Front {
                 request.state = State::Blocked;
                 true
             }
-            WriteStep::Done => match request.what {
-                What::Write { fua: true } => {
-                    request.state = State::Commit(self.commits_begun + 1);
-                    true
-                }
-                _ => {
-                    self.oracle.acknowledge(request.write, false);
-                    false
-                }
-            },
+            WriteStep::Done if request.what == (What::Write { fua: true }) => {
+                request.state = State::Commit(self.commits_begun + 1);
+                true
+            }
+            WriteStep::Done => {
+                self.oracle.acknowledge(request.write, false);
+                false
+            }
             WriteStep::Failed(errno) => {
                 let full = self
                     .space
@@ -608,7 +611,7 @@ impl Front {
                     RunSource::Disk { at, .. } => {
                         disk.look(at, len_bytes as usize / SECTOR, |nth, bytes| {
                             into[nth * SECTOR..][..SECTOR].copy_from_slice(bytes);
-                        })
+                        });
                     }
                 }
                 Ok(())
@@ -651,10 +654,10 @@ impl Front {
         };
         match source {
             RunSource::Zero => {
-                (first..first + sectors).for_each(|sector| check(sector, Word::ZERO))
+                (first..first + sectors).for_each(|sector| check(sector, Word::ZERO));
             }
             RunSource::Disk { at, .. } => self.disk.borrow().look(at, sectors, |nth, bytes| {
-                check(first + nth, Word::of(bytes))
+                check(first + nth, Word::of(bytes));
             }),
         }
         result
@@ -704,11 +707,11 @@ impl Front {
                 };
                 match run.source {
                     RunSource::Zero => {
-                        (first..first + sectors).for_each(|sector| check(sector, Word::ZERO))
+                        (first..first + sectors).for_each(|sector| check(sector, Word::ZERO));
                     }
                     RunSource::Disk { at, .. } => {
                         self.disk.borrow().look(at, sectors, |nth, bytes| {
-                            check(first + nth, Word::of(bytes))
+                            check(first + nth, Word::of(bytes));
                         });
                     }
                 }

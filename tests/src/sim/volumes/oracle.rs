@@ -233,6 +233,9 @@ impl Oracle {
     }
 
     /// A sector shows `found` for good: what else it might have shown is past.
+    ///
+    /// # Errors
+    /// What it may show instead.
     pub fn settle(
         &mut self,
         which: Which,

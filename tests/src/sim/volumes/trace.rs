@@ -1,0 +1,172 @@
+//! Short traces, crashed at every write and flush: a script of a node's operations and requests, run once to count, then once for each place to
+//! stop, with each kind of crash, and with a second crash at each write and flush of the recovery.
+
+use super::node::{Broken, Halt, Node};
+use super::request::What;
+use crate::sim::disk::Crash;
+
+/// A step of a script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A volume is made and attached: a clone or not, its sectors. Volumes are numbered in this order.
+    Make(bool, usize),
+    /// A request, and all that it needs: volume, what, first sector, sectors.
+    Ask(usize, What, usize, usize),
+    /// A request that is under way together with what comes next.
+    Begin(usize, What, usize, usize),
+    /// A commit.
+    Commit,
+    /// A volume grows.
+    Resize(usize, usize),
+    /// A volume is detached.
+    Detach(usize),
+    /// It is attached again.
+    Attach(usize),
+    /// It is deleted.
+    Delete(usize),
+    /// So many clusters stay free.
+    TakeSpace(u64),
+}
+
+/// What was tried.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tried {
+    /// Places in the script.
+    pub places: u64,
+    /// Recoveries.
+    pub recoveries: u64,
+}
+
+/// Kinds of crash that each place is tried with: of a power loss several outcomes.
+fn crashes() -> Vec<Crash> {
+    let powers = (0..6).map(|seed| Crash::Power { seed });
+    std::iter::once(Crash::Process).chain(powers).collect()
+}
+
+/// Runs `before` undisturbed, and stops everywhere in `script`.
+///
+/// # Errors
+/// The violation, and where.
+pub fn crash_everywhere(
+    node: &mut Node,
+    seed: u64,
+    before: &[Step],
+    script: &[Step],
+    broken: Broken,
+) -> Result<Tried, String> {
+    let mut tried = Tried::default();
+    let (from, until) = match run(node, seed, before, script, None, broken) {
+        (Ok(()), from) => (from, node.disk.borrow().operations()),
+        (Err(halt), _) => return Err(format!("without a crash: {halt:?}")),
+    };
+    // One more: after the last.
+    for at in from..=until {
+        tried.places += 1;
+        for first in crashes() {
+            for second in [
+                None,
+                Some(Crash::Process),
+                Some(Crash::Power { seed: 11 }),
+                Some(Crash::Power { seed: 12 }),
+            ] {
+                let mut place = 0;
+                loop {
+                    let name = format!(
+                        "seed {seed}, operation {at} of {from}..{until}, {first:?}, then {second:?} at {place}"
+                    );
+                    if let (Err(Halt::Violation(why)), _) =
+                        run(node, seed, before, script, Some(at), broken)
+                    {
+                        return Err(format!("{name}: {why}"));
+                    }
+                    let started = node.disk.borrow().operations();
+                    node.crash(first);
+                    if let Some(second) = second {
+                        node.disk.borrow_mut().crash_at(started + place);
+                        match node.open() {
+                            Err(Halt::Stopped) => node.crash(second),
+                            // Nothing is left to stop at.
+                            Ok(()) => break,
+                            Err(halt) => return Err(format!("{name}: first recovery: {halt:?}")),
+                        }
+                    }
+                    tried.recoveries += 1;
+                    finish(node).map_err(|halt| format!("{name}: {halt:?}"))?;
+                    if second.is_none() {
+                        break;
+                    }
+                    place += 1;
+                }
+            }
+        }
+    }
+    Ok(tried)
+}
+
+/// Recovers, ends what the kernel has kept, and looks at everything once more after a power loss.
+fn finish(node: &mut Node) -> Result<(), Halt> {
+    node.open()?;
+    node.check_idle()?;
+    node.crash(Crash::Power { seed: 5 });
+    node.open()
+}
+
+fn run(
+    node: &mut Node,
+    seed: u64,
+    before: &[Step],
+    script: &[Step],
+    stop_at: Option<u64>,
+    broken: Broken,
+) -> (Result<(), Halt>, u64) {
+    if let Err(why) = node.reset(seed, broken) {
+        return (Err(Halt::Violation(why)), 0);
+    }
+    let mut volumes = Vec::new();
+    for step in before {
+        if let Err(halt) = do_step(node, &mut volumes, *step) {
+            return (Err(halt), 0);
+        }
+    }
+    let from = node.disk.borrow().operations();
+    if let Some(at) = stop_at {
+        node.disk.borrow_mut().crash_at(at);
+    }
+    for step in script {
+        if let Err(halt) = do_step(node, &mut volumes, *step) {
+            return (Err(halt), from);
+        }
+    }
+    let drained = node.drain(None);
+    (drained, from)
+}
+
+fn do_step(node: &mut Node, volumes: &mut Vec<usize>, step: Step) -> Result<(), Halt> {
+    match step {
+        Step::Make(is_clone, sectors) => {
+            let made = node.create(is_clone, sectors)?;
+            let volume =
+                made.ok_or_else(|| Halt::Violation("no space for a new volume".to_owned()))?;
+            volumes.push(volume);
+            node.attach(volume)
+        }
+        Step::Ask(volume, what, first, sectors) => {
+            node.front
+                .borrow_mut()
+                .issue(volumes[volume], what, first, sectors);
+            node.drain(None)
+        }
+        Step::Begin(volume, what, first, sectors) => {
+            node.front
+                .borrow_mut()
+                .issue(volumes[volume], what, first, sectors);
+            Ok(())
+        }
+        Step::Commit => node.commit(),
+        Step::Resize(volume, sectors) => node.resize(volumes[volume], sectors),
+        Step::Detach(volume) => node.detach(volumes[volume]),
+        Step::Attach(volume) => node.attach(volumes[volume]),
+        Step::Delete(volume) => node.delete(volumes[volume]),
+        Step::TakeSpace(left) => node.take_space(left),
+    }
+}

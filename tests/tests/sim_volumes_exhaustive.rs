@@ -1,0 +1,119 @@
+//! Every write and flush of short traces of volumes, with both kinds of crash, and a second crash at every write and flush of the recovery.
+
+use bedplate_tests::sim::volumes::node::{Broken, Node};
+use bedplate_tests::sim::volumes::request::What;
+use bedplate_tests::sim::volumes::trace::{Step, crash_everywhere};
+
+const WRITE: What = What::Write { fua: false };
+const FUA: What = What::Write { fua: true };
+const DISCARD: What = What::Zero { keep: false };
+const CLUSTER: usize = 256;
+const BLOCK: usize = 8;
+
+fn holds(before: &[Step], script: &[Step]) {
+    let mut node = Node::default();
+    for seed in 0..2 {
+        match crash_everywhere(&mut node, seed, before, script, Broken::default()) {
+            Ok(tried) => println!(
+                "seed {seed}: {} places, {} recoveries",
+                tried.places, tried.recoveries
+            ),
+            Err(why) => panic!("{why}"),
+        }
+    }
+}
+
+#[test]
+fn first_touch_and_flush() {
+    holds(
+        &[Step::Make(false, 4 * CLUSTER)],
+        &[
+            Step::Ask(0, WRITE, BLOCK, 2 * BLOCK),
+            Step::Ask(0, What::Flush, 0, 0),
+            Step::Ask(0, WRITE, BLOCK, BLOCK),
+        ],
+    );
+}
+
+#[test]
+fn a_cluster_that_one_volume_discards_is_taken_by_another() {
+    holds(
+        &[
+            Step::Make(false, 2 * CLUSTER),
+            Step::Make(false, 2 * CLUSTER),
+            Step::Ask(0, WRITE, 0, CLUSTER),
+            Step::Ask(1, FUA, CLUSTER, BLOCK),
+            Step::Ask(0, What::Flush, 0, 0),
+            Step::TakeSpace(0),
+        ],
+        &[
+            Step::Ask(0, DISCARD, 0, CLUSTER),
+            Step::Ask(1, WRITE, 0, BLOCK),
+            Step::Ask(1, What::Flush, 0, 0),
+        ],
+    );
+}
+
+#[test]
+fn parts_of_blocks_over_an_image() {
+    holds(
+        &[Step::Make(true, 6 * CLUSTER)],
+        &[
+            Step::Ask(0, WRITE, 3, 2),
+            Step::Begin(0, WRITE, BLOCK + 5, 7),
+            Step::Ask(0, What::Zero { keep: true }, 2 * BLOCK, BLOCK),
+            Step::Ask(0, What::Flush, 0, 0),
+        ],
+    );
+}
+
+#[test]
+fn a_claim_over_tombstones() {
+    holds(
+        &[
+            Step::Make(true, 6 * CLUSTER),
+            Step::Ask(0, DISCARD, BLOCK, 4 * BLOCK),
+            Step::Ask(0, What::Flush, 0, 0),
+        ],
+        &[
+            Step::Ask(0, WRITE, 0, 2 * BLOCK),
+            Step::Ask(0, What::Flush, 0, 0),
+        ],
+    );
+}
+
+#[test]
+fn a_resize_under_writes() {
+    holds(
+        &[Step::Make(false, 2 * CLUSTER - 3)],
+        &[
+            Step::Ask(0, FUA, 2 * CLUSTER - 5, 2),
+            Step::Resize(0, 3 * CLUSTER),
+            Step::Ask(0, WRITE, 2 * CLUSTER, BLOCK),
+        ],
+    );
+}
+
+#[test]
+fn create_and_delete() {
+    holds(
+        &[
+            Step::Make(false, 2 * CLUSTER),
+            Step::Ask(0, FUA, 0, CLUSTER),
+        ],
+        &[
+            Step::Detach(0),
+            Step::Delete(0),
+            Step::Make(true, 6 * CLUSTER),
+            Step::Ask(1, FUA, 0, BLOCK),
+        ],
+    );
+}
+
+#[test]
+fn detach_and_attach() {
+    holds(
+        &[Step::Make(true, 6 * CLUSTER), Step::Ask(0, WRITE, 1, 3)],
+        &[Step::Detach(0), Step::Attach(0), Step::Ask(0, WRITE, 0, 2)],
+    );
+}

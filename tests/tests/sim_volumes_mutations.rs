@@ -1,0 +1,149 @@
+//! Does the oracle of volumes notice? Each test breaks one rule, and demands that a schedule finds it. A rule that can be broken without anybody
+//! noticing is a rule that nobody tests.
+
+use std::time::{Duration, Instant};
+
+use bedplate_datapath::format::geometry::Geometry;
+use bedplate_tests::sim::disk::{Phase, Sabotage, Strike};
+use bedplate_tests::sim::volumes::bare::{Bare, Setting};
+use bedplate_tests::sim::volumes::front::Break;
+use bedplate_tests::sim::volumes::node::{Broken, DISK_BYTES, Node, Tamper};
+use bedplate_tests::sim::volumes::schedule;
+
+const TIME_MAX: Duration = Duration::from_secs(60);
+
+fn is_found(broken: Broken) {
+    let mut node = Node::default();
+    let begun = Instant::now();
+    for seed in 0.. {
+        if let Err(why) = schedule::run(&mut node, seed, broken) {
+            println!(
+                "{broken:?}: found by seed {seed} after {:?}: {why}",
+                begun.elapsed()
+            );
+            return;
+        }
+        assert!(
+            begun.elapsed() < TIME_MAX,
+            "{broken:?}: not found by {seed} schedules"
+        );
+    }
+}
+
+fn is_found_without_a_store(setting: &Setting) {
+    let mut bare = Bare::default();
+    let begun = Instant::now();
+    for seed in 0.. {
+        if let Err(why) = bare.run(seed, setting) {
+            println!(
+                "{setting:?}: found by seed {seed} after {:?}: {why}",
+                begun.elapsed()
+            );
+            return;
+        }
+        assert!(
+            begun.elapsed() < TIME_MAX,
+            "{setting:?}: not found by {seed} schedules"
+        );
+    }
+}
+
+fn broken_by(breaks: Break) -> Broken {
+    Broken {
+        breaks,
+        ..Broken::default()
+    }
+}
+
+fn broken_disk(phase: Phase, strike: Strike) -> Broken {
+    Broken {
+        sabotage: Some(Sabotage { phase, strike }),
+        ..Broken::default()
+    }
+}
+
+fn tampered(tamper: Tamper) -> Broken {
+    Broken {
+        tamper,
+        ..Broken::default()
+    }
+}
+
+/// Flushes after writes to clusters, and not to the journal or a root.
+fn clusters() -> (u64, u64) {
+    let geometry = Geometry::of_disk(DISK_BYTES).expect("a legal size");
+    let first = u64::from(geometry.first_pcn().get()) * 131_072;
+    (first, DISK_BYTES)
+}
+
+#[test]
+fn publish_before_data_is_found() {
+    is_found(broken_by(Break::PublishBeforeData));
+}
+
+#[test]
+fn publish_before_data_is_found_without_a_store() {
+    is_found_without_a_store(&Setting {
+        breaks: Break::PublishBeforeData,
+        ..Setting::default()
+    });
+}
+
+#[test]
+fn a_record_before_its_data_is_durable_is_found() {
+    let (from, until) = clusters();
+    is_found(broken_disk(
+        Phase::Commit,
+        Strike::SkipFlushAfter { from, until },
+    ));
+}
+
+#[test]
+fn reuse_without_grace_is_found() {
+    is_found(broken_by(Break::NoGrace));
+}
+
+#[test]
+fn reuse_without_grace_is_found_without_a_store() {
+    is_found_without_a_store(&Setting {
+        breaks: Break::NoGrace,
+        clusters: 40,
+        ..Setting::default()
+    });
+}
+
+#[test]
+fn reuse_before_the_drop_is_durable_is_found() {
+    is_found(broken_by(Break::ReuseBeforeCommit));
+}
+
+#[test]
+fn an_answer_before_the_commit_is_found() {
+    is_found(broken_by(Break::AcknowledgeBeforeCommit));
+}
+
+#[test]
+fn drained_records_that_an_adoption_forgets_are_found() {
+    is_found(tampered(Tamper::ForgetDraining));
+}
+
+#[test]
+fn allocation_before_the_covering_commit_is_found() {
+    is_found(tampered(Tamper::AllocateBeforeCoveringCommit));
+}
+
+#[test]
+fn a_claim_over_tombstones_without_zeroes_is_found() {
+    is_found_without_a_store(&Setting {
+        breaks: Break::ClaimWithoutZeroes,
+        ..Setting::default()
+    });
+}
+
+#[test]
+fn copy_ups_without_locks_are_found() {
+    is_found_without_a_store(&Setting {
+        without_locks: true,
+        ..Setting::default()
+    });
+}
