@@ -344,6 +344,11 @@ impl<M: Medium> Store<M> {
         Ok(())
     }
 
+    /// Whether there is nothing to settle: the allocator knows who owns what.
+    pub fn is_settled(&self) -> bool {
+        !self.is_unsettled
+    }
+
     /// Opens the live state of the session that is about to begin.
     pub(super) fn begin_live(
         &mut self,

@@ -679,6 +679,8 @@ impl Node {
         let uuids: Vec<Uuid> = volumes.iter().map(|at| self.known[*at].uuid).collect();
         let store = self.store()?;
         let space = Arc::clone(store.disk_space());
+        // After an adoption the allocator knows nothing until it was rebuilt, and hands out nothing.
+        let is_settled = store.is_settled();
         let mut owned = std::collections::BTreeSet::new();
         for uuid in uuids.into_iter().chain([IMAGE_UUID]) {
             let Ok(layers) = store.layers_of(uuid, DISK) else {
@@ -687,7 +689,7 @@ impl Node {
             };
             for entry in layers.layers[0].map.iter() {
                 let pcn = entry.pcn();
-                if !pcn.is_none() && (!owned.insert(pcn) || space.is_free(pcn)) {
+                if !pcn.is_none() && (!owned.insert(pcn) || is_settled && space.is_free(pcn)) {
                     return Err(Halt::Violation(format!(
                         "cluster {pcn} of object {uuid} is free, or has two owners"
                     )));
