@@ -393,7 +393,12 @@ impl<M: Medium> Store<M> {
             .map(|entry| entry.object.uuid)
             .collect();
         for uuid in wanted {
-            self.make_live(uuid).map_err(|error| unsettled(&error))?;
+            // One that has no room is not attached, and says so then; the others are.
+            if let Err(error) = self.make_live(uuid)
+                && error.fault().is_some()
+            {
+                return Err(unsettled(&error));
+            }
         }
         Ok(())
     }
