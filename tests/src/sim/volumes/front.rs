@@ -99,6 +99,8 @@ pub struct Front {
     pub faulty: bool,
     /// After a disk error data may be older than what was acknowledged.
     pub unsure: bool,
+    /// Each answer is printed.
+    pub traces: bool,
     /// What was done.
     pub counts: Counts,
     requests: Vec<Box<Request>>,
@@ -130,6 +132,7 @@ impl Front {
             wants_commit: false,
             faulty: false,
             unsure: false,
+            traces: std::env::var_os("SIM_TRACE").is_some_and(|how| how == "2"),
             counts: Counts::default(),
             requests: Vec::new(),
             idle: Vec::new(),
@@ -230,6 +233,12 @@ impl Front {
                 self.release_what_can_be();
             }
         } else {
+            if self.traces {
+                println!(
+                    "    answered: volume {} {:?} write {}, sectors {} + {}",
+                    request.volume, request.what, request.write.0, request.first, request.sectors
+                );
+            }
             self.counts.answered += 1;
             request.server = None;
             self.idle.push(request);

@@ -89,6 +89,8 @@ pub struct Known {
     gone: bool,
     /// Held until the loss is accepted.
     lost: bool,
+    /// It was held: what was not flushed may be gone, until it was looked at.
+    doubtful: bool,
 }
 
 /// A node. Kept for the next schedule.
@@ -324,6 +326,7 @@ impl Node {
             may_be_absent: true,
             gone: false,
             lost: false,
+            doubtful: false,
         });
         self.phase(Phase::Create);
         let result = self.store()?.create_volume(NewVolume {
@@ -589,6 +592,9 @@ impl Node {
             }
             Err(error) => return Err(Halt::Violation(format!("open: {error}"))),
         };
+        if self.traces {
+            println!("  {report:?}");
+        }
         if let Some(lost) = report.lost.first()
             && !self.may_lose
             && !self.known.iter().any(|known| known.lost)
@@ -657,6 +663,7 @@ impl Node {
             known.sizes = vec![sectors];
             known.wanted = vec![object.want_attached];
             known.lost = object.loss_not_accepted;
+            known.doubtful |= known.lost;
         }
         for known in self.known.iter_mut().filter(|known| !known.gone) {
             if objects.iter().any(|object| object.uuid == known.uuid) {
@@ -712,7 +719,9 @@ impl Node {
                 continue;
             }
             let (uuid, which) = (known.uuid, known.which);
-            self.read_back(uuid, which, self.powerless, self.powerless)?;
+            let kept = self.powerless || known.doubtful;
+            self.read_back(uuid, which, kept, kept)?;
+            self.known[volume].doubtful = false;
         }
         if self.known.is_empty() {
             return Ok(());
@@ -780,6 +789,7 @@ impl Node {
             }
             self.commit()?;
             self.read_back(uuid, which, true, true)?;
+            self.known[volume].doubtful = false;
         }
         Ok(())
     }
