@@ -27,7 +27,7 @@ build: ## Build the daemon and the command-line tool
 # What goes into test guests: optimised a little, with checks on, and its dependencies shared with `cargo test`.
 .PHONY: build-test
 build-test:
-	$(CARGO) build --profile test --bin bedplated --bin bedplate --bin guest-reader
+	$(CARGO) build --profile test --bin bedplated --bin bedplate --bin guest-reader --bin guest-writer --bin log-replay
 	$(CARGO) test --no-run -p bedplate-ublk-target --test kernel --message-format=json-render-diagnostics | \
 	  sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | xargs -I{} install {} $(TARGET_DIR)/debug/ublk-kernel-tests
 

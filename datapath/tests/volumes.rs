@@ -443,3 +443,55 @@ fn live_files_on_a_tmpfs_outlive_their_mappings_grow_in_place_and_know_their_roo
     // A folder on a disk is refused: it would outlive the boot.
     assert!(LiveDir::open(std::path::Path::new(env!("CARGO_MANIFEST_DIR"))).is_err());
 }
+
+#[test]
+fn a_cluster_with_a_failed_write_is_nobody_elses_in_this_session() {
+    let mut node = Node::with_volume(32 << 20);
+    node.write(WriteKind::Data, 0, &[1; 4096]).unwrap();
+    let free = node.store.free_clusters();
+    let stack = node.store.layers_of(VOLUME, DiskIndex::new(0)).unwrap();
+    let volume = node.store.volume_of(VOLUME).unwrap();
+    let (mut op, mut ios) = (WriteOp::new(), WriteIoList::new());
+    op.begin(WriteKind::Data, ByteOffset::new(0), 4096);
+    assert_eq!(op.step(&stack, &volume, &mut ios), WriteStep::Io);
+    op.io_ended(Err(110));
+    assert_eq!(op.step(&stack, &volume, &mut ios), WriteStep::Failed(110));
+    node.write(WriteKind::Zero { keep: false }, 0, &vec![0; 131_072])
+        .unwrap();
+    let dropped = node.store.commit().unwrap();
+    node.store.disk_space().release(dropped);
+    assert_eq!(node.store.free_clusters(), free, "the write may still land");
+    // The next process waits for it, and has the cluster again.
+    let (mut node, _) = node.crash(1);
+    node.store.settle().unwrap();
+    assert_eq!(node.store.free_clusters(), free + 1);
+}
+
+#[test]
+fn an_adopted_volume_is_served_at_once_and_allocates_only_after_it_settled() {
+    let mut node = Node::with_volume(32 << 20);
+    node.write(WriteKind::Data, 0, &[1; 8192]).unwrap();
+    let _ = node.store.commit().unwrap();
+    // In memory only: for the disk the cluster is the volume's still.
+    node.write(WriteKind::Zero { keep: false }, 0, &vec![0; 131_072])
+        .unwrap();
+    node.write(WriteKind::Data, 1 << 20, &[2; 4096]).unwrap();
+    let (mut node, _) = node.crash(1);
+    assert!(node.read(1 << 20, 4096).iter().all(|byte| *byte == 2));
+    node.write(WriteKind::Data, 1 << 20, &[3; 4096]).unwrap();
+    let stack = node.store.layers_of(VOLUME, DiskIndex::new(0)).unwrap();
+    let volume = node.store.volume_of(VOLUME).unwrap();
+    let (mut op, mut ios) = (WriteOp::new(), WriteIoList::new());
+    op.begin(WriteKind::Data, ByteOffset::new(2 << 20), 4096);
+    let blocked = WriteStep::Blocked(bedplate_datapath::volume::write::Blocked::Space);
+    assert_eq!(op.step(&stack, &volume, &mut ios), blocked);
+    assert!(node.store.needs_commit());
+    let dropped = node.store.commit().unwrap();
+    node.store.disk_space().release(dropped);
+    node.write(WriteKind::Data, 2 << 20, &[4; 4096]).unwrap();
+    let _ = node.store.commit().unwrap();
+    let (node, _) = node.crash(2);
+    assert!(node.read(0, 8192).iter().all(|byte| *byte == 0));
+    assert!(node.read(1 << 20, 4096).iter().all(|byte| *byte == 3));
+    assert!(node.read(2 << 20, 4096).iter().all(|byte| *byte == 4));
+}

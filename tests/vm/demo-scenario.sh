@@ -38,20 +38,71 @@ boot_1() {
   sleep 3
   reader_stop demo
 
-  chapter "7. The node reboots"
+  clone
+
+  chapter "8. The node reboots"
   say_run "systemctl reboot"
+}
+
+# A disk that a virtual machine would boot: a clone, larger than the image, written to while its daemon dies.
+clone() {
+  chapter "7. A writable clone, and kill -9 under writes"
+  shown bedplate volume create vm1 --image debian-13 --size 2G
+  shown bedplate volume attach vm1
+  vm=$(bedplate volume attach vm1)
+  keep vm "$vm"
+  # Past the image's partition there is room for one more; the image's own stays as it is.
+  say_run "mkfs.ext4 -E offset=$((640 * 1048576)) $vm; mount; fio, or here: files that a seed describes"
+  data=$(losetup --find --show --offset $((640 * 1048576)) "$vm")
+  must mke2fs -q -F -t ext4 "$data"
+  mkdir -p /mnt/data
+  must mount "$data" /mnt/data
+  write_files &
+  files=$!
+  sleep 3
+  was=$(daemon_pid)
+  from=$(uptime_ms)
+  say_run "kill -9 $was"
+  kill -9 "$was"
+  within 60 is_another_daemon
+  within 60 daemon_answers
+  volume_back_on vm1 "$vm" 60
+  say_result "Ready again on $vm after $(seconds "$from"), under the mounted file system"
+  wait "$files" || fail "writing files"
+  (cd /mnt/data && sha256sum file-*) >"$LAB_KEEP/files"
+  must umount /mnt/data
+  must losetup -d "$data"
+  shown bedplate volume show vm1
+}
+
+write_files() {
+  for number in 1 2 3 4 5 6 7 8; do
+    guest-reader gen --seed "$number" --size $((number * 2000003)) --allocated $((number * 2000003)) "/mnt/data/file-$number" || return
+    sync "/mnt/data/file-$number" || return
+  done
 }
 
 boot_2() {
   back_on debian-13 "$(kept device)" 120
   say_result "Ready again on $(kept device), by itself, nothing imported"
+  volume_back_on vm1 "$(kept vm)" 120
+  say_result "vm1 too, on $(kept vm)"
   shown bedplate image list
-  chapter "8. Is it the same?"
+  shown bedplate volume list
+  chapter "9. Is it the same?"
   say_run "sha256sum $(kept device)"
   after=$(sum_of sha256 "$(kept device)")
   printf '    source  %s\n    device  %s\n' "$(kept sum)" "$after"
   equal "SHA-256 of the device" "$(kept sum)" "$after"
-  say_result "every byte is as it was"
+  data=$(losetup --find --show --offset $((640 * 1048576)) "$(kept vm)")
+  say_run "e2fsck -fn on the clone; its files: sha256sum -c"
+  must e2fsck -fn "$data"
+  mkdir -p /mnt/data
+  must mount -o ro "$data" /mnt/data
+  (cd /mnt/data && must sha256sum -c "$LAB_KEEP/files")
+  must umount /mnt/data
+  must losetup -d "$data"
+  say_result "every byte of the image and of the clone is as it was"
 }
 
 chapter() { printf '\n\033[1m%s\033[0m\n' "$*"; }

@@ -64,7 +64,7 @@ pub struct Disk {
     /// Number of replicas on it.
     pub replicas: u32,
     /// Number of volumes on it.
-    pub volumes: u32,
+    pub volume_count: u32,
 }
 
 /// A disk, with everything that is known about it.

@@ -34,6 +34,6 @@ pub fn format(path: String, size_bytes: Option<u64>, force: bool) -> Result<Disk
         usable_bytes: Some(usable_bytes),
         free_bytes: Some(usable_bytes),
         replicas: 0,
-        volumes: 0,
+        volume_count: 0,
     })
 }

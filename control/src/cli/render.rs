@@ -35,7 +35,7 @@ pub fn disks(disks: &[Disk], paint: Paint) -> String {
                 bytes(disk.size_bytes).into(),
                 bytes(disk.free_bytes).into(),
                 disk.replicas.to_string().into(),
-                disk.volumes.to_string().into(),
+                disk.volume_count.to_string().into(),
                 disk.uuid
                     .map_or_else(|| NONE.to_owned(), |uuid| uuid.to_string())
                     .into(),

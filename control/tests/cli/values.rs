@@ -29,7 +29,7 @@ pub fn disk() -> Disk {
         usable_bytes: Some(511 << 30),
         free_bytes: Some(3 << 37),
         replicas: 2,
-        volumes: 1,
+        volume_count: 1,
     }
 }
 
@@ -43,7 +43,7 @@ pub fn disks() -> Vec<Disk> {
         usable_bytes: None,
         free_bytes: None,
         replicas: 0,
-        volumes: 0,
+        volume_count: 0,
         ..disk()
     };
     let latched = Disk {

@@ -2,6 +2,10 @@
 //! these tests run, so an attach tells what the kernel lacks; the virtual machines attach.
 
 use crate::harness::{MIB, Node, until};
+use bedplate_datapath::engine::{DiskFile, UringMedium};
+use bedplate_datapath::live::HeapLive;
+use bedplate_datapath::store::{SessionStart, Store};
+use bedplate_datapath::units::DevId;
 use serde_json::Value;
 
 fn volume(node: &Node, name: &str) -> Value {
@@ -265,4 +269,93 @@ fn a_full_disk_refuses_a_new_volume_and_is_warned_of_before() {
             "{line}: {told}"
         );
     }
+}
+
+#[test]
+fn with_live_files_volumes_are_there_after_a_kill_and_after_an_end_in_order() {
+    let mut node = Node::new();
+    // A tmpfs that everybody may write to.
+    let Ok(live) = tempfile::tempdir_in("/dev/shm") else {
+        eprintln!("skipped: no /dev/shm here to keep live files in");
+        return;
+    };
+    std::fs::create_dir(node.path("run")).unwrap();
+    std::os::unix::fs::symlink(live.path(), node.path("run/live")).unwrap();
+    node.start();
+    node.ok(&["disk", "format", &node.text("disk"), "--size", "256M"]);
+    node.ok(&["volume", "create", "v", "--size", "1G"]);
+    for _ in 0..2 {
+        node.kill();
+        node.start();
+        assert_eq!(volume(&node, "v")["state"], "Detached");
+        node.stop();
+        node.start();
+        assert_eq!(volume(&node, "v")["why"], Value::Null);
+    }
+    let problems = node.json(&["status"])["problems"].to_string();
+    assert!(!problems.contains("held"), "{problems}");
+}
+
+/// What a daemon leaves that is killed while a volume is attached, and whose live files are then lost.
+fn leave_attached_and_lose_the_live_files(node: &Node, volume: &str) {
+    let disk = DiskFile::claim(&node.path("disk")).unwrap();
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let start = SessionStart {
+        boot_id: boot_id.trim().parse().unwrap(),
+        diskseq: disk.diskseq(),
+    };
+    let medium = UringMedium::new(disk).unwrap();
+    let live = Box::<HeapLive>::default();
+    let (mut store, _) = Store::open_live(medium, &start, live).unwrap();
+    let uuid = store
+        .objects()
+        .find(|object| object.name == volume)
+        .unwrap()
+        .uuid;
+    store.prepare_attach(uuid).unwrap();
+    store.set_attachment(uuid, DevId::new(3), true).unwrap();
+}
+
+#[test]
+fn a_volume_that_may_have_lost_writes_is_held_until_somebody_accepts_it() {
+    let mut node = with_image();
+    node.ok(&["volume", "create", "v", "--image", "img"]);
+    node.ok(&["volume", "create", "other", "--image", "img"]);
+    node.stop();
+    leave_attached_and_lose_the_live_files(&node, "v");
+    for _ in 0..2 {
+        // It stays so over restarts.
+        node.start();
+        let v = volume(&node, "v");
+        assert_eq!(
+            (&v["state"], &v["dev_id"], &v["device"]),
+            (&"Held".into(), &3.into(), &Value::Null),
+            "{v}"
+        );
+        assert!(v["why"].as_str().unwrap().contains("may be missing"), "{v}");
+        let error = node.fails(1, &["volume", "attach", "v"]);
+        assert_eq!(error["kind"], "held", "{error}");
+        let remedy = "`bedplate volume attach v --accept-loss` resumes it with what the disk has";
+        assert_eq!(error["remedy"], remedy);
+        let problems = node.json(&["status"])["problems"].to_string();
+        assert!(problems.contains("--accept-loss"), "{problems}");
+        assert_eq!(
+            node.fails(1, &["wait", "volume", "v", "--timeout", "0"])["kind"],
+            "timed_out"
+        );
+        assert_eq!(node.fails(9, &["volume", "delete", "v"])["kind"], "busy");
+        assert_eq!(volume(&node, "other")["state"], "Detached");
+        node.kill();
+    }
+    node.start();
+    // The loss is accepted; what is missing now is ublk.
+    let error = node.fails(7, &["volume", "attach", "v", "--accept-loss"]);
+    assert_eq!(error["kind"], "kernel_unsupported", "{error}");
+    let problems = node.json(&["status"])["problems"].to_string();
+    assert!(!problems.contains("--accept-loss"), "{problems}");
+    assert_eq!(node.json(&["volume", "detach", "v"])["changed"], true);
+    node.kill();
+    node.start();
+    assert_eq!(volume(&node, "v")["state"], "Detached");
+    node.ok(&["volume", "delete", "v"]);
 }

@@ -110,7 +110,12 @@ impl LiveFiles for LiveDir {
         };
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.folder).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
+            let entry = entry.map_err(failed)?;
+            // One of another length was not made here, or not to the end, or was tampered with.
+            if entry.metadata().map_err(failed)?.len() != FILE_BYTES {
+                continue;
+            }
+            let name = entry.file_name();
             // What has another name is somebody else's.
             match name.to_str() {
                 Some("disk") => names.push(LiveName::Disk),

@@ -9,6 +9,7 @@ use crate::format::journal::{JournalChange, JournalRecord, RECORDS_MAX};
 use crate::medium::{IoFault, Medium};
 use crate::units::{Lcn, Pcn, SlotIndex};
 use crate::volume::dirty::ENTRIES_PER_GROUP;
+use crate::volume::space::Gate;
 use crate::volume::{CLUSTERS_PER_LEAF_CLUSTER, Quarantine, transition};
 
 /// Records that one group may add: an entry each, and the directory entry of its map page.
@@ -28,6 +29,7 @@ impl<M: Medium> Store<M> {
     /// `Io`, and the disk takes no more changes; `ReadOnlyLatched` from then on.
     pub fn commit(&mut self) -> Result<Quarantine, StoreError> {
         self.check_writable()?;
+        self.settle()?;
         // Before the marks are drained: what is on this list was marked before it was put there, so this commit has it, or an earlier one.
         let dropped = self.space.take_dropped();
 
@@ -51,6 +53,8 @@ impl<M: Medium> Store<M> {
                 }
                 // Their drop may not be durable: never free in this session.
                 self.space.put_back(dropped);
+                // Nor does it help to wait for them.
+                self.space.set_gate(Gate::Refused);
                 Err(StoreError::io("committing", fault))
             }
         }
@@ -59,7 +63,8 @@ impl<M: Medium> Store<M> {
     /// Whether something waits for a commit.
     pub fn needs_commit(&self) -> bool {
         self.disk.fault().is_none()
-            && (self.space.has_dropped()
+            && (self.is_unsettled
+                || self.space.has_dropped()
                 || self
                     .entries
                     .values()

@@ -19,6 +19,7 @@ impl<M: Medium> Store<M> {
     /// the disk is opened again.
     pub fn delete(&mut self, uuid: Uuid) -> Result<(), StoreError> {
         self.check_writable()?;
+        self.settle()?;
         let object = &self.entry(uuid)?.object;
         if object.want_attached && object.state.is_ready() {
             let context = format!("{} {} ({uuid}) is attached", object.noun(), object.name);

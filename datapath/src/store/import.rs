@@ -38,6 +38,7 @@ impl<M: Medium> Store<M> {
     pub fn begin_import(&mut self, image: NewImage) -> Result<ImportTicket, StoreError> {
         check_name(&image.name)?;
         self.check_writable()?;
+        self.settle()?;
         self.check_allocation()?;
         if image
             .size_bytes

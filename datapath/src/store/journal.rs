@@ -116,9 +116,9 @@ impl Journal {
         }
     }
 
-    /// Reads every batch from the root's tail on, and hands it out. What follows the last good one is a torn tail, unless a good batch with
-    /// a higher sequence is in the ring.
-    pub fn replay<M: Medium>(
+    /// Reads every batch from where this one is, and hands it out. What follows the last good one is a torn tail, or damage: see
+    /// [`Self::refuse_later_batches`].
+    pub fn read_on<M: Medium>(
         &mut self,
         disk: &mut LatchedDisk<M>,
         disk_uuid: Uuid,
@@ -134,13 +134,12 @@ impl Journal {
                 other => other.map(|found| (self.next, found)),
             };
             let Some((at, (batch, len_bytes))) = found else {
-                break;
+                return Ok(());
             };
             take(&batch);
             self.next = at.plus(len_bytes);
             self.next_seq = Seq::new(self.next_seq.get() + 1);
         }
-        self.refuse_later_batches(disk, disk_uuid)
     }
 
     /// The batch at `at`, if it is the next one.
@@ -180,7 +179,7 @@ impl Journal {
     }
 
     /// A good batch after the end means that one before it is lost: acknowledged flushes would be missing without a word.
-    fn refuse_later_batches<M: Medium>(
+    pub fn refuse_later_batches<M: Medium>(
         &self,
         disk: &mut LatchedDisk<M>,
         disk_uuid: Uuid,

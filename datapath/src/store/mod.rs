@@ -86,6 +86,8 @@ pub struct Store<M> {
     /// Imports on their way: slot and name.
     reserved: BTreeMap<SlotIndex, Reservation>,
     next_ticket: u64,
+    /// Volumes were adopted, and their entries were not looked at yet: see [`Store::settle`].
+    is_unsettled: bool,
 }
 
 /// An object and what is needed to serve and change it.

@@ -28,7 +28,7 @@ use crate::medium::{IoFault, Medium};
 use crate::units::{CLUSTER_BYTES, Epoch, PAGE_BYTES, Page, Seq, SlotIndex};
 use crate::volume::space::Gate;
 use crate::volume::{DiskShared, Space};
-use replay::Situation;
+use replay::{Adoption, Believed};
 
 /// Who opens the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,26 +81,43 @@ impl<M: Medium> Store<M> {
             space: Arc::new(Space::new(Allocator::new(&geometry), Gate::Refused)),
             locks: Arc::default(),
         };
-        let (mut entries, history) = load(&mut disk, &superblock, table, &shared, &mut repairs)?;
-        let mut journal = Journal::after(root, geometry.journal());
-        if superblock.incompat & INCOMPAT_VOLUMES != 0 {
-            replay::replay(&mut journal, &mut disk, &superblock, &mut entries)?;
-        }
         let previous = previous_session(&superblock, start);
+        let has_volumes = superblock.incompat & INCOMPAT_VOLUMES != 0;
+        let mut journal = Journal::after(root, geometry.journal());
         let mut live = LiveState::new(live);
-        let adoption = replay::adopt(
-            &mut live,
-            &mut entries,
-            &Situation {
-                superblock: &superblock,
-                start,
-                previous,
-                last_seq: journal.last_seq(),
-                shared: &shared,
-            },
-        );
+        // After another boot the power was gone, for guests too: what was flushed is on the disk. After an orderly end all of it is.
+        let believed = if has_volumes && previous == PreviousSession::CrashSameBoot {
+            replay::believe(&mut live, &journal, &mut disk, &superblock, start)?
+        } else {
+            Believed::Disk
+        };
+        let is_live = matches!(believed, Believed::Live);
+        let mut adoption = Adoption {
+            live: &mut live,
+            believed,
+            disk_uuid: superblock.disk_uuid,
+            shared: &shared,
+            adopted: Vec::new(),
+            lost: Vec::new(),
+        };
+        let (mut entries, history) =
+            load(&mut disk, &superblock, table, &mut adoption, &mut repairs)?;
+        let (adopted, lost) = (adoption.adopted, adoption.lost);
+        if has_volumes {
+            replay::replay(&mut journal, &mut disk, &superblock, &mut entries)?;
+            if !is_live {
+                // Live state knows which batch was the last.
+                journal.refuse_later_batches(&mut disk, superblock.disk_uuid)?;
+            }
+        }
         references::hold_duplicates(&mut entries, &geometry);
-        let allocator = references::rebuild_allocator(&mut entries, &geometry);
+        // Looking at every entry takes its time: what was adopted is served before, see `Store::settle`.
+        let is_unsettled = !adopted.is_empty();
+        let allocator = if is_unsettled {
+            Allocator::new(&geometry)
+        } else {
+            references::rebuild_allocator(&mut entries, &geometry)
+        };
         // The trees of an object that is held are left alone: a page of it may lie in a cluster that is another one's.
         repairs.retain(|pending| match pending.repair.what {
             Repaired::Page(slot, ..) => entries
@@ -124,13 +141,14 @@ impl<M: Medium> Store<M> {
             live,
             reserved,
             next_ticket,
+            is_unsettled,
         };
         let gate = if store.is_allocation_refused() || read_only {
             Gate::Refused
-        } else if adoption.adopted.is_empty() {
-            Gate::Open
-        } else {
+        } else if is_unsettled {
             Gate::Rebuilding
+        } else {
+            Gate::Open
         };
         store.space.replace(allocator, gate);
         let mut report = OpenReport {
@@ -138,8 +156,8 @@ impl<M: Medium> Store<M> {
             session: store.superblock.session,
             repairs: superblock_repairs(&choice),
             held: store.held(),
-            adopted: adoption.adopted,
-            lost: adoption.lost,
+            adopted,
+            lost,
         };
         report
             .repairs
@@ -167,7 +185,6 @@ impl<M: Medium> Store<M> {
                 })?;
             report.session = store.superblock.session;
             store.live.begun(report.session);
-            store.settle_volumes(&report)?;
         }
         Ok((store, report))
     }
@@ -299,7 +316,7 @@ fn load<M: Medium>(
     disk: &mut LatchedDisk<M>,
     superblock: &Superblock,
     table: Table,
-    shared: &DiskShared,
+    adoption: &mut Adoption<'_>,
     repairs: &mut Vec<PendingRepair>,
 ) -> Result<Loaded, OpenError> {
     let mut entries = BTreeMap::new();
@@ -324,12 +341,13 @@ fn load<M: Medium>(
                     repairs: &mut *repairs,
                     buffer: &mut buffer,
                 };
-                let entry = load_object(reader, shared, slot, epoch, *record).map_err(|fault| {
-                    OpenError::Io {
-                        doing: "reading an object's trees",
-                        fault,
-                    }
-                })?;
+                let entry =
+                    load_object(reader, adoption, slot, epoch, *record).map_err(|fault| {
+                        OpenError::Io {
+                            doing: "reading an object's trees",
+                            fault,
+                        }
+                    })?;
                 (slot, entry)
             }
         };
@@ -340,14 +358,14 @@ fn load<M: Medium>(
 
 fn load_object<M: Medium>(
     mut reader: TreeReader<'_, M>,
-    shared: &DiskShared,
+    adoption: &mut Adoption<'_>,
     slot: SlotIndex,
     epoch: Epoch,
     record: ObjectRecord,
 ) -> Result<Entry, IoFault> {
     let mut trees = (Tree::default(), Tree::default());
     let result = match unknown(&record) {
-        None => load_trees(&mut reader, &record, &mut trees),
+        None => load_directories(&mut reader, &record, &mut trees),
         Some(what) => Err(Damage::UnknownObject {
             at: reader.slot_at,
             what,
@@ -355,35 +373,29 @@ fn load_object<M: Medium>(
         .into()),
     };
     let (map_tree, checksum_tree) = trees;
-    let mut object = seal::describe(slot, epoch, &record, &map_tree, &checksum_tree);
-    let map = match result {
-        Ok(map) => map,
-        Err(TreeError::Io(fault)) => return Err(fault),
-        Err(TreeError::Damage(damage)) => {
-            object.state = ReplicaState::Failed(*damage);
-            return Ok(Entry {
-                object,
-                record: Some(record),
-                map: None,
-                map_tree,
-                checksum_tree,
-                volume: None,
-            });
-        }
-    };
     let mut entry = Entry {
-        object,
+        object: seal::describe(slot, epoch, &record, &map_tree, &checksum_tree),
         record: Some(record),
         map: None,
         map_tree,
         checksum_tree,
         volume: None,
     };
-    if entry.object.kind == ObjectKind::Volume {
-        let volume = replay::volume_of_disk(&mut entry, &map, shared);
-        entry.take_volume(volume, false);
-    } else {
-        entry.map = Some(Arc::new(LayerMap::from_entries(map)));
+    let loaded = match result {
+        Ok(()) if entry.object.kind == ObjectKind::Volume && adoption.take_over(&mut entry) => {
+            return Ok(entry);
+        }
+        Ok(()) => load_map(&mut reader, &entry),
+        Err(error) => Err(error),
+    };
+    match loaded {
+        Ok(map) if entry.object.kind == ObjectKind::Volume => {
+            let volume = replay::volume_of_disk(&mut entry, &map, adoption.shared);
+            entry.take_volume(volume, false);
+        }
+        Ok(map) => entry.map = Some(Arc::new(LayerMap::from_entries(map))),
+        Err(TreeError::Io(fault)) => return Err(fault),
+        Err(TreeError::Damage(damage)) => entry.object.state = ReplicaState::Failed(*damage),
     }
     Ok(entry)
 }
@@ -397,11 +409,11 @@ fn unknown(record: &ObjectRecord) -> Option<&'static str> {
     }
 }
 
-fn load_trees<M: Medium>(
+fn load_directories<M: Medium>(
     reader: &mut TreeReader<'_, M>,
     record: &ObjectRecord,
     trees: &mut (Tree, Tree),
-) -> Result<Vec<u64>, TreeError> {
+) -> Result<(), TreeError> {
     let clusters = record.size_bytes.div_ceil(CLUSTER_BYTES);
     trees.0 = reader.directory(TreeKind::Map, &record.map_dirs, map_leaves(clusters))?;
     trees.1 = reader.directory(
@@ -409,7 +421,16 @@ fn load_trees<M: Medium>(
         &record.checksum_dirs,
         checksum_leaves(clusters),
     )?;
-    let map = reader.map(&trees.0, clusters)?;
+    Ok(())
+}
+
+fn load_map<M: Medium>(
+    reader: &mut TreeReader<'_, M>,
+    entry: &Entry,
+) -> Result<Vec<u64>, TreeError> {
+    let record = &entry.object;
+    let clusters = record.size_bytes.div_ceil(CLUSTER_BYTES);
+    let map = reader.map(&entry.map_tree, clusters)?;
     if record.kind == ObjectKind::Volume {
         // How much it stores changes with every write, and stands nowhere.
         return Ok(map);

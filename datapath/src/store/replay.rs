@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use super::error::OpenError;
+use super::error::{OpenError, StoreError};
 use super::journal::Journal;
 use super::latch::LatchedDisk;
 use super::live_state::{Former, LiveState, Owner, Words};
 use super::object::{Damage, ReplicaState};
 use super::open::SessionStart;
-use super::report::{Lost, OpenReport, PreviousSession};
-use super::{Entry, Store, VolumeEntry};
+use super::report::{Lost, OpenReport};
+use super::{Entry, Store, VolumeEntry, references};
 use crate::format::directory::DirectoryEntry;
 use crate::format::geometry::Geometry;
 use crate::format::journal::{JournalChange, JournalRecord};
@@ -18,23 +18,26 @@ use crate::format::superblock::Superblock;
 use crate::format::{PairCopy, tree};
 use crate::map::MapEntry;
 use crate::medium::Medium;
-use crate::units::{Lcn, Pcn, Seq, SlotIndex};
+use crate::units::{Lcn, Pcn, SlotIndex};
 use crate::volume::space::Gate;
 use crate::volume::{DiskShared, Volume, dirty, transition};
 
-/// What is known when live state is looked at.
-pub(super) struct Situation<'a> {
-    pub superblock: &'a Superblock,
-    pub start: &'a SessionStart,
-    pub previous: PreviousSession,
-    /// The last good batch on the disk.
-    pub last_seq: Seq,
-    pub shared: &'a DiskShared,
+/// Where the maps of volumes come from.
+pub(super) enum Believed {
+    /// The disk: pages and journal.
+    Disk,
+    /// Live files, where there are any.
+    Live,
+    /// The disk; and what was acknowledged in the last session may be missing from it, for this reason.
+    Doubt(String),
 }
 
-/// What became of the volumes of a session that did not end in order.
-#[derive(Default)]
-pub(super) struct Adoption {
+/// Takes live maps over while objects are loaded, and notes whose acknowledged writes may be missing.
+pub(super) struct Adoption<'a> {
+    pub live: &'a mut LiveState,
+    pub believed: Believed,
+    pub disk_uuid: uuid::Uuid,
+    pub shared: &'a DiskShared,
     pub adopted: Vec<uuid::Uuid>,
     pub lost: Vec<Lost>,
 }
@@ -47,6 +50,10 @@ impl Entry {
             epoch: self.object.epoch,
             size_bytes: self.object.size_bytes,
         }
+    }
+
+    fn is_live(&self) -> bool {
+        self.volume.as_ref().is_some_and(|volume| volume.is_live)
     }
 
     /// Serves `volume` from now on.
@@ -71,16 +78,10 @@ impl Entry {
 pub(super) fn volume_of_disk(entry: &mut Entry, map: &[u64], shared: &DiskShared) -> Volume {
     let owner = entry.owner();
     let words = Words::in_memory(owner.size_bytes);
-    // Every group has its place, so that a directory record finds it.
-    entry
-        .map_tree
-        .entries
-        .resize(words.leaves.len(), DirectoryEntry::EMPTY);
-    let mut allocated = 0;
+    make_places(entry, &words);
     for (word, bits) in words.entries.iter().zip(map) {
         if *bits != 0 {
             word.store(*bits, Ordering::Relaxed);
-            allocated += u64::from(!MapEntry::from_bits(*bits).pcn().is_none());
         }
     }
     for (word, directory) in words.leaves.iter().zip(&entry.map_tree.entries) {
@@ -88,7 +89,17 @@ pub(super) fn volume_of_disk(entry: &mut Entry, map: &[u64], shared: &DiskShared
             word.store(u64::from(directory.cluster().get()), Ordering::Relaxed);
         }
     }
-    Volume::new(owner.parts(words, shared.clone()), allocated)
+    let volume = Volume::new(owner.parts(words, shared.clone()), 0);
+    volume.count_allocated();
+    volume
+}
+
+/// Every group has its place in the directory, so that a directory record finds it.
+fn make_places(entry: &mut Entry, words: &Words) {
+    entry
+        .map_tree
+        .entries
+        .resize(words.leaves.len(), DirectoryEntry::EMPTY);
 }
 
 /// Applies the journal to the volumes. Records are whole values, so it does no harm that a page may include some of them already.
@@ -99,13 +110,17 @@ pub(super) fn replay<M: Medium>(
     entries: &mut BTreeMap<SlotIndex, Entry>,
 ) -> Result<(), OpenError> {
     let geometry = superblock.geometry;
-    journal.replay(disk, superblock.disk_uuid, |batch| {
+    journal.read_on(disk, superblock.disk_uuid, |batch| {
         for record in &batch.records {
             let Some(entry) = entries.get_mut(&record.slot) else {
                 continue;
             };
             // Of a former owner of the slot.
             if entry.object.epoch != record.epoch {
+                continue;
+            }
+            if entry.is_live() {
+                note(entry, record);
                 continue;
             }
             if let Err(damage) = apply(entry, record, &geometry) {
@@ -115,18 +130,35 @@ pub(super) fn replay<M: Medium>(
             }
         }
     })?;
-    for entry in entries.values_mut() {
-        if let Some(volume) = &entry.volume {
-            let allocated = volume
-                .volume
-                .map()
-                .iter()
-                .filter(|entry| !entry.pcn().is_none())
-                .count();
-            volume.volume.set_allocated(allocated as u64);
+    for volume in entries.values().filter_map(|entry| entry.volume.as_ref()) {
+        if !volume.is_live {
+            volume.volume.count_allocated();
         }
     }
     Ok(())
+}
+
+/// Of a volume that goes on with its live map: which pages the journal knows more of.
+fn note(entry: &mut Entry, record: &JournalRecord) {
+    let Some(volume) = &mut entry.volume else {
+        return;
+    };
+    match record.change {
+        JournalChange::MapEntry(lcn, _) => {
+            volume
+                .changed_leaves
+                .insert(lcn.get() / tree::ENTRIES_PER_PAGE);
+        }
+        JournalChange::MapDirectory(index, value) => {
+            if let Some(place) = entry.map_tree.entries.get_mut(index as usize)
+                && place.cluster() != value.cluster()
+            {
+                *place = value;
+                volume.changed_directories = true;
+            }
+            volume.journaled_leaves.insert(index);
+        }
+    }
 }
 
 fn apply(entry: &mut Entry, record: &JournalRecord, geometry: &Geometry) -> Result<(), Damage> {
@@ -192,39 +224,47 @@ fn check_zone(pcn: Pcn, geometry: &Geometry) -> Result<(), Damage> {
     }
 }
 
-/// After a crash of the process alone: takes the live maps over, or finds out whose acknowledged writes may be missing.
-pub(super) fn adopt(
+/// Whether the live state of the session before is to be believed. Reads the journal's end, and nothing else of the disk.
+pub(super) fn believe<M: Medium>(
     live: &mut LiveState,
-    entries: &mut BTreeMap<SlotIndex, Entry>,
-    now: &Situation<'_>,
-) -> Adoption {
-    let mut adoption = Adoption::default();
-    let has_volumes = entries.values().any(|entry| entry.volume.is_some());
-    // After another boot the power was gone, for guests too: what was flushed is on the disk. After an orderly end all of it is.
-    if now.previous != PreviousSession::CrashSameBoot || !has_volumes {
-        return adoption;
-    }
-    let disk_uuid = now.superblock.disk_uuid;
-    let former = live.former(disk_uuid, now.superblock.session, now.start);
-    let doubt = match former {
+    journal: &Journal,
+    disk: &mut LatchedDisk<M>,
+    superblock: &Superblock,
+    start: &SessionStart,
+) -> Result<Believed, OpenError> {
+    let disk_uuid = superblock.disk_uuid;
+    let former = live.former(disk_uuid, superblock.session, start);
+    let (committed, submitted) = match former {
         Ok(Former::Matches {
             committed,
             submitted,
-        }) if now.last_seq == committed || now.last_seq == submitted => None,
-        Ok(Former::Matches { committed, .. }) => Some(format!(
-            "the disk's last journal batch is {}, the live state's {committed}",
-            now.last_seq
-        )),
-        Ok(Former::Not(why)) => Some(why),
-        Err(error) => Some(error.to_string()),
+        }) => (committed, submitted),
+        Ok(Former::Not(why)) => return Ok(Believed::Doubt(why)),
+        Err(error) => return Ok(Believed::Doubt(error.to_string())),
     };
-    for entry in entries.values_mut() {
-        if entry.volume.is_none() || entry.object.loss_not_accepted {
-            continue;
+    let mut ahead = *journal;
+    ahead.read_on(disk, disk_uuid, |_| {})?;
+    let last = ahead.last_seq();
+    // The last one may have been on its way when the process died, and have landed or not.
+    if last == committed || last == submitted {
+        return Ok(Believed::Live);
+    }
+    Ok(Believed::Doubt(format!(
+        "the disk's last journal batch is {last}, the live state's {committed}"
+    )))
+}
+
+impl Adoption<'_> {
+    /// The live map of a volume, if it is to be taken over; its directory was read. Looks at no entry.
+    pub fn take_over(&mut self, entry: &mut Entry) -> bool {
+        let object = &entry.object;
+        if object.loss_not_accepted {
+            return false;
         }
-        let words = match &doubt {
-            Some(why) => Err(why.clone()),
-            None => match live.adopt(disk_uuid, &entry.owner()) {
+        let words = match &self.believed {
+            Believed::Disk => return false,
+            Believed::Doubt(why) => Err(why.clone()),
+            Believed::Live => match self.live.adopt(self.disk_uuid, &entry.owner()) {
                 Ok(Some(words)) => Ok(words),
                 Ok(None) => Err("its live file is gone or damaged".to_owned()),
                 Err(error) => Err(error.to_string()),
@@ -232,35 +272,28 @@ pub(super) fn adopt(
         };
         match words {
             Ok(words) => {
-                let volume = take_over(entry, words, now.shared);
+                make_places(entry, &words);
+                let volume = Volume::new(entry.owner().parts(words, self.shared.clone()), 0);
                 entry.take_volume(volume, true);
-                adoption.adopted.push(entry.object.uuid);
+                self.adopted.push(entry.object.uuid);
+                true
             }
-            // Without a device nothing was written since it was opened.
-            Err(_) if !entry.object.want_attached => {}
-            Err(why) => adoption.lost.push(Lost {
-                uuid: entry.object.uuid,
-                name: entry.object.name.clone(),
-                why,
-            }),
+            // Without a device nothing was written since the disk was opened.
+            Err(_) if !object.want_attached => false,
+            Err(why) => {
+                self.lost.push(Lost {
+                    uuid: object.uuid,
+                    name: object.name.clone(),
+                    why,
+                });
+                false
+            }
         }
     }
-    adoption
 }
 
-/// A volume over the words of a process that died.
-fn take_over(entry: &Entry, words: Words, shared: &DiskShared) -> Volume {
-    let owner = entry.owner();
-    let allocated = words
-        .entries
-        .iter()
-        .filter(|word| {
-            !MapEntry::from_bits(word.load(Ordering::Relaxed))
-                .pcn()
-                .is_none()
-        })
-        .count() as u64;
-    let volume = Volume::new(owner.parts(words, shared.clone()), allocated);
+/// Marks what a process that died had not committed. Requests may be served meanwhile.
+fn mark_uncommitted(volume: &Volume) {
     let entries_of = |group: u32| {
         let first = group * dirty::ENTRIES_PER_GROUP;
         (first..first + dirty::ENTRIES_PER_GROUP).filter_map(|lcn| volume.map().word(Lcn::new(lcn)))
@@ -270,12 +303,47 @@ fn take_over(entry: &Entry, words: Words, shared: &DiskShared) -> Volume {
         entries_of(group).for_each(transition::make_dirty);
     }
     volume.dirty().rebuild(|group| {
-        entries_of(group).any(|word| MapEntry::from_bits(word.load(Ordering::Relaxed)).is_dirty())
+        entries_of(group).any(|word| MapEntry::from_bits(word.load(Ordering::SeqCst)).is_dirty())
     });
-    volume
 }
 
 impl<M: Medium> Store<M> {
+    /// Finishes what an adoption has left: looks at every entry of the volumes that were taken over, rebuilds the allocator, and commits what
+    /// the former process had not committed. Devices may be served before it, since nothing is allocated until then; whatever needs the
+    /// allocator or the marks calls it first.
+    ///
+    /// # Errors
+    /// `Io`, and the disk takes no more changes.
+    pub fn settle(&mut self) -> Result<(), StoreError> {
+        if !std::mem::take(&mut self.is_unsettled) {
+            return Ok(());
+        }
+        for volume in self
+            .entries
+            .values()
+            .filter_map(|entry| entry.volume.as_ref())
+        {
+            if volume.is_live {
+                mark_uncommitted(&volume.volume);
+                volume.volume.count_allocated();
+            }
+        }
+        let geometry = self.superblock.geometry;
+        let allocator = references::rebuild_allocator(&mut self.entries, &geometry);
+        self.space.replace(allocator, Gate::Rebuilding);
+        // Until now a drop may have been in memory only: the disk would still know its cluster as the volume's. With all that is
+        // dirty committed, the maps that the allocator was rebuilt from are the disk's own.
+        let dropped = self.commit()?;
+        self.space.put_back(dropped);
+        let gate = if self.is_allocation_refused() {
+            Gate::Refused
+        } else {
+            Gate::Open
+        };
+        self.space.set_gate(gate);
+        Ok(())
+    }
+
     /// Opens the live state of the session that is about to begin.
     pub(super) fn begin_live(
         &mut self,
@@ -299,7 +367,8 @@ impl<M: Medium> Store<M> {
     /// to be attached get theirs. A crash after the session has begun finds live state that matches it, so all of this must be there by then.
     pub(super) fn prepare_volumes(&mut self, report: &OpenReport) -> Result<(), OpenError> {
         for lost in &report.lost {
-            self.set_loss(lost.uuid, true).map_err(unsettled)?;
+            self.set_loss(lost.uuid, true)
+                .map_err(|error| unsettled(&error))?;
         }
         self.live
             .of_disk(self.superblock.disk_uuid)
@@ -319,37 +388,13 @@ impl<M: Medium> Store<M> {
             .map(|entry| entry.object.uuid)
             .collect();
         for uuid in wanted {
-            self.make_live(uuid).map_err(unsettled)?;
+            self.make_live(uuid).map_err(|error| unsettled(&error))?;
         }
         Ok(())
     }
-
-    /// The last steps of an open: what the former process had not committed is committed, before anything is allocated.
-    pub(super) fn settle_volumes(&mut self, report: &OpenReport) -> Result<(), OpenError> {
-        if !report.adopted.is_empty() {
-            // Until now a drop may have been in memory only: the disk would still know its cluster as the volume's. With all that is
-            // dirty committed, the maps that the allocator was rebuilt from are the disk's own.
-            let quarantine = self.commit().map_err(unsettled)?;
-            debug_assert!(quarantine.is_empty(), "nothing was dropped in this process");
-            if !self.is_allocation_refused() {
-                self.space.set_gate(Gate::Open);
-            }
-        }
-        let keep: Vec<uuid::Uuid> = self
-            .entries
-            .values()
-            .filter(|entry| entry.volume.as_ref().is_some_and(|volume| volume.is_live))
-            .map(|entry| entry.object.uuid)
-            .collect();
-        self.live
-            .remove_others(&keep)
-            .map_err(|error| OpenError::LiveState {
-                why: error.to_string(),
-            })
-    }
 }
 
-fn unsettled(error: super::StoreError) -> OpenError {
+fn unsettled(error: &StoreError) -> OpenError {
     match error.fault() {
         Some(fault) => OpenError::Io {
             doing: "settling volumes",

@@ -63,6 +63,7 @@ impl<M: Medium> Store<M> {
     pub fn create_volume(&mut self, new: NewVolume) -> Result<Uuid, StoreError> {
         check_name(&new.name)?;
         self.check_writable()?;
+        self.settle()?;
         self.check_allocation()?;
         self.check_free_name(&new.name, new.object_uuid)?;
         let least_bytes = match new.parent {
@@ -171,6 +172,7 @@ impl<M: Medium> Store<M> {
             return Ok(());
         }
         check_size(&name, size_bytes, former)?;
+        self.settle()?;
         self.check_allocation()?;
         let doing = format!("resizing volume {name}");
 

@@ -153,25 +153,24 @@ impl DirtyBits {
         left
     }
 
-    /// Makes hints and summaries what `is_dirty` says of each group, and empties draining: the last step of an adoption.
+    /// Marks every group of which `is_dirty` says so, and empties draining: the last step of an adoption. Others may mark meanwhile.
     pub fn rebuild(&self, mut is_dirty: impl FnMut(u32) -> bool) {
-        let mut any = false;
         for (word, first) in (0..self.words.len() / 2).zip((0u32..).step_by(64)) {
             let groups = (0..64)
                 .filter(|bit| is_dirty(first + bit))
                 .fold(0u64, |groups, bit| groups | 1 << bit);
+            // Added to what is there, never in its place: a mark may have come since the entry was looked at.
+            let hints = Word::fetch_or(&self.words[word * 2], groups) | groups;
             // Hints before draining is emptied: a crash between must find the group in one of them.
-            Word::swap(&self.words[word * 2], groups);
             Word::swap(&self.words[word * 2 + 1], 0);
-            if groups != 0 {
+            if hints != 0 {
                 Word::fetch_or(
                     &self.summary.words[word / u64::BITS as usize],
                     1 << (word % u64::BITS as usize),
                 );
-                any = true;
+                self.summary.any.store(true, Ordering::SeqCst);
             }
         }
-        self.summary.any.store(any, Ordering::SeqCst);
     }
 }
 

@@ -50,6 +50,8 @@ pub struct DiskShared {
 #[derive(Debug, Default)]
 struct Counters {
     allocated: AtomicI64,
+    /// How often a cluster was dropped.
+    drops: AtomicU64,
 }
 
 /// A writable volume, as reactors and committer share it. When it grows, a new one takes its place over the same memory.
@@ -103,6 +105,7 @@ impl Volume {
     pub fn new(parts: VolumeParts, allocated: u64) -> Self {
         let counters = Counters {
             allocated: AtomicI64::new(allocated.cast_signed()),
+            ..Counters::default()
         };
         Self {
             uuid: parts.uuid,
@@ -192,11 +195,18 @@ impl Volume {
             .cast_unsigned()
     }
 
-    /// Its map was filled by other means than writes: so many clusters are in use.
-    pub fn set_allocated(&self, clusters: u64) {
-        self.counters
-            .allocated
-            .store(clusters.cast_signed(), Ordering::Relaxed);
+    /// Counts the clusters of its map, which was filled by other means than writes. Nothing is claimed meanwhile; drops may come.
+    pub fn count_allocated(&self) {
+        const TRIES: u32 = 8;
+        for _ in 0..TRIES {
+            let drops = self.counters.drops.load(Ordering::SeqCst);
+            let count = self.map.iter().filter(|entry| !entry.pcn().is_none());
+            let count = i64::try_from(count.count()).unwrap_or(i64::MAX);
+            self.counters.allocated.store(count, Ordering::SeqCst);
+            if self.counters.drops.load(Ordering::SeqCst) == drops {
+                return;
+            }
+        }
     }
 
     /// The cluster that holds the map page of `lcn`, where there is one.
@@ -265,13 +275,20 @@ impl Volume {
 
     /// Drops a whole cluster: its blocks are zero from now on, whatever the layers below hold.
     pub fn drop_cluster(&self, lcn: Lcn) {
-        let (before, changed) =
-            self.change(lcn, |_| Some(MapEntry::new(Pcn::NONE, BlockMask::ALL)));
-        if changed && !before.pcn().is_none() {
-            self.counters.allocated.fetch_sub(1, Ordering::Relaxed);
-            // After the mark: who takes the list before it drains the marks is sure to capture this change.
-            self.disk.space.dropped(before.pcn());
-        }
+        let Some(word) = self.map.word(lcn) else {
+            return;
+        };
+        let dropped = |_| Some(MapEntry::new(Pcn::NONE, BlockMask::ALL));
+        // Before the cluster is on the list of dropped ones: who takes the list before it drains the marks is sure to capture this change.
+        self.dirty.mark(lcn);
+        self.disk.space.dropping(|| {
+            let (before, changed) = transition::change(word, dropped);
+            let pcn = Some(before.pcn()).filter(|pcn| changed && !pcn.is_none())?;
+            self.counters.allocated.fetch_sub(1, Ordering::SeqCst);
+            self.counters.drops.fetch_add(1, Ordering::SeqCst);
+            Some(pcn)
+        });
+        self.dirty.mark(lcn);
     }
 
     /// Gives `lcn`, which has no cluster, the cluster `pcn`; whether it did. Of an entry with tombstones, those blocks are zero in `pcn`.

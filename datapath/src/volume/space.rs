@@ -47,6 +47,19 @@ struct Inner {
     dropped: Vec<Pcn>,
     /// Every cluster that is dropped and not free yet, wherever it is on its way.
     returning: BTreeSet<Pcn>,
+    /// A write to it was answered with an error, and may still land. Not handed out again before the disk is opened anew: then the claim has
+    /// waited for all I/O of this process.
+    tainted: BTreeSet<Pcn>,
+}
+
+impl Inner {
+    fn free(&mut self, pcn: Pcn) {
+        if self.tainted.contains(&pcn) {
+            return;
+        }
+        let released = self.allocator.release(Extent { pcn, count: 1 });
+        debug_assert!(released.is_ok(), "{released:?}");
+    }
 }
 
 /// Clusters whose drop is durable, and that a request in flight may still use. To be given to [`Space::release`] after a grace period.
@@ -80,6 +93,7 @@ impl Space {
                 gate,
                 dropped: Vec::new(),
                 returning: BTreeSet::new(),
+                tainted: BTreeSet::new(),
             }),
             waker: OnceLock::new(),
         }
@@ -115,25 +129,33 @@ impl Space {
         {
             let mut inner = self.lock();
             for pcn in clusters {
-                let released = inner.allocator.release(Extent { pcn, count: 1 });
-                debug_assert!(released.is_ok(), "{released:?}");
+                inner.free(pcn);
             }
         }
         self.wake();
     }
 
     /// Gives back clusters that no map ever named, or that the table does not name any more, with no I/O to them in flight.
+    ///
+    /// Wakes nobody: who waits for space waits for a commit, and would otherwise be woken by what it gives back itself.
     pub fn give(&self, extent: Extent) {
         let released = self.lock().allocator.release(extent);
         debug_assert!(released.is_ok(), "{released:?}");
-        self.wake();
     }
 
-    /// A cluster left a map; its entry was marked before.
-    pub fn dropped(&self, pcn: Pcn) {
+    /// A write to this cluster was answered with an error: it may still land, so nobody else ever gets the cluster in this session.
+    pub fn taint(&self, pcn: Pcn) {
+        self.lock().tainted.insert(pcn);
+    }
+
+    /// Runs `drop`, which takes a cluster out of a map and answers with it; the entry was marked before. Under the lock: whoever rebuilds the
+    /// allocator from the maps finds the cluster in the map or on its way, never in neither.
+    pub fn dropping(&self, drop: impl FnOnce() -> Option<Pcn>) {
         let mut inner = self.lock();
-        inner.dropped.push(pcn);
-        inner.returning.insert(pcn);
+        if let Some(pcn) = drop() {
+            inner.dropped.push(pcn);
+            inner.returning.insert(pcn);
+        }
     }
 
     /// Whether clusters wait for a commit.
@@ -161,8 +183,7 @@ impl Space {
             let mut inner = self.lock();
             for pcn in clusters.0 {
                 inner.returning.remove(&pcn);
-                let released = inner.allocator.release(Extent { pcn, count: 1 });
-                debug_assert!(released.is_ok(), "{released:?}");
+                inner.free(pcn);
             }
         }
         self.wake();
@@ -178,9 +199,9 @@ impl Space {
     pub fn replace(&self, mut allocator: Allocator, gate: Gate) {
         {
             let mut inner = self.lock();
-            for pcn in &inner.returning {
-                let marked = allocator.mark(*pcn);
-                debug_assert!(marked.is_ok(), "{marked:?}");
+            for pcn in inner.returning.iter().chain(&inner.tainted) {
+                // One that was dropped since its map was looked at is marked already, and so is a tainted one in a map.
+                let _ = allocator.mark(*pcn);
             }
             inner.allocator = allocator;
             inner.gate = gate;

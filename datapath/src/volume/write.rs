@@ -309,6 +309,15 @@ impl WriteOp {
     ) -> WriteStep {
         ios.clear();
         if self.failed != 0 {
+            for segment in &mut self.segments[..self.count] {
+                for pcn in [segment.pcn, segment.private] {
+                    if !pcn.is_none() {
+                        volume.space().taint(pcn);
+                    }
+                }
+                // Not given back.
+                segment.private = Pcn::NONE;
+            }
             self.let_go(volume);
             return WriteStep::Failed(self.failed);
         }
@@ -375,10 +384,6 @@ impl WriteOp {
     pub fn io_ended(&mut self, outcome: Result<(), i32>) {
         if let Err(errno) = outcome {
             self.failed = errno;
-            // Clusters being zeroed are not given back: a write that was answered with an error may still land.
-            for segment in &mut self.segments[..self.count] {
-                segment.private = Pcn::NONE;
-            }
         }
     }
 

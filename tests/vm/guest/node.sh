@@ -7,14 +7,21 @@ prepare_boot() {
   LAB_KEEP=${LAB_KEEP:-/var/tmp/lab}
   mkdir -p "$LAB_TMP" "$LAB_KEEP"
   [ "$LAB_GUEST" = node ] && prepare_node
+  [ "$LAB_GUEST" = quick ] && [ -n "${KEEP_DISK:-}" ] && prepare_keep_disk
   return 0
+}
+
+# A quick guest has no root of its own: what it must know after a boot is on a disk of the scenario.
+prepare_keep_disk() {
+  [ "$LAB_BOOT" != 1 ] || must mke2fs -q -t ext4 "$(disk "$KEEP_DISK")"
+  must mount -t ext4 "$(disk "$KEEP_DISK")" "$LAB_KEEP"
 }
 
 # A node's daemon reads its settings before the scenario starts, so those that differ are set on the first boot.
 prepare_node() {
-  if [ "$LAB_BOOT" = 1 ] && [ "$LAB_DATA_MODE" != auto ]; then
+  if [ "$LAB_BOOT" = 1 ] && [ "$LAB_DATA_MODE-${QUEUES:-1}" != auto-1 ]; then
     mkdir -p /etc/bedplate/conf.d
-    printf '[ublk]\ndata_mode = "%s"\n' "$LAB_DATA_MODE" >/etc/bedplate/conf.d/50-lab.toml
+    printf '[ublk]\ndata_mode = "%s"\nqueues = %s\n' "$LAB_DATA_MODE" "${QUEUES:-1}" >/etc/bedplate/conf.d/50-lab.toml
     systemctl restart bedplated.service
   fi
 }

@@ -3,25 +3,30 @@
 
 # write_facts FOLDER GUEST KERNEL MODE BOOT: what the guest's side must know.
 write_facts() {
-  local lab=$1/lab
+  local lab=$1/lab name
   mkdir -p "$lab"
-  cp "$HERE"/guest/{guest-main,assert.sh,node.sh,daemon.sh,images.sh,reader.sh} "$lab/"
+  cp "$HERE"/guest/guest-main "$HERE"/guest/*.sh "$lab/"
   cp "$SCENARIO_FILE" "$lab/scenario.sh"
-  printf 'LAB_GUEST=%s\nLAB_KERNEL=%s\nLAB_DATA_MODE=%s\nLAB_BOOT=%s\nLAB_KILLS=%s\nLAB_PATIENCE=%s\n' \
-    "$2" "$3" "$4" "$5" "${LAB_KILLS:-20}" "$(patience)" >"$lab/facts"
+  {
+    printf 'LAB_GUEST=%s\nLAB_KERNEL=%s\nLAB_DATA_MODE=%s\nLAB_BOOT=%s\nLAB_PATIENCE=%s\n' "$2" "$3" "$4" "$5" "$(patience)"
+    # Counts other than a scenario's own, and seeds: LAB_KILLS, LAB_ROUNDS, LAB_SEED.
+    for name in LAB_KILLS LAB_ROUNDS LAB_SEED; do [ -z "${!name:-}" ] || printf '%s=%s\n' "$name" "${!name}"; done
+  } >"$lab/facts"
 }
 
 # start_guest FOLDER GUEST KERNEL BOOT ORDER: in the background; sets GUEST_PID.
 start_guest() {
-  local folder=$1 guest=$2 kernel=$3 boot=$4 order=$5 append
-  local -a options
+  local folder=$1 guest=$2 kernel=$3 boot=$4 order=$5 append extra
+  local -a options archives
   append="console=ttyS0 quiet panic=-1 mitigations=off modprobe.blacklist=ahci,kvm_amd,kvm_intel $(extra_append "$boot")"
   # shellcheck disable=SC2207,SC2046,SC2086
   options=($(accelerator_options) -M q35 -smp 2 -m "${MEMORY_MIB:-2048}" -nodefaults -display none -no-reboot
     -serial "file:$folder/boot$boot.console" -serial "file:$folder/boot$boot.said" $(disk_options "$folder" $order))
   if [ "$guest" = quick ]; then
     # The kernel unpacks one archive after the other; an uncompressed one goes first, since it ends at a multiple of 512.
-    (cd "$folder" && find lab | cpio -o -H newc --quiet | cat - "$VM_DIR/quick-$kernel.cpio.zst" >initrd)
+    archives=("$VM_DIR/quick-$kernel.cpio.zst")
+    for extra in ${TOOLS:-}; do archives+=("$VM_DIR/quick-extra-$extra.cpio.zst"); done
+    (cd "$folder" && find lab | cpio -o -H newc --quiet | cat - "${archives[@]}" >initrd)
     options+=(-initrd "$folder/initrd" -append "$append")
   else
     lab_disk "$folder"

@@ -9,10 +9,12 @@ TARGET_DIR=${CARGO_TARGET_DIR:-$TOP/target}
 VM_DIR=${BEDPLATE_VM_DIR:-$TARGET_DIR/vm}
 # The binaries that go into the guests. The test profile: optimised a little, with checks on, and shared with `cargo test`.
 BIN_DIR=${BEDPLATE_BIN_DIR:-$TARGET_DIR/debug}
-BINARIES="bedplated bedplate guest-reader"
+# Those that only guests have: readers, writers and checkers (tests/src/bin).
+GUEST_BINARIES="guest-reader guest-writer log-replay"
+BINARIES="bedplated bedplate $GUEST_BINARIES"
 # The quick guest has the tests of ublk-target besides: they need a kernel with ublk.
 QUICK_BINARIES="$BINARIES ublk-kernel-tests"
-export TOP TARGET_DIR VM_DIR BIN_DIR BINARIES QUICK_BINARIES
+export TOP TARGET_DIR VM_DIR BIN_DIR GUEST_BINARIES BINARIES QUICK_BINARIES
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -7,7 +7,7 @@ native_obstacle() {
   [ -e /dev/ublk-control ] || modprobe -q ublk_drv || { echo "this machine has no ublk_drv"; return; }
   if compgen -G '/dev/ublkc*' >/dev/null; then echo "this machine has ublk devices already: scenarios count on the numbers from 0"; return; fi
   case " $GUESTS " in *" quick "*) ;; *) echo "needs a node of its own"; return ;; esac
-  if declare -F boot_2 >/dev/null; then echo "needs a power cut"; return; fi
+  if declare -F boot_2 >/dev/null || [ "$BOOTS" -gt 1 ]; then echo "needs a power cut"; return; fi
   if declare -F append_of_boot >/dev/null || grep -q unplug "$SCENARIO_FILE"; then echo "needs another machine"; fi
 }
 

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # The node: a Debian root with a full systemd, Bedplate installed in it by `make install`, on a GPT disk image.
 
-# lvm2, mdadm and fdisk make the foreign signatures that `disk format` must refuse.
-NODE_PACKAGES="systemd,systemd-sysv,udev,kmod,util-linux,e2fsprogs,procps,dbus,fdisk,lvm2,mdadm"
+# lvm2, mdadm and fdisk make the foreign signatures that `disk format` must refuse; fio, xfsprogs and dmsetup are for volumes.
+NODE_PACKAGES="systemd,systemd-sysv,udev,kmod,util-linux,e2fsprogs,procps,dbus,fdisk,lvm2,mdadm,fio,xfsprogs,dmsetup"
 # Names of NVMe disks change from boot to boot, so the kernel is told the partition's UUID. It means nothing else.
 ROOT_PARTUUID=0c0ffee0-1111-4222-8333-444455556666
 ROOT_MIB=1536
@@ -29,12 +29,12 @@ node_image_key() {
     cat "$VM_DIR/done.node-root" "$VM_DIR"/kernel-*/version
     # shellcheck disable=SC2086
     (cd "$BIN_DIR" && sha256sum $BINARIES)
-    (cd "$TOP" && find packaging tests/vm/guest tests/vm/lib/node_root.sh Makefile -type f -print0 | sort -z | xargs -0 sha256sum)
+    (cd "$TOP" && find packaging tests/vm/guest/node-agent tests/vm/guest/bedplate-lab.service tests/vm/lib/node_root.sh Makefile -type f -print0 | sort -z | xargs -0 sha256sum)
   } | sha256sum | cut -c1-16
 }
 
 build_node_image() {
-  local stage=$VM_DIR/node-stage image=$VM_DIR/node.img kernel
+  local stage=$VM_DIR/node-stage image=$VM_DIR/node.img kernel tool
   rm -rf "$stage" "$image"
   cp -a "$NODE_ROOT" "$stage"
   for kernel in $KERNELS; do
@@ -42,7 +42,7 @@ build_node_image() {
     cp -a "$(kernel_dir "$kernel")/modules/usr/lib/modules/." "$stage/usr/lib/modules/"
   done
   make -s -C "$TOP" install-files DESTDIR="$stage" BIN_DIR="$BIN_DIR" STRIP=1
-  install -m 0755 "$BIN_DIR/guest-reader" "$stage/usr/bin/guest-reader"
+  for tool in $GUEST_BINARIES; do install -m 0755 -s "$BIN_DIR/$tool" "$stage/usr/bin/$tool"; done
   install -d "$stage/usr/lib/bedplate-lab" "$stage/usr/lib/systemd/system/multi-user.target.wants"
   install -m 0755 "$TOP/tests/vm/guest/node-agent" "$stage/usr/lib/bedplate-lab/node-agent"
   install -m 0644 "$TOP/tests/vm/guest/bedplate-lab.service" "$stage/usr/lib/systemd/system/"

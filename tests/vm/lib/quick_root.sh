@@ -1,9 +1,12 @@
 # shellcheck shell=bash
 # The quick guest: a busybox initramfs with the modules, Bedplate's binaries and a few tools of the node's root, with its libraries.
 
-QUICK_MODULES="ublk_drv loop raid1"
+# dm-*, brd and xfs are for volumes: slow disks, logged writes, file systems.
+QUICK_MODULES="ublk_drv loop raid1 dm-mod dm-delay dm-flakey dm-log-writes brd xfs"
 # dash too: the shell of busybox prefers its own programs to those of the same name.
-QUICK_TOOLS="/usr/bin/dash /usr/bin/lsblk /usr/sbin/wipefs /usr/sbin/blkid /usr/sbin/mke2fs /usr/sbin/sfdisk /usr/sbin/mkswap /usr/sbin/pvcreate /usr/sbin/mdadm /usr/bin/dd /usr/bin/setpriv /usr/bin/cmp"
+QUICK_TOOLS="/usr/bin/dash /usr/bin/lsblk /usr/sbin/wipefs /usr/sbin/blkid /usr/sbin/mke2fs /usr/sbin/sfdisk /usr/sbin/mkswap /usr/sbin/pvcreate /usr/sbin/mdadm /usr/bin/dd /usr/bin/setpriv /usr/bin/cmp /usr/sbin/e2fsck /usr/sbin/mkfs.xfs /usr/sbin/xfs_repair /usr/sbin/dmsetup /usr/sbin/blkdiscard /usr/bin/fallocate"
+# fio stands on the libraries of Ceph and others, 60 MB: it has an archive of its own, for the scenarios that say `TOOLS=fio`.
+QUICK_EXTRAS="fio"
 
 # copy_libraries STAGE PROGRAM: what the node's root has for it.
 copy_libraries() {
@@ -18,7 +21,7 @@ quick_image_key() {
     cat "$VM_DIR/done.node-root" "$VM_DIR"/kernel-*/version
     # shellcheck disable=SC2086
     (cd "$BIN_DIR" && sha256sum $QUICK_BINARIES)
-    (cd "$TOP" && sha256sum tests/vm/guest/* tests/vm/lib/quick_root.sh)
+    (cd "$TOP" && sha256sum tests/vm/guest/quick-init tests/vm/lib/quick_root.sh)
   } | sha256sum | cut -c1-16
 }
 
@@ -60,7 +63,23 @@ build_quick_image() {
   mv "$VM_DIR/quick-$kernel.cpio.zst.new" "$VM_DIR/quick-$kernel.cpio.zst"
 }
 
+# build_quick_extra TOOL: what is the same on every kernel.
+build_quick_extra() {
+  local stage=$VM_DIR/quick-stage tool
+  tool=$(chroot "$NODE_ROOT" sh -c "command -v $1")
+  rm -rf "$stage"
+  mkdir -p "$stage"/usr/{bin,sbin,lib,lib64}
+  # As in the quick guest's root, so that unpacking one after the other does not replace a link by a folder.
+  ln -s usr/lib "$stage/lib"; ln -s usr/lib64 "$stage/lib64"
+  install -D "$NODE_ROOT$tool" "$stage$tool"
+  copy_libraries "$stage" "$tool"
+  (cd "$stage" && find . -mindepth 1 | cpio -o -H newc --quiet) | zstd -q -3 -T2 >"$VM_DIR/quick-extra-$1.cpio.zst.new"
+  rm -rf "$stage"
+  mv "$VM_DIR/quick-extra-$1.cpio.zst.new" "$VM_DIR/quick-extra-$1.cpio.zst"
+}
+
 build_quick_images() {
-  local kernel
+  local kernel extra
+  for extra in $QUICK_EXTRAS; do build_quick_extra "$extra"; done
   for kernel in $KERNELS; do build_quick_image "$kernel"; done
 }

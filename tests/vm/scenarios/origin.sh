@@ -1,7 +1,7 @@
-# shellcheck shell=dash disable=SC2034
+# shellcheck shell=dash disable=SC2034,SC2153
 # The failure that this project answers: a sparse 32 MiB image with about 6 MiB allocated, after a restart of the daemon, a
 # reboot and a power cut: Ready, same size, UUID, checksums and device; nothing is imported again, since the source is gone.
-# The disk stands elsewhere on the second boot and on the third, so it has another name.
+# A clone of it, with writes, comes through the same. The disk stands elsewhere on the second boot and on the third, so it has another name.
 GUESTS="node"
 DISKS="512 64 64"
 
@@ -17,6 +17,10 @@ boot_1() {
   equal "exact size" 33554432 "$(image_field origin size_bytes)"
   at_most "bytes stored" 8388608 "$(image_field origin stored_bytes)"
   device_is_right "$device" "$IMAGE"
+  must bedplate volume create vm --image origin --size 40M
+  attach_volume vm
+  keep vm "$DEVICE"
+  must guest-writer write --device "$DEVICE" --journal "$LAB_KEEP/notes" --log "$LAB_TMP/w.log" --fresh --tag 1 --base "$IMAGE" --operations 80
   keep device "$device"
   keep identity "$(identity)"
   note "$(kept identity)"
@@ -39,6 +43,8 @@ as_it_was() {
   equal "imports $1" "" "$(bedplate -o json job list | json_field kind)"
   device_is_right "$(kept device)" "$IMAGE"
   must bedplate image verify origin
+  volume_back_on vm "$(kept vm)" 60
+  writer_check "the clone $1" "$(kept vm)" "$LAB_KEEP/notes" --base "$IMAGE" --exact
 }
 
 order_before_boot_2() { echo "2 3 1"; }

@@ -1,5 +1,6 @@
-# shellcheck shell=dash disable=SC2034
-# systemd restarts the daemon, ends it, and ends it because it hangs: the reader keeps its open file and meets pauses only.
+# shellcheck shell=dash disable=SC2034,SC2153
+# systemd restarts the daemon, ends it, and ends it because it hangs: the reader of an image and
+# the writer of its clone keep their open files and meet pauses only.
 GUESTS="node"
 DISKS="512"
 
@@ -14,10 +15,14 @@ boot_1() {
   device=$(bedplate image attach kept)
   within 10 link_is_there
   reader_start steady "$device" "$IMAGE"
+  new_clone vm kept
+  vm=$DEVICE
+  writer_start vm "$vm" "$LAB_TMP/notes" --fresh --tag 1 --base "$IMAGE" --threads 4
   restarts
   ends_by_sigterm
   hangs
   reader_stop steady
+  writer_stop vm
   device_is_right "$device" "$IMAGE"
   [ "$(systemctl is-active bedplate-devices.service)" = active ] || fail "bedplate-devices.service was stopped by a restart"
 }
@@ -36,8 +41,11 @@ restarts() {
     from=$(uptime_ms)
     daemon_restart
     back_on kept "$device"
+    volume_back_on vm "$vm"
+    writer_no_fault vm
     note "restart $number: back after $(($(uptime_ms) - from)) ms"
     reader_goes_on
+    writer_goes_on vm
   done
 }
 
@@ -52,6 +60,8 @@ ends_by_sigterm() {
   must systemctl start bedplated.service
   wait "$waiting" || fail "the read that waited failed: $(cat "$LAB_TMP/waiting.log")"
   back_on kept "$device"
+  volume_back_on vm "$vm"
+  writer_goes_on vm
   note "stop: the device stayed, a read waited and came back right"
 }
 
@@ -63,6 +73,8 @@ hangs() {
   within 30 daemon_answers
   back_on kept "$device"
   reader_goes_on
+  volume_back_on vm "$vm"
+  writer_goes_on vm
   note "hung daemon: ended by the watchdog, back after $(($(uptime_ms) - from)) ms"
 }
 is_another_daemon() {

@@ -14,6 +14,27 @@ boot_1() {
   must bedplate image import fs "$LAB_KEEP/fs.raw"
   keep device "$(bedplate image attach fs)"
   in_use
+  clone_in_use
+}
+
+# A file system on a clone, mounted for writing, with a file that was not synced: systemd unmounts it before the devices go.
+clone_in_use() {
+  new_clone vm fs --size 48M
+  keep vm "$DEVICE"
+  must mke2fs -q -F -t ext4 "$DEVICE"
+  mkdir -p /mnt/vm
+  must mount "$DEVICE" /mnt/vm
+  must guest-reader gen --seed 1 --size 3000001 --allocated 3000001 /mnt/vm/file
+}
+
+clone_is_whole() {
+  volume_back_on vm "$(kept vm)" 60
+  must e2fsck -fn "$(kept vm)"
+  mkdir -p /mnt/vm
+  must mount -o ro "$(kept vm)" /mnt/vm
+  must guest-reader gen --seed 1 --size 3000001 --allocated 3000001 "$LAB_TMP/file"
+  must cmp "$LAB_TMP/file" /mnt/vm/file
+  must umount /mnt/vm
 }
 
 # Goes on while the node goes down.
@@ -29,6 +50,7 @@ in_use() {
 boot_2() {
   back_on fs "$(kept device)" 60
   devices_were_removed
+  clone_is_whole
   in_use
   # And now with no daemon: nobody is there who could serve a flush or remove a device.
   daemon=$(daemon_pid)
@@ -43,6 +65,7 @@ boot_3() {
   back_on fs "$(kept device)" 60
   devices_were_removed
   device_is_right "$(kept device)" "$LAB_KEEP/fs.raw"
+  clone_is_whole
 }
 
 # The unit did its work and ended well, and each of its steps can be read afterwards, with the time since that boot.

@@ -16,7 +16,7 @@ use bedplate_ublk_target::{DataMode, DeviceSpec, OwnerTag, Target, TargetConfig}
 use uuid::Uuid;
 
 /// What is used of each disk.
-const DISK_CLUSTERS: u32 = 256;
+pub const DISK_CLUSTERS: u32 = 256;
 /// Not a whole number of sectors, blocks or clusters.
 const IMAGE_BYTES: u64 = 96 * CLUSTER_BYTES + 7 * BLOCK_BYTES + 3 * 512 + 77;
 /// Device numbers that scenarios use; what they leave behind is removed.
@@ -132,6 +132,11 @@ impl Image {
         })
     }
 
+    /// What its maps cover: to the end of the last cluster.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.size_bytes.next_multiple_of(CLUSTER_BYTES)
+    }
+
     pub fn device_bytes(&self) -> u64 {
         self.size_bytes.next_multiple_of(512)
     }
@@ -168,11 +173,24 @@ impl Image {
 }
 
 /// A target with the test's disks, and an image on them.
-pub struct Bench {
-    pub target: Target,
+pub struct Bench<T = Target> {
+    pub target: T,
     pub image: Image,
     pub stack: Arc<LayerStack>,
     pub indexes: Vec<DiskIndex>,
+}
+
+impl Bench {
+    /// The target apart from the rest.
+    pub fn split(self) -> (Bench<()>, Target) {
+        let rest = Bench {
+            target: (),
+            image: self.image,
+            stack: self.stack,
+            indexes: self.indexes,
+        };
+        (rest, self.target)
+    }
 }
 
 pub fn config(mode: DataMode) -> TargetConfig {

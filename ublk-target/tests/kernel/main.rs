@@ -15,6 +15,9 @@ mod fixture;
 mod reader;
 mod scenarios;
 mod server;
+mod volume;
+mod writer;
+mod writes;
 
 use std::process::ExitCode;
 use std::time::Instant;

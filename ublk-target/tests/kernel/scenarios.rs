@@ -15,6 +15,7 @@ use crate::edges;
 use crate::fixture::{Bench, FIRST_DEVICE, Image, bench, config, disks, seed, spec};
 use crate::reader::{Aligned, Readers, check, check_all, open_direct, random_read};
 use crate::server::Server;
+use crate::writes;
 
 type Scenario = (&'static str, &'static [DataMode], fn(DataMode) -> Outcome);
 
@@ -90,6 +91,56 @@ pub const SCENARIOS: &[Scenario] = &[
         &[ZeroCopy],
         edges::full_buffer_table_is_copied_around,
     ),
+    (
+        "what_is_written_reads_back",
+        &[ZeroCopy, UserCopy],
+        writes::what_is_written_reads_back,
+    ),
+    (
+        "few_buffers_serve_many_writers",
+        &[UserCopy],
+        writes::few_buffers_serve_many_writers,
+    ),
+    (
+        "writes_beyond_the_buffer_table_are_copied",
+        &[ZeroCopy],
+        writes::writes_beyond_the_buffer_table_are_copied,
+    ),
+    (
+        "acked_writes_survive_kill_9",
+        &[ZeroCopy, UserCopy],
+        writes::acked_writes_survive_kill_9,
+    ),
+    (
+        "writers_survive_quiesce",
+        &[ZeroCopy, UserCopy],
+        writes::writers_survive_quiesce,
+    ),
+    (
+        "a_full_disk_is_enospc_until_something_is_dropped",
+        &[ZeroCopy, UserCopy],
+        writes::full_disk_is_enospc_until_something_is_dropped,
+    ),
+    (
+        "a_flush_waits_for_its_commit",
+        &[UserCopy],
+        writes::a_flush_waits_for_its_commit,
+    ),
+    (
+        "grace_periods_end_under_load",
+        &[ZeroCopy, UserCopy],
+        writes::grace_periods_end_under_load,
+    ),
+    (
+        "a_device_grows_under_its_writers",
+        &[ZeroCopy, UserCopy],
+        writes::a_device_grows_under_its_writers,
+    ),
+    (
+        "recovery_finishes_a_resize",
+        &[UserCopy],
+        writes::recovery_finishes_a_resize,
+    ),
 ];
 
 pub fn ensure(holds: bool, what: impl Into<String>) -> Outcome {
@@ -100,11 +151,11 @@ pub fn ensure(holds: bool, what: impl Into<String>) -> Outcome {
     }
 }
 
-fn block_path(number: u32) -> PathBuf {
+pub fn block_path(number: u32) -> PathBuf {
     PathBuf::from(format!("/dev/ublkb{number}"))
 }
 
-fn image() -> Result<Arc<Image>, Box<dyn std::error::Error>> {
+pub fn image() -> Result<Arc<Image>, Box<dyn std::error::Error>> {
     Ok(Arc::new(Image::of(seed(), u16::try_from(disks()?.len())?)))
 }
 

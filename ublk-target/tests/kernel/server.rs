@@ -5,15 +5,19 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
-use bedplate_ublk_target::{DataMode, TargetConfig};
+use bedplate_ublk_target::{Attached, DataMode, TargetConfig};
 
 use crate::Outcome;
 use crate::fixture::{Bench, bench, config, spec};
+use crate::volume::{LiveWords, VolumeBench, writable_spec};
+use crate::writes::PLENTY;
 
-/// `serve attach|recover NUMBER MODE REACTORS`
+/// `serve attach|recover|attach-volume|recover-volume NUMBER MODE REACTORS`
 pub fn serve(args: &[String]) -> Outcome {
     let [verb, number, mode, reactors] = args else {
-        return Err("usage: serve attach|recover NUMBER MODE REACTORS".into());
+        return Err(
+            "usage: serve attach|recover|attach-volume|recover-volume NUMBER MODE REACTORS".into(),
+        );
     };
     let number: u32 = number.parse()?;
     let mode = if mode == "UserCopy" {
@@ -21,24 +25,51 @@ pub fn serve(args: &[String]) -> Outcome {
     } else {
         DataMode::ZeroCopy
     };
-    let Bench { target, stack, .. } = bench(TargetConfig {
+    let bench = bench(TargetConfig {
         reactors: reactors.parse()?,
         ..config(mode)
     })?;
+    if verb.ends_with("-volume") {
+        return serve_volume(verb, number, bench);
+    }
+    let Bench { target, stack, .. } = bench;
     let spec = spec(number);
     let attached = match verb.as_str() {
         "recover" => target.recover(&spec, Arc::clone(&stack))?,
         _ => target.attach(&spec, Arc::clone(&stack))?,
     };
+    say_ready(&attached);
+    wait_for_quiesce()?;
+    target.quiesce_all()?;
+    println!("quiesced");
+    Ok(())
+}
+
+/// The same, of a volume, whose map is in a file.
+fn serve_volume(verb: &str, number: u32, bench: Bench) -> Outcome {
+    let (bench, target) = bench.split();
+    let volume = VolumeBench::new(&bench, Arc::new(target), LiveWords::open()?, PLENTY)?;
+    let (spec, backing) = (writable_spec(number), volume.backing.clone());
+    let attached = match verb {
+        "recover-volume" => volume.target.recover(&spec, backing)?,
+        _ => volume.target.attach(&spec, backing)?,
+    };
+    say_ready(&attached);
+    wait_for_quiesce()?;
+    volume.into_target()?.quiesce_all()?;
+    println!("quiesced");
+    Ok(())
+}
+
+fn say_ready(attached: &Attached) {
     println!("ready {} {:?}", attached.path.display(), attached.data_mode);
+}
+
+fn wait_for_quiesce() -> Outcome {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
     match line.trim_end() {
-        "quiesce" => {
-            target.quiesce_all()?;
-            println!("quiesced");
-            Ok(())
-        }
+        "quiesce" => Ok(()),
         other => Err(format!("unknown command {other}").into()),
     }
 }

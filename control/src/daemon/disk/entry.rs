@@ -102,7 +102,7 @@ impl DiskEntry {
             usable_bytes: actor.map(|actor| actor.usable_bytes),
             free_bytes: actor.map(|actor| actor.free_bytes()),
             replicas: count(&contents, Noun::Image),
-            volumes: count(&contents, Noun::Volume),
+            volume_count: count(&contents, Noun::Volume),
         }
     }
 

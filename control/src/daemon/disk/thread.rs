@@ -24,7 +24,8 @@ use crate::api::ApiError;
 use crate::daemon::errors;
 use crate::daemon::object::Noun;
 
-/// How long what was written may stay undurable while nobody asks for a flush. Only while volumes are attached: nobody else writes.
+/// How long what was written may stay undurable while nobody asks for a flush. An idle disk without
+/// attached volumes is not looked at.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
 /// Least time between two looks at how full the disk is, after commits.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -205,7 +206,7 @@ impl Thread<'_> {
             }
             if !self.waiting.commits.is_empty() {
                 self.commit();
-            } else if self.contents_now().live_volumes && Instant::now() >= self.commit_at {
+            } else if self.watches() && Instant::now() >= self.commit_at {
                 self.commit_if_needed();
             }
             match self.waiting.others.pop_front() {
@@ -226,7 +227,7 @@ impl Thread<'_> {
 
     /// Waits for the next command, or until a commit is due; false when nobody is left to tell anything.
     fn sleep(&mut self, commands: &Receiver<Command>) -> bool {
-        let command = if self.contents_now().live_volumes {
+        let command = if self.watches() {
             let left = self.commit_at.saturating_duration_since(Instant::now());
             commands.recv_timeout(left)
         } else {
@@ -238,6 +239,11 @@ impl Thread<'_> {
             Err(RecvTimeoutError::Disconnected) => return false,
         }
         true
+    }
+
+    /// Whether a commit may be due that nobody asks for: while volumes are attached, and for what the last detach left to be freed.
+    fn watches(&self) -> bool {
+        self.contents_now().live_volumes || self.store.needs_commit()
     }
 
     fn contents_now(&self) -> Arc<Contents> {

@@ -62,7 +62,13 @@ pub async fn bring_up(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError
         )
         .map_err(|error| errors::of_target(Some(&name), &error))
     });
-    let number = made.await??;
+    let number = match made.await.and_then(|made| made) {
+        Ok(number) => number,
+        Err(error) => {
+            retire(node, found).await;
+            return Err(error);
+        }
+    };
 
     if kept.map(DevId::get) != Some(number) || !wanted {
         // The device answers already, but nobody was told. If the daemon dies before this is durable, the next one finds a
@@ -79,6 +85,19 @@ pub async fn bring_up(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError
         }
     }
     Ok(number)
+}
+
+/// A volume that was made live for a device that did not come up, and that nobody wishes for, gives its live file back. One without a
+/// number keeps it until the disk is opened again: that costs memory, and is for the next try.
+async fn retire(node: &Arc<Node>, found: &Located) {
+    let (object, wanted) = (&found.object, found.object.want_attached);
+    if found.noun() == Noun::Volume
+        && !wanted
+        && let Some(kept) = object.dev_id
+        && let Err(error) = commit(node, found, kept, false).await
+    {
+        tracing::warn!(volume = object.name, "giving its live file back: {error}");
+    }
 }
 
 fn up(
