@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bedplate_datapath::plan::{LayerStack, REQUEST_BYTES_MAX, RunList, RunSource};
 use bedplate_datapath::units::ByteOffset;
+use bedplate_datapath::volume::space::Gate;
 use bedplate_datapath::volume::write::{Blocked, WriteIo, WriteIoList, WriteKind, WriteStep};
 use bedplate_datapath::volume::{Quarantine, Space, Volume};
 
@@ -91,6 +92,8 @@ pub struct Front {
     pub steps_left: Option<u64>,
     /// A rule that is broken.
     pub breaks: Break,
+    /// The store's next write or flush finds the gate open: a rule is broken.
+    pub opens_gate: bool,
     /// What was found wrong.
     pub violation: Option<String>,
     /// A request asks for a commit.
@@ -128,6 +131,7 @@ impl Front {
             depth: 8,
             steps_left: None,
             breaks: Break::Nothing,
+            opens_gate: false,
             violation: None,
             wants_commit: false,
             faulty: false,
@@ -158,6 +162,7 @@ impl Front {
         self.steps_left = None;
         self.breaks = breaks;
         self.violation = None;
+        self.opens_gate = false;
         self.wants_commit = false;
         self.faulty = false;
         self.unsure = false;
@@ -260,6 +265,11 @@ impl Front {
 
     /// A few steps, in the middle of something else.
     pub fn interleave(&mut self) {
+        if std::mem::take(&mut self.opens_gate)
+            && let Some(space) = &self.space
+        {
+            space.set_gate(Gate::Open);
+        }
         for _ in 0..self.rng.below(5) {
             self.tick();
         }
