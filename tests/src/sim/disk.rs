@@ -421,9 +421,8 @@ impl SimDisk {
             Cell::Poison => {
                 for (sector, bytes) in into.chunks_exact_mut(SECTOR).enumerate() {
                     let word = mix(self.poison ^ (page * SECTORS_PER_PAGE + sector) as u64);
-                    for bytes in bytes.chunks_exact_mut(8) {
-                        bytes.copy_from_slice(&word.to_le_bytes());
-                    }
+                    let (words, _) = bytes.as_chunks_mut::<8>();
+                    words.fill(word.to_le_bytes());
                 }
             }
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bedplate_datapath::plan::{LayerStack, REQUEST_BYTES_MAX, RunList, RunSource};
 use bedplate_datapath::units::ByteOffset;
+use bedplate_datapath::volume::space::Gate;
 use bedplate_datapath::volume::write::{Blocked, WriteIo, WriteIoList, WriteKind, WriteStep};
 use bedplate_datapath::volume::{Quarantine, Space, Volume};
 
@@ -91,6 +92,8 @@ pub struct Front {
     pub steps_left: Option<u64>,
     /// A rule that is broken.
     pub breaks: Break,
+    /// The store's next write or flush finds the gate open: a rule is broken.
+    pub opens_gate: bool,
     /// What was found wrong.
     pub violation: Option<String>,
     /// A request asks for a commit.
@@ -99,6 +102,8 @@ pub struct Front {
     pub faulty: bool,
     /// After a disk error data may be older than what was acknowledged.
     pub unsure: bool,
+    /// Each answer is printed.
+    pub traces: bool,
     /// What was done.
     pub counts: Counts,
     requests: Vec<Box<Request>>,
@@ -126,10 +131,12 @@ impl Front {
             depth: 8,
             steps_left: None,
             breaks: Break::Nothing,
+            opens_gate: false,
             violation: None,
             wants_commit: false,
             faulty: false,
             unsure: false,
+            traces: std::env::var_os("SIM_TRACE").is_some_and(|how| how == "2"),
             counts: Counts::default(),
             requests: Vec::new(),
             idle: Vec::new(),
@@ -155,6 +162,7 @@ impl Front {
         self.steps_left = None;
         self.breaks = breaks;
         self.violation = None;
+        self.opens_gate = false;
         self.wants_commit = false;
         self.faulty = false;
         self.unsure = false;
@@ -230,6 +238,12 @@ impl Front {
                 self.release_what_can_be();
             }
         } else {
+            if self.traces {
+                println!(
+                    "    answered: volume {} {:?} write {}, sectors {} + {}",
+                    request.volume, request.what, request.write.0, request.first, request.sectors
+                );
+            }
             self.counts.answered += 1;
             request.server = None;
             self.idle.push(request);
@@ -251,6 +265,11 @@ impl Front {
 
     /// A few steps, in the middle of something else.
     pub fn interleave(&mut self) {
+        if std::mem::take(&mut self.opens_gate)
+            && let Some(space) = &self.space
+        {
+            space.set_gate(Gate::Open);
+        }
         for _ in 0..self.rng.below(5) {
             self.tick();
         }

@@ -11,7 +11,6 @@ use bedplate_datapath::store::{
     FormatParams, NewVolume, ObjectKind, SessionStart, Store, StoreError, StoreErrorKind, format,
 };
 use bedplate_datapath::units::{CLUSTER_BYTES, DevId};
-use bedplate_datapath::volume::space::Gate;
 use uuid::Uuid;
 
 use super::front::{Break, Front, server};
@@ -40,7 +39,7 @@ pub enum Tamper {
     Nothing,
     /// What a commit had drained is forgotten by a process crash.
     ForgetDraining,
-    /// The gate is opened right after an adoption.
+    /// The gate is open while what the former process had dirty is still being committed.
     AllocateBeforeCoveringCommit,
 }
 
@@ -89,6 +88,8 @@ pub struct Known {
     gone: bool,
     /// Held until the loss is accepted.
     lost: bool,
+    /// It was held: what was not flushed may be gone, until it was looked at.
+    doubtful: bool,
 }
 
 /// A node. Kept for the next schedule.
@@ -106,6 +107,8 @@ pub struct Node {
     boot: u128,
     diskseq: u64,
     broken: Broken,
+    /// The allocator knows what is free: after an adoption not before the first commit.
+    settled: bool,
     /// Power was lost since the last whole recovery.
     powerless: bool,
     /// Live files were tampered with, or do not match any more.
@@ -138,6 +141,7 @@ impl Default for Node {
             boot: 1,
             diskseq: 1,
             broken: Broken::default(),
+            settled: true,
             powerless: false,
             may_lose: false,
             ballast: Vec::new(),
@@ -260,13 +264,23 @@ impl Node {
     /// The machine stops, the disk is latched, or a promise is broken.
     pub fn commit(&mut self) -> Result<(), Halt> {
         self.phase(Phase::Commit);
+        if !self.settled && self.broken.tamper == Tamper::AllocateBeforeCoveringCommit {
+            // From the first write or flush on, which comes after the allocator was rebuilt.
+            self.front.borrow_mut().opens_gate = true;
+        }
+        let was_settled = std::mem::replace(&mut self.settled, true);
         let number = self.front.borrow_mut().commit_begins();
         let result = self.store()?.commit();
         self.phase(Phase::Other);
         match result {
             Ok(clusters) => {
                 self.front.borrow_mut().commit_ended(number, clusters);
-                self.look_for_violation()
+                self.look_for_violation()?;
+                if was_settled {
+                    Ok(())
+                } else {
+                    self.check_owners(None)
+                }
             }
             Err(error) => {
                 let halt = self.judge("commit", &error);
@@ -324,6 +338,7 @@ impl Node {
             may_be_absent: true,
             gone: false,
             lost: false,
+            doubtful: false,
         });
         self.phase(Phase::Create);
         let result = self.store()?.create_volume(NewVolume {
@@ -589,6 +604,9 @@ impl Node {
             }
             Err(error) => return Err(Halt::Violation(format!("open: {error}"))),
         };
+        if self.traces {
+            println!("  {report:?}");
+        }
         if let Some(lost) = report.lost.first()
             && !self.may_lose
             && !self.known.iter().any(|known| known.lost)
@@ -597,9 +615,7 @@ impl Node {
         }
         self.adopted += report.adopted.len() as u64;
         self.front.borrow_mut().space = Some(Arc::clone(store.disk_space()));
-        if self.broken.tamper == Tamper::AllocateBeforeCoveringCommit {
-            store.disk_space().set_gate(Gate::Open);
-        }
+        self.settled = report.adopted.is_empty();
         self.store = Some(store);
         self.compare()?;
         self.check_owners(None)?;
@@ -657,6 +673,7 @@ impl Node {
             known.sizes = vec![sectors];
             known.wanted = vec![object.want_attached];
             known.lost = object.loss_not_accepted;
+            known.doubtful |= known.lost;
         }
         for known in self.known.iter_mut().filter(|known| !known.gone) {
             if objects.iter().any(|object| object.uuid == known.uuid) {
@@ -677,10 +694,10 @@ impl Node {
     fn check_owners(&mut self, free: Option<u64>) -> Result<(), Halt> {
         let volumes = self.volumes();
         let uuids: Vec<Uuid> = volumes.iter().map(|at| self.known[*at].uuid).collect();
+        // Before that nothing is known to be free, and nothing is handed out.
+        let settled = self.settled;
         let store = self.store()?;
         let space = Arc::clone(store.disk_space());
-        // After an adoption the allocator knows nothing until it was rebuilt, and hands out nothing.
-        let is_settled = store.is_settled();
         let mut owned = std::collections::BTreeSet::new();
         for uuid in uuids.into_iter().chain([IMAGE_UUID]) {
             let Ok(layers) = store.layers_of(uuid, DISK) else {
@@ -689,7 +706,7 @@ impl Node {
             };
             for entry in layers.layers[0].map.iter() {
                 let pcn = entry.pcn();
-                if !pcn.is_none() && (!owned.insert(pcn) || is_settled && space.is_free(pcn)) {
+                if !pcn.is_none() && (!owned.insert(pcn) || settled && space.is_free(pcn)) {
                     return Err(Halt::Violation(format!(
                         "cluster {pcn} of object {uuid} is free, or has two owners"
                     )));
@@ -714,7 +731,9 @@ impl Node {
                 continue;
             }
             let (uuid, which) = (known.uuid, known.which);
-            self.read_back(uuid, which, self.powerless, self.powerless)?;
+            let kept = self.powerless || known.doubtful;
+            self.read_back(uuid, which, kept, kept)?;
+            self.known[volume].doubtful = false;
         }
         if self.known.is_empty() {
             return Ok(());
@@ -782,6 +801,7 @@ impl Node {
             }
             self.commit()?;
             self.read_back(uuid, which, true, true)?;
+            self.known[volume].doubtful = false;
         }
         Ok(())
     }
