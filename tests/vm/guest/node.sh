@@ -89,6 +89,10 @@ leave_guest() {
 show_why() {
   [ "$LAB_GUEST" = node ] && journalctl -b --no-pager -n 60 -u 'bedplate*' 2>/dev/null
   [ -e "$LAB_TMP/bedplated.log" ] && tail -n 40 "$LAB_TMP/bedplated.log"
+  if [ -e "$LAB_TMP/other/bedplated.log" ]; then
+    echo "the other daemon:"
+    tail -n 20 "$LAB_TMP/other/bedplated.log"
+  fi
   dmesg | tail -n 15
   return 0
 }
