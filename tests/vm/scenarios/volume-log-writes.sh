@@ -4,8 +4,8 @@
 # LAB_ROUNDS: at how many flushes it is looked (all marks besides).
 GUESTS="quick"
 DISKS="96 512"
-MODES="auto"
-MEMORY_MIB=2048
+# What is written does not depend on the kernel; `make soak` runs it on both.
+RUN_KERNELS="${LAB_ROUNDS:+stable }backports"
 POINTS=${LAB_ROUNDS:-24}
 LIMIT_S=$((200 + POINTS * 12))
 LAB_LOOK_EVERYWHERE=false
@@ -96,7 +96,8 @@ look() {
     flush) writer_check "flush, entry $entries, after step $step" "$device" "$LAB_TMP/notes-$(next_step)" --base $IMAGE --floor-only ;;
   esac
   must other_daemon bedplate volume detach vm
-  must other_daemon bedplate image verify golden
+  # The image is the same at all of them; once is enough.
+  [ "$what" != end ] || must other_daemon bedplate image verify golden
   other_daemon_stop
   must losetup -d "$loop"
 }
