@@ -81,12 +81,9 @@ look() {
   rm -rf "$LAB_TMP/other"
   other_daemon_start --disk "$loop"
   within 20 other_disk_online
-  if [ "$what" != end ]; then
-    within 20 other_volume_ready
-  else
-    # It was detached by then.
-    must other_daemon bedplate volume attach vm
-  fi
+  # It is wanted, so it is attached by itself, but at the flushes of its last detach and after.
+  within 20 other_volume_settled
+  must other_daemon bedplate volume attach vm
   device=$(other_daemon bedplate -o json volume show vm | json_field device)
   case $what in
     step-0) device_is_right "$device" $IMAGE ;;
@@ -103,4 +100,10 @@ look() {
 }
 next_step() { if [ -e "$LAB_TMP/notes-$((step + 1))" ]; then echo $((step + 1)); else echo "$step"; fi; }
 other_disk_online() { [ "$(other_daemon bedplate -o json disk list | json_field state)" = Online ]; }
-other_volume_ready() { [ "$(other_daemon bedplate -o json volume show vm | json_field state)" = Ready ]; }
+other_volume_settled() {
+  case $(other_daemon bedplate -o json volume show vm | json_field state) in
+    Ready) return 0 ;;
+    Detached) [ "$step" = "${STEPS##* }" ] ;;
+    *) return 1 ;;
+  esac
+}
