@@ -93,7 +93,7 @@ show_why() {
     timeout 20 bedplate $what 2>&1 || true
   done
   # Daemons that are there, dead ones that the kernel still waits for too.
-  ps | grep '[b]edplated' || true
+  pgrep -l bedplated || true
   [ "$LAB_GUEST" = node ] && journalctl -b --no-pager -n 60 -u 'bedplate*' 2>/dev/null
   [ -e "$LAB_TMP/bedplated.log" ] && tail -n 40 "$LAB_TMP/bedplated.log"
   if [ -e "$LAB_TMP/other/bedplated.log" ]; then
