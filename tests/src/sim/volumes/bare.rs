@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -83,6 +84,16 @@ impl Bare {
     /// # Errors
     /// What the oracle found.
     pub fn run(&mut self, seed: u64, setting: &Setting) -> Result<Counts, String> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.whole(seed, setting)));
+        outcome.unwrap_or_else(|panic| {
+            *self = Self::default();
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(format!("panic: {}", text.unwrap_or("of unknown kind")))
+        })
+    }
+
+    fn whole(&mut self, seed: u64, setting: &Setting) -> Result<Counts, String> {
         self.disk.borrow_mut().reset(mix(seed));
         let mut rng = Rng::new(mix(seed ^ 0xba5e));
         self.front.reset(rng.fork(1), setting.breaks);
@@ -140,12 +151,15 @@ impl Bare {
             }
         }
         self.commit(&mut made, &space)?;
-        check_idle(
-            &made,
-            &space,
-            u64::from(geometry.clusters()),
-            u64::from(image.2) + spare,
-        )?;
+        if !setting.without_locks {
+            // Those without locks have marks of their own too, which nobody commits.
+            check_idle(
+                &made,
+                &space,
+                u64::from(geometry.clusters()),
+                u64::from(image.2) + spare,
+            )?;
+        }
         for (number, made) in made.iter().enumerate() {
             let which = self.front.serving[number]
                 .as_ref()

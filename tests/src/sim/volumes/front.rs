@@ -754,6 +754,11 @@ impl Front {
     /// Commit `number` has ended; these clusters are free once nobody uses them.
     pub fn commit_ended(&mut self, number: u64, clusters: Quarantine) {
         self.commits_ended = number;
+        // Those whose commit this was have asked again meanwhile.
+        self.wants_commit = self
+            .requests
+            .iter()
+            .any(|request| matches!(request.state, State::Commit(wanted) if wanted > number));
         let before = if self.breaks == Break::NoGrace {
             0
         } else {

@@ -4,6 +4,7 @@
 use super::node::{Broken, Halt, Node};
 use super::request::What;
 use crate::sim::disk::Crash;
+use crate::sim::rng::mix;
 
 /// A step of a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub enum Step {
     Delete(usize),
     /// So many clusters stay free.
     TakeSpace(u64),
+    /// The machine stops here: what has begun has made no step.
+    Stop,
 }
 
 /// What was tried.
@@ -43,6 +46,29 @@ fn crashes() -> Vec<Crash> {
     std::iter::once(Crash::Process).chain(powers).collect()
 }
 
+/// The crash in the middle of a recovery.
+#[derive(Clone, Copy, Debug)]
+enum Second {
+    None,
+    Process,
+    /// Each place has its own two outcomes.
+    Power(u64),
+}
+
+impl Second {
+    const ALL: [Self; 4] = [Self::None, Self::Process, Self::Power(1), Self::Power(2)];
+
+    fn crash(self, seed: u64, at: u64, place: u64) -> Option<Crash> {
+        match self {
+            Self::None => None,
+            Self::Process => Some(Crash::Process),
+            Self::Power(nth) => Some(Crash::Power {
+                seed: mix(mix(mix(seed) ^ at) ^ place) ^ nth,
+            }),
+        }
+    }
+}
+
 /// Runs `before` undisturbed, and stops everywhere in `script`.
 ///
 /// # Errors
@@ -57,18 +83,15 @@ pub fn crash_everywhere(
     let mut tried = Tried::default();
     let (from, until) = match run(node, seed, before, script, None, broken) {
         (Ok(()), from) => (from, node.disk.borrow().operations()),
+        // The script itself ends so.
+        (Err(Halt::Stopped), from) => (from, node.disk.borrow().operations()),
         (Err(halt), _) => return Err(format!("without a crash: {halt:?}")),
     };
     // One more: after the last.
     for at in from..=until {
         tried.places += 1;
         for first in crashes() {
-            for second in [
-                None,
-                Some(Crash::Process),
-                Some(Crash::Power { seed: 11 }),
-                Some(Crash::Power { seed: 12 }),
-            ] {
+            for second in Second::ALL {
                 let mut place = 0;
                 loop {
                     let name = format!(
@@ -81,12 +104,16 @@ pub fn crash_everywhere(
                     }
                     let started = node.disk.borrow().operations();
                     node.crash(first);
+                    let second = second.crash(seed, at, place);
                     if let Some(second) = second {
                         node.disk.borrow_mut().crash_at(started + place);
-                        match node.open() {
+                        match settle(node) {
                             Err(Halt::Stopped) => node.crash(second),
                             // Nothing is left to stop at.
-                            Ok(()) => break,
+                            Ok(()) => {
+                                node.disk.borrow_mut().crash_at_nothing();
+                                break;
+                            }
                             Err(halt) => return Err(format!("{name}: first recovery: {halt:?}")),
                         }
                     }
@@ -103,9 +130,15 @@ pub fn crash_everywhere(
     Ok(tried)
 }
 
+/// Recovers, and makes the commit that covers what the former process had not committed.
+fn settle(node: &mut Node) -> Result<(), Halt> {
+    node.open()?;
+    node.commit()
+}
+
 /// Recovers, ends what the kernel has kept, and looks at everything once more after a power loss.
 fn finish(node: &mut Node) -> Result<(), Halt> {
-    node.open()?;
+    settle(node)?;
     node.check_idle()?;
     node.crash(Crash::Power { seed: 5 });
     node.open()
@@ -168,5 +201,9 @@ fn do_step(node: &mut Node, volumes: &mut Vec<usize>, step: Step) -> Result<(), 
         Step::Attach(volume) => node.attach(volumes[volume]),
         Step::Delete(volume) => node.delete(volumes[volume]),
         Step::TakeSpace(left) => node.take_space(left),
+        Step::Stop => {
+            node.disk.borrow_mut().stop();
+            Err(Halt::Stopped)
+        }
     }
 }
