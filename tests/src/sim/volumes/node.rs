@@ -539,6 +539,13 @@ impl Node {
         self.disk.borrow_mut().crash(Crash::Process);
         let keeps_requests = crash == Crash::Process;
         front.stop(keeps_requests);
+        if front.faulty {
+            // A write or flush that failed makes live state unbelievable.
+            self.may_lose = true;
+        } else {
+            // The code went on after its process was dead, and took that for a failure of the disk.
+            forget_failure(&mut self.live);
+        }
         if crash != Crash::Process {
             self.disk.borrow_mut().crash(crash);
             self.live.clear();
@@ -844,6 +851,15 @@ fn is_full(error: &StoreError) -> bool {
 }
 
 /// What a recovery that does not look at draining marks would see.
+/// Word 10 of the disk's live header: see `store/live_state.rs`.
+fn forget_failure(live: &mut HeapLive) {
+    if live.list().unwrap_or_default().contains(&LiveName::Disk)
+        && let Ok(words) = live.map(LiveName::Disk, LiveSection::Header, 512)
+    {
+        words[10].store(0, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
 fn forget_draining(live: &mut HeapLive) {
     for name in live.list().unwrap_or_default() {
         if !matches!(name, LiveName::Volume(_)) {
