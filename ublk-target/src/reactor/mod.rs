@@ -409,6 +409,8 @@ impl Reactor {
             std::mem::forget(self.scratch);
             self.grace.give_up().for_each(std::mem::forget);
             std::mem::forget(self.commands);
+            // Nor that this reactor has left.
+            std::mem::forget(self.leaving);
         }
         Remains {
             _ring: self.ring,
