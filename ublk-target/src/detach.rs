@@ -54,23 +54,7 @@ impl Target {
     /// [`TargetError::NotFound`] if it is not served here; [`TargetError::Busy`] if somebody has it open, with who: the device
     /// goes on.
     pub fn detach(&self, dev_id: DevId) -> Result<(), TargetError> {
-        let entry = {
-            let mut devices = locked(&self.devices);
-            match devices.get(&dev_id) {
-                None => return Err(TargetError::NotFound { dev_id }),
-                Some(DeviceEntry::Changing) => {
-                    return Err(TargetError::Busy {
-                        dev_id,
-                        by: Vec::new(),
-                    });
-                }
-                Some(DeviceEntry::Served { .. }) => devices.insert(dev_id, DeviceEntry::Changing),
-            }
-        };
-        let reactors = match &entry {
-            Some(DeviceEntry::Served { reactors, .. }) => reactors.clone(),
-            _ => Vec::new(),
-        };
+        let (reactors, backing) = self.take_served(dev_id, None)?;
         match stop_unless_open(&self.control, &self.support, dev_id) {
             // Without a device: removed by somebody else.
             Ok(())
@@ -79,9 +63,8 @@ impl Target {
                 ..
             }) => {}
             Err(error) => {
-                if let Some(entry) = entry {
-                    locked(&self.devices).insert(dev_id, entry);
-                }
+                let entry = DeviceEntry::Served { reactors, backing };
+                locked(&self.devices).insert(dev_id, entry);
                 return Err(error);
             }
         }

@@ -1,5 +1,7 @@
 //! A device that outlived its server: taken over, with the requests that wait in it.
 
+use std::sync::Arc;
+
 use bedplate_datapath::units::SECTOR_BYTES;
 
 use crate::attach::{Attached, DeviceSpec, attached, whole_blocks};
@@ -41,7 +43,8 @@ impl Target {
         if device.state == DeviceState::Dead {
             return self.attach(spec, backing);
         }
-        self.changing(spec.dev_id, || self.take_over(spec, backing))
+        let stack = Arc::clone(&backing.stack);
+        self.changing(spec.dev_id, &stack, || self.take_over(spec, backing))
     }
 
     fn take_over(
