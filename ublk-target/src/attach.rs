@@ -95,6 +95,13 @@ impl Target {
                     by: Vec::new(),
                 });
             }
+            // Before the kernel hears of it: a reactor that has no place left would find out too late.
+            if devices.len() >= self.config.devices_max as usize {
+                return Err(TargetError::Full {
+                    what: "device",
+                    limit: self.config.devices_max,
+                });
+            }
             devices.insert(dev_id, DeviceEntry::changing([stack]));
         }
         let outcome = operation();
