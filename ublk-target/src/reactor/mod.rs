@@ -113,6 +113,8 @@ pub(super) struct Reactor {
     has_more: bool,
     /// Requests that rely on what maps say.
     grace: Grace<Arc<AfterGrace>>,
+    /// Questions to committers so far.
+    questions: u64,
     /// Requests between their FETCH and their COMMIT.
     working: u32,
     tags: Ranges,
@@ -240,6 +242,7 @@ impl Reactor {
             blocked: VecDeque::new(),
             has_more: false,
             grace: Grace::default(),
+            questions: 0,
             working: 0,
             tags: Ranges::new(TAGS_MAX),
             buffers: Ranges::new(buffer_slots),
@@ -353,9 +356,10 @@ impl Reactor {
                 }
                 Command::Committed {
                     slot,
+                    question,
                     purpose,
                     outcome,
-                } => self.committed(slot, purpose, outcome),
+                } => self.committed(slot, question, purpose, outcome),
                 Command::Grace { after } => self.grace.ask(after),
                 Command::Forget { dev_id, reply } => self.forget(dev_id, reply),
                 Command::Leave { reply } => self.leave(reply),

@@ -50,6 +50,19 @@ pub(super) enum SpaceWait {
     Failed(i32),
 }
 
+impl SpaceWait {
+    /// After the answer to a commit; `None` if the committer is gone.
+    pub(super) fn answered(self, outcome: Option<Result<(), i32>>) -> Self {
+        match (self, outcome) {
+            (Self::Asked, Some(Ok(()))) => Self::Committed,
+            (Self::Asked, Some(Err(errno))) => Self::Failed(errno),
+            (Self::Asked, None) => Self::Failed(libc::EIO),
+            // A later request of the tag, which has not asked.
+            (other, _) => other,
+        }
+    }
+}
+
 /// A tag of a queue that this reactor serves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
@@ -65,6 +78,8 @@ pub(super) struct Slot {
     /// While it relies on what maps say.
     pub(super) pin: Option<Pin>,
     pub(super) space: SpaceWait,
+    /// The last question to a committer; 0 for none.
+    pub(super) question: u64,
     /// To be durable before it is answered.
     pub(super) is_fua: bool,
     /// Of its data; 0 for a request that has none.
@@ -83,6 +98,7 @@ impl Slot {
             scratch: None,
             pin: None,
             space: SpaceWait::NotAsked,
+            question: 0,
             is_fua: false,
             len_bytes: 0,
             copied_bytes: 0,
@@ -292,5 +308,27 @@ impl Reactor {
     pub(super) fn queue_of(&mut self, number: u32) -> Option<&mut super::Served> {
         let slot = self.slots.get(number as usize)?;
         self.queues.get_mut(slot.queue as usize)?.as_mut()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_asked_for_space_takes_the_answer() {
+        let outcomes = [Some(Ok(())), Some(Err(libc::ENOSPC)), None];
+        let asked = outcomes.map(|outcome| SpaceWait::Asked.answered(outcome));
+        assert_eq!(
+            asked,
+            [
+                SpaceWait::Committed,
+                SpaceWait::Failed(libc::ENOSPC),
+                SpaceWait::Failed(libc::EIO)
+            ]
+        );
+        for outcome in outcomes {
+            assert_eq!(SpaceWait::NotAsked.answered(outcome), SpaceWait::NotAsked);
+        }
     }
 }
