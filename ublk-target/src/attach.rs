@@ -20,7 +20,7 @@ use crate::queue::Descriptors;
 use crate::reactor::{NewQueue, NewQueues};
 use crate::support::DataMode;
 use crate::sys::Features;
-use crate::target::{DeviceEntry, REACTOR_TIMEOUT, Target, locked, reactor_failed};
+use crate::target::{DeviceEntry, DiskEntry, REACTOR_TIMEOUT, Target, locked, reactor_failed};
 
 /// How long a device node may take to appear after its device was added.
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,7 +66,8 @@ impl Target {
         backing: impl Into<Backing>,
     ) -> Result<Attached, TargetError> {
         let backing = backing.into();
-        self.changing(spec.dev_id, || {
+        let stack = Arc::clone(&backing.stack);
+        self.changing(spec.dev_id, &stack, || {
             let limits = self.limits_below(spec, &backing.stack)?;
             self.free_number(spec)?;
             let mut info = self.add(spec)?;
@@ -78,10 +79,12 @@ impl Target {
         })
     }
 
-    /// Runs an operation that gives the device its entry, with the device locked against others.
+    /// Runs an operation that gives the device its entry, with the device locked against others, and its disks against removal. The
+    /// operation asks for their limits first: a disk that left before is unknown then.
     pub(crate) fn changing<T>(
         &self,
         dev_id: DevId,
+        stack: &LayerStack,
         operation: impl FnOnce() -> Result<(T, DeviceEntry), TargetError>,
     ) -> Result<T, TargetError> {
         {
@@ -92,7 +95,14 @@ impl Target {
                     by: Vec::new(),
                 });
             }
-            devices.insert(dev_id, DeviceEntry::Changing);
+            // Before the kernel hears of it: a reactor that has no place left would find out too late.
+            if devices.len() >= self.config.devices_max as usize {
+                return Err(TargetError::Full {
+                    what: "device",
+                    limit: self.config.devices_max,
+                });
+            }
+            devices.insert(dev_id, DeviceEntry::changing([stack]));
         }
         let outcome = operation();
         let mut devices = locked(&self.devices);
@@ -104,6 +114,35 @@ impl Target {
             Err(error) => {
                 devices.remove(&dev_id);
                 Err(error)
+            }
+        }
+    }
+
+    /// The entry of a device that is served, with the device locked against other operations until it is put back. `next` is what it
+    /// is to have then.
+    pub(crate) fn take_served(
+        &self,
+        dev_id: DevId,
+        next: Option<&LayerStack>,
+    ) -> Result<(Vec<usize>, Backing), TargetError> {
+        let mut devices = locked(&self.devices);
+        let Some(entry) = devices.get_mut(&dev_id) else {
+            return Err(TargetError::NotFound { dev_id });
+        };
+        let changing = match &*entry {
+            DeviceEntry::Served { backing, .. } => {
+                DeviceEntry::changing(next.into_iter().chain([&*backing.stack]))
+            }
+            DeviceEntry::Changing { .. } => DeviceEntry::changing([]),
+        };
+        match std::mem::replace(entry, changing) {
+            DeviceEntry::Served { reactors, backing } => Ok((reactors, backing)),
+            was @ DeviceEntry::Changing { .. } => {
+                *entry = was;
+                Err(TargetError::Busy {
+                    dev_id,
+                    by: Vec::new(),
+                })
             }
         }
     }
@@ -121,8 +160,8 @@ impl Target {
         };
         for layer in &stack.layers {
             let index = layer.disk.get();
-            let disk = disks.get(usize::from(index)).copied().flatten();
-            limits = limits.and(disk.ok_or(TargetError::Disk {
+            let disk = disks.get(usize::from(index)).copied();
+            limits = limits.and(disk.and_then(DiskEntry::limits).ok_or(TargetError::Disk {
                 index,
                 why: "is not known here",
             })?);

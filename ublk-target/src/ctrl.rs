@@ -23,6 +23,9 @@ const CONTROL_PATH: &str = "/dev/ublk-control";
 /// How long a command may take that has nothing to wait for but the kernel.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How much longer than its patience a `QUIESCE_DEV` may take.
+const QUIESCE_EXTRA: Duration = Duration::from_secs(1);
+
 type ControlRing = IoUring<squeue::Entry128, cqueue::Entry>;
 
 /// Device information as the kernel has it.
@@ -218,7 +221,9 @@ impl Control {
         let millis = u64::try_from(patience.as_millis())
             .unwrap_or(u64::MAX)
             .max(1);
-        self.run(&Command::new("QUIESCE_DEV", lib::UBLK_U_CMD_QUIESCE_DEV, dev_id).data(millis))
+        let command = Command::new("QUIESCE_DEV", lib::UBLK_U_CMD_QUIESCE_DEV, dev_id).data(millis);
+        // The kernel counts from when it has the device's mutex, which somebody else may hold.
+        self.run(&command.timeout(patience + QUIESCE_EXTRA))
     }
 
     fn run(&self, command: &Command) -> Result<(), TargetError> {

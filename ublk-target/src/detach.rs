@@ -1,6 +1,7 @@
 //! The end of a device, and the end of its server: two different things.
 
 use std::fs::OpenOptions;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bedplate_datapath::units::DevId;
@@ -28,6 +29,15 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the kernel may take to let go of a dead server, before its device is removed regardless.
 const DEAD_SERVER_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a queue may take to have an idle tag, by which the kernel can tell it to stop.
+const QUIESCE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long all devices together may take to be told; the reactors' leaving drains those that are left.
+const QUIESCE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Devices that are told at a time: each may take all of [`QUIESCE_PATIENCE`].
+const QUIESCE_THREADS: usize = 16;
+
 /// What is left of a device that was taken out of service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removed {
@@ -44,23 +54,7 @@ impl Target {
     /// [`TargetError::NotFound`] if it is not served here; [`TargetError::Busy`] if somebody has it open, with who: the device
     /// goes on.
     pub fn detach(&self, dev_id: DevId) -> Result<(), TargetError> {
-        let entry = {
-            let mut devices = locked(&self.devices);
-            match devices.get(&dev_id) {
-                None => return Err(TargetError::NotFound { dev_id }),
-                Some(DeviceEntry::Changing) => {
-                    return Err(TargetError::Busy {
-                        dev_id,
-                        by: Vec::new(),
-                    });
-                }
-                Some(DeviceEntry::Served { .. }) => devices.insert(dev_id, DeviceEntry::Changing),
-            }
-        };
-        let reactors = match &entry {
-            Some(DeviceEntry::Served { reactors, .. }) => reactors.clone(),
-            _ => Vec::new(),
-        };
+        let (reactors, backing) = self.take_served(dev_id, None)?;
         match stop_unless_open(&self.control, &self.support, dev_id) {
             // Without a device: removed by somebody else.
             Ok(())
@@ -69,9 +63,8 @@ impl Target {
                 ..
             }) => {}
             Err(error) => {
-                if let Some(entry) = entry {
-                    locked(&self.devices).insert(dev_id, entry);
-                }
+                let entry = DeviceEntry::Served { reactors, backing };
+                locked(&self.devices).insert(dev_id, entry);
                 return Err(error);
             }
         }
@@ -115,22 +108,40 @@ impl Target {
     /// Consumes the target; with it go the reactors, and then the process should go too.
     ///
     /// # Errors
-    /// [`TargetError::Reactor`] if requests in flight did not end in time: a hung disk. Ending the process is still right.
+    /// [`TargetError::Reactor`] if some reactor has not ended: requests in flight did not end in time. What it has in flight may still
+    /// land on the disks, so nobody may say of them that they are closed. Ending the process is still right.
     pub fn quiesce_all(mut self) -> Result<(), TargetError> {
-        let served: Vec<DevId> = locked(&self.devices).keys().copied().collect();
-        let deadline = Instant::now() + self.config.drain_patience;
         if self.support.quiesce() {
-            for dev_id in served {
+            let served: Vec<DevId> = locked(&self.devices).keys().copied().collect();
+            let control = &self.control;
+            let told = for_each_within(QUIESCE_WITHIN, QUIESCE_THREADS, &served, |dev_id, left| {
                 // A queue without an idle tag cannot be told: then the reactors' leaving does it alone.
-                if let Err(error) = self.control.quiesce(dev_id, Duration::from_secs(1)) {
+                if let Err(error) = control.quiesce(dev_id, QUIESCE_PATIENCE.min(left)) {
                     tracing::info!(%dev_id, %error, "the device is drained instead");
                 }
+            });
+            if told < served.len() {
+                tracing::info!(
+                    devices = served.len() - told,
+                    "there was no time to tell the kernel: they are drained instead"
+                );
             }
         }
+        // Counted from here: telling the kernel takes none of the requests' time.
+        let deadline = Instant::now() + self.config.drain_patience;
         self.leave(deadline)
     }
 
-    /// Ends the reactors: what is in flight is answered, the rest is left to the next process.
+    /// Tells the reactors to leave, and does not wait for them: for a process that has to go while somebody still has the target. What
+    /// is in flight is answered, nothing more is begun. Whether they end is not known, so the disks are to be left as after a crash.
+    pub fn begin_leaving(&self) {
+        for reactor in &self.reactors {
+            // Nobody waits for the answer.
+            drop(reactor.leave());
+        }
+    }
+
+    /// Ends the reactors: what is in flight is answered, the rest is left to the next process. An error unless all have ended.
     pub(crate) fn leave(&mut self, deadline: Instant) -> Result<(), TargetError> {
         let leaving: Vec<_> = self.reactors.iter().map(ReactorHandle::leave).collect();
         let mut hung = None;
@@ -148,6 +159,42 @@ impl Target {
         }
         hung.map_or(Ok(()), Err)
     }
+}
+
+/// Runs `work` for each of `items` on a few threads, and begins none any more when the time is up; `work` hears how much is left. Says for how
+/// many it was run.
+fn for_each_within<T: Copy + Send + Sync>(
+    limit: Duration,
+    threads: usize,
+    items: &[T],
+    work: impl Fn(T, Duration) + Sync,
+) -> usize {
+    let deadline = Instant::now() + limit;
+    let next = Mutex::new(0_usize);
+    let take_next = || {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
+        let item = items.get(*next).copied().filter(|_| !left.is_zero())?;
+        *next += 1;
+        Some((item, left))
+    };
+    let run = || {
+        while let Some((item, left)) = take_next() {
+            work(item, left);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.min(items.len()) {
+            let builder = std::thread::Builder::new().name("ublk-quiesce".to_owned());
+            if let Err(error) = builder.spawn_scoped(scope, run) {
+                // The others do its part.
+                tracing::warn!(%error, "cannot start a thread");
+                break;
+            }
+        }
+        run();
+    });
+    *next.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Target {
@@ -232,5 +279,37 @@ fn flush(dev_id: DevId) {
         Err(None) => {
             tracing::warn!(%dev_id, "the device's flush does not end: removing it all the same");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_item_has_its_turn_once() {
+        let items: Vec<u32> = (0..1000).collect();
+        let seen = Mutex::new(Vec::new());
+        let run = for_each_within(Duration::from_secs(60), 16, &items, |item, _| {
+            locked(&seen).push(item);
+        });
+        let mut seen = locked(&seen).clone();
+        seen.sort_unstable();
+        assert_eq!((run, seen), (items.len(), items));
+        assert_eq!(
+            for_each_within(Duration::from_secs(60), 16, &[0_u32; 0], |_, _| {}),
+            0
+        );
+    }
+
+    #[test]
+    fn when_the_time_is_up_none_is_begun() {
+        let started = Instant::now();
+        let run = for_each_within(Duration::from_millis(50), 2, &[(); 1000], |(), _| {
+            std::thread::sleep(Duration::from_millis(20));
+        });
+        assert!(run < 1000, "it ran for {run}");
+        assert!(started.elapsed() < Duration::from_secs(10));
+        assert_eq!(for_each_within(Duration::ZERO, 2, &[()], |(), _| {}), 0);
     }
 }

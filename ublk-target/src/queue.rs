@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::RawFd;
 
+use bedplate_datapath::units::{BLOCK_BYTES, SECTOR_BYTES};
 use io_uring::{opcode, squeue, types};
 use libublk::sys as lib;
 use memmap2::{MmapOptions, MmapRaw};
@@ -38,6 +39,11 @@ impl Descriptor {
     /// Whether the request is to be durable before it is answered.
     pub(crate) fn is_fua(&self) -> bool {
         self.op_flags & lib::UBLK_IO_F_FUA != 0
+    }
+
+    /// Whether it begins or ends within a block of 4 KiB.
+    pub(crate) fn has_partial_blocks(&self) -> bool {
+        !(self.start_sector | u64::from(self.sectors)).is_multiple_of(BLOCK_BYTES / SECTOR_BYTES)
     }
 
     /// Of zeros: whether the space stays allocated.

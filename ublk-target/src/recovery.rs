@@ -1,12 +1,18 @@
 //! A device that outlived its server: taken over, with the requests that wait in it.
 
-use bedplate_datapath::units::SECTOR_BYTES;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bedplate_datapath::units::{DevId, SECTOR_BYTES};
 
 use crate::attach::{Attached, DeviceSpec, attached, whole_blocks};
 use crate::backing::Backing;
 use crate::error::TargetError;
 use crate::kernel_device::{DeviceState, KernelDevice};
 use crate::target::{DeviceEntry, Target};
+
+/// How long reactors may take to let go of a device that the kernel has removed, or that they never had.
+const LET_GO_WITHIN: Duration = Duration::from_secs(5);
 
 impl Target {
     /// Takes over a device of ours whose server is gone. It keeps its number of queues, their depth, and the flags that it was
@@ -19,7 +25,10 @@ impl Target {
     /// # Errors
     /// [`TargetError::NotFound`]; [`TargetError::DeviceTaken`] if it is not of this owner, or lives under another server;
     /// [`TargetError::Mismatch`] if its size is not the object's, or is beyond the volume's; a `START_USER_RECOVERY` with `EBUSY` if the kernel did not let go
-    /// of the dead server in time. The device is left quiesced.
+    /// of the dead server in time; [`TargetError::Full`]. The device is left quiesced, and may be recovered again.
+    ///
+    /// # Aborts
+    /// If the kernel refuses to resume a device whose tags have been fetched: nobody could recover it while this process lives.
     pub fn recover(
         &self,
         spec: &DeviceSpec,
@@ -41,7 +50,8 @@ impl Target {
         if device.state == DeviceState::Dead {
             return self.attach(spec, backing);
         }
-        self.changing(spec.dev_id, || self.take_over(spec, backing))
+        let stack = Arc::clone(&backing.stack);
+        self.changing(spec.dev_id, &stack, || self.take_over(spec, backing))
     }
 
     fn take_over(
@@ -88,8 +98,16 @@ impl Target {
             .ok_or(TargetError::NotFound {
                 dev_id: spec.dev_id,
             })?;
-        let reactors = self.fetch(spec, &info, &backing)?;
-        self.control.end_recovery(spec.dev_id)?;
+        let fetched = self.fetch(spec, &info, &backing);
+        let ended =
+            fetched.and_then(|reactors| self.control.end_recovery(spec.dev_id).map(|()| reactors));
+        let reactors = match ended {
+            Ok(reactors) => reactors,
+            Err(error) => {
+                self.let_go_or_abort(spec.dev_id, &error);
+                return Err(error);
+            }
+        };
         if is_behind {
             self.catch_up(spec.dev_id, actual, expected);
         }
@@ -97,5 +115,24 @@ impl Target {
             attached(spec, &info),
             DeviceEntry::Served { reactors, backing },
         ))
+    }
+
+    /// After a recovery that failed once it had begun: makes sure that no reactor has anything of the device, so that it can be recovered
+    /// again.
+    ///
+    /// FETCHes cannot be taken back but by stopping the device, which would fail its requests; and as long as a ring has them, the kernel
+    /// does not let the device be recovered again, by nobody. So if there are some, the process ends: the kernel then quiesces the
+    /// device, and the next process recovers it.
+    fn let_go_or_abort(&self, dev_id: DevId, error: &TargetError) {
+        let deadline = Instant::now() + LET_GO_WITHIN;
+        let asked: Vec<_> = self.reactors.iter().map(|r| r.forget(dev_id)).collect();
+        let are_free = asked.into_iter().all(|answer| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            answer.wait(left).is_ok()
+        });
+        if !are_free {
+            tracing::error!(%dev_id, %error, "the device's recovery failed half-way: this process ends, so that the kernel takes the device back and the next process can recover it");
+            std::process::abort();
+        }
     }
 }

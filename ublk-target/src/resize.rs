@@ -31,7 +31,7 @@ impl Target {
                 lacks: "UBLK_F_UPDATE_SIZE",
             });
         }
-        let (reactors, old) = self.take_served(dev_id)?;
+        let (reactors, old) = self.take_served(dev_id, Some(&backing.stack))?;
         let (now_served, outcome) = self.grow(dev_id, &reactors, old, backing);
         let entry = DeviceEntry::Served {
             reactors,
@@ -39,22 +39,6 @@ impl Target {
         };
         locked(&self.devices).insert(dev_id, entry);
         outcome
-    }
-
-    /// The entry of a device that is served, with the device locked against other operations until it is put back.
-    fn take_served(&self, dev_id: DevId) -> Result<(Vec<usize>, Backing), TargetError> {
-        let mut devices = locked(&self.devices);
-        match devices.insert(dev_id, DeviceEntry::Changing) {
-            Some(DeviceEntry::Served { reactors, backing }) => Ok((reactors, backing)),
-            Some(DeviceEntry::Changing) => Err(TargetError::Busy {
-                dev_id,
-                by: Vec::new(),
-            }),
-            None => {
-                devices.remove(&dev_id);
-                Err(TargetError::NotFound { dev_id })
-            }
-        }
     }
 
     /// Answers with what the reactors have then.
@@ -93,7 +77,7 @@ impl Target {
             .stack
             .layers
             .iter()
-            .filter_map(|layer| *disks.get(usize::from(layer.disk.get()))?)
+            .filter_map(|layer| disks.get(usize::from(layer.disk.get()))?.limits())
             .fold(DiskLimits::NONE, DiskLimits::and)
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bedplate_datapath::engine::DiskFile;
-use bedplate_datapath::plan::DiskIndex;
+use bedplate_datapath::plan::{DiskIndex, LayerStack};
 use bedplate_datapath::units::DevId;
 use bedplate_datapath::volume::space::Waker;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -73,8 +73,11 @@ pub struct Beat {
 
 /// A device that is ours now.
 pub(crate) enum DeviceEntry {
-    /// Being attached, recovered or detached.
-    Changing,
+    /// Being attached, recovered, resized or detached.
+    Changing {
+        /// The disks that it reads, or may read soon.
+        disks: Vec<DiskIndex>,
+    },
     /// Served.
     Served {
         /// Reactors that have queues of it.
@@ -82,6 +85,45 @@ pub(crate) enum DeviceEntry {
         /// What it serves.
         backing: Backing,
     },
+}
+
+impl DeviceEntry {
+    pub(crate) fn changing<'a>(stacks: impl IntoIterator<Item = &'a LayerStack>) -> Self {
+        let layers = stacks.into_iter().flat_map(|stack| &stack.layers);
+        Self::Changing {
+            disks: layers.map(|layer| layer.disk).collect(),
+        }
+    }
+
+    fn reads(&self, disk: DiskIndex) -> bool {
+        match self {
+            Self::Changing { disks } => disks.contains(&disk),
+            Self::Served { backing, .. } => {
+                let mut layers = backing.stack.layers.iter();
+                layers.any(|layer| layer.disk == disk)
+            }
+        }
+    }
+}
+
+/// A place in the file tables.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum DiskEntry {
+    /// To be given to the next disk.
+    Free,
+    /// A disk that devices may read.
+    Known(DiskLimits),
+    /// Of a disk that is being taken out: no device may begin to read it, no other disk has its place yet.
+    Leaving,
+}
+
+impl DiskEntry {
+    pub(crate) fn limits(self) -> Option<DiskLimits> {
+        match self {
+            Self::Known(limits) => Some(limits),
+            Self::Free | Self::Leaving => None,
+        }
+    }
 }
 
 /// A target: makes block devices and answers their requests. All calls block; none is for the I/O path.
@@ -92,7 +134,7 @@ pub struct Target {
     pub(crate) reactors: Vec<ReactorHandle>,
     pub(crate) devices: Mutex<BTreeMap<DevId, DeviceEntry>>,
     /// By [`DiskIndex`].
-    pub(crate) disks: Mutex<Vec<Option<DiskLimits>>>,
+    pub(crate) disks: Mutex<Vec<DiskEntry>>,
 }
 
 impl Target {
@@ -164,7 +206,7 @@ impl Target {
         let mut disks = locked(&self.disks);
         let place = disks
             .iter()
-            .position(Option::is_none)
+            .position(|disk| matches!(disk, DiskEntry::Free))
             .unwrap_or(disks.len());
         let index = u16::try_from(place)
             .ok()
@@ -174,9 +216,9 @@ impl Target {
             limit: self.config.disks_max.into(),
         })?;
         if place == disks.len() {
-            disks.push(None);
+            disks.push(DiskEntry::Free);
         }
-        disks[place] = Some(limits);
+        disks[place] = DiskEntry::Known(limits);
         Ok(DiskIndex::new(index))
     }
 
@@ -192,31 +234,29 @@ impl Target {
     /// Takes a disk out of every reactor's file table.
     ///
     /// # Errors
-    /// [`TargetError::Disk`] if there is no such disk, or an attached device reads from it.
+    /// [`TargetError::Disk`] if there is no such disk, or a device reads from it, or will when it has come up.
     pub fn remove_disk(&self, index: DiskIndex) -> Result<(), TargetError> {
-        let unknown = TargetError::Disk {
-            index: index.get(),
-            why: "is not known here",
-        };
-        locked(&self.disks)
-            .get(usize::from(index.get()))
-            .copied()
-            .flatten()
-            .ok_or(unknown)?;
-        let used = locked(&self.devices).values().any(|device| match device {
-            DeviceEntry::Changing => false,
-            DeviceEntry::Served { backing, .. } => {
-                let mut layers = backing.stack.layers.iter();
-                layers.any(|layer| layer.disk == index)
-            }
-        });
-        if used {
-            return Err(TargetError::Disk {
-                index: index.get(),
-                why: "is read by attached devices",
-            });
-        }
+        self.mark_leaving(index)?;
         self.drop_disk(index);
+        Ok(())
+    }
+
+    /// From here on no device comes to read the disk: its entry is looked at after the device has its own, see [`Target::changing`].
+    fn mark_leaving(&self, index: DiskIndex) -> Result<(), TargetError> {
+        let refused = |why| TargetError::Disk {
+            index: index.get(),
+            why,
+        };
+        let devices = locked(&self.devices);
+        let mut disks = locked(&self.disks);
+        let disk = disks
+            .get_mut(usize::from(index.get()))
+            .filter(|disk| disk.limits().is_some())
+            .ok_or_else(|| refused("is not known here"))?;
+        if devices.values().any(|device| device.reads(index)) {
+            return Err(refused("is read by attached devices"));
+        }
+        *disk = DiskEntry::Leaving;
         Ok(())
     }
 
@@ -227,7 +267,7 @@ impl Target {
             }
         }
         if let Some(disk) = locked(&self.disks).get_mut(usize::from(index.get())) {
-            *disk = None;
+            *disk = DiskEntry::Free;
         }
     }
 
@@ -319,5 +359,40 @@ fn raise_file_limit(slots: u64) {
         && let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)
     {
         tracing::warn!(%errno, soft, wanted, "cannot raise RLIMIT_NOFILE");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bedplate_datapath::map::LayerMap;
+    use bedplate_datapath::plan::Layer;
+
+    fn stack(disks: &[u16]) -> Arc<LayerStack> {
+        let layers = disks.iter().map(|disk| Layer {
+            map: Arc::new(LayerMap::from_entries(Vec::new())),
+            disk: DiskIndex::new(*disk),
+        });
+        Arc::new(LayerStack {
+            layers: layers.collect(),
+            size_bytes: 0,
+        })
+    }
+
+    #[test]
+    fn a_device_keeps_its_disks_while_it_changes() {
+        let reads = |entry: &DeviceEntry| {
+            (0..5)
+                .filter(|disk| entry.reads(DiskIndex::new(*disk)))
+                .collect::<Vec<_>>()
+        };
+        let served = DeviceEntry::Served {
+            reactors: Vec::new(),
+            backing: stack(&[3, 1]).into(),
+        };
+        assert_eq!(reads(&served), [1, 3]);
+        assert_eq!(reads(&DeviceEntry::changing([&*stack(&[3, 1])])), [1, 3]);
+        let resized = DeviceEntry::changing([&*stack(&[3, 1]), &*stack(&[3, 4])]);
+        assert_eq!(reads(&resized), [1, 3, 4]);
     }
 }

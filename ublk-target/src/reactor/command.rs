@@ -62,6 +62,8 @@ pub(super) enum Command {
     /// A committer answers; `None` if it is gone.
     Committed {
         slot: u32,
+        /// Which of the reactor's questions: the slot may have another request meanwhile.
+        question: u64,
         purpose: Purpose,
         outcome: Option<Result<(), i32>>,
     },

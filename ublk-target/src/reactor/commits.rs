@@ -18,6 +18,7 @@ pub(crate) struct CommitReply {
     commands: Sender<Command>,
     wake: Arc<EventFd>,
     slot: u32,
+    question: u64,
     purpose: Purpose,
 }
 
@@ -36,6 +37,7 @@ impl CommitReply {
         // Fails when the reactor has ended, and then the request is the next server's.
         let _ = self.commands.send(Command::Committed {
             slot: self.slot,
+            question: self.question,
             purpose: self.purpose,
             outcome,
         });
@@ -82,10 +84,13 @@ impl Reactor {
 
     /// False if there is nobody to ask.
     fn ask(&mut self, number: u32, purpose: Purpose) -> bool {
+        self.questions += 1;
+        self.slots[number as usize].question = self.questions;
         let reply = CommitReply {
             commands: self.own_commands.clone(),
             wake: Arc::clone(&self.wake),
             slot: number,
+            question: self.questions,
             purpose,
         };
         match self
@@ -104,23 +109,25 @@ impl Reactor {
     pub(super) fn committed(
         &mut self,
         number: u32,
+        question: u64,
         purpose: Purpose,
         outcome: Option<Result<(), i32>>,
     ) {
-        let Some(slot) = self.slots.get_mut(number as usize) else {
+        // The request that asked for space may have found some, and the slot be a later one's, of a device on another disk.
+        let Some(slot) = self
+            .slots
+            .get_mut(number as usize)
+            .filter(|slot| slot.question == question)
+        else {
+            debug_assert_eq!(
+                purpose,
+                Purpose::Space,
+                "a request that waits for a commit does nothing else"
+            );
             return;
         };
         match purpose {
-            Purpose::Space => {
-                // May come to a later request of the same tag: it then asks once too often, or too late, and the background commit comes.
-                if slot.space == SpaceWait::Asked {
-                    slot.space = match outcome {
-                        Some(Ok(())) => SpaceWait::Committed,
-                        Some(Err(errno)) => SpaceWait::Failed(errno),
-                        None => SpaceWait::Failed(libc::EIO),
-                    };
-                }
-            }
+            Purpose::Space => slot.space = slot.space.answered(outcome),
             Purpose::Request if slot.state == State::Committing => match outcome {
                 Some(Ok(())) => {
                     let answer = slot.success();

@@ -220,7 +220,9 @@ impl Reactor {
         if self.slots.len() < end as usize {
             self.slots.resize(end as usize, Slot::new(0, 0));
             self.executor.reserve_requests(end);
-            self.waiting.reserve(self.slots.len() - self.waiting.len());
+            for waiting in &mut self.waiting {
+                waiting.reserve(self.slots.len() - waiting.len());
+            }
             self.blocked.reserve(self.slots.len() - self.blocked.len());
         }
         for (tag, slot) in (0..served.depth).zip(served.first_slot..) {

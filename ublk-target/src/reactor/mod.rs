@@ -35,7 +35,7 @@ pub(crate) use command::{NewQueue, NewQueues, ReactorHandle};
 pub(crate) use commits::{AfterGrace, CommitReply};
 use devices::{Device, Served};
 use grace::Grace;
-use requests::Slot;
+use requests::{Need, Slot};
 
 /// Entries of the submission queue. More wait in the ring's backlog, at the price of a system call.
 const SUBMISSIONS: u32 = 1024;
@@ -105,14 +105,16 @@ pub(super) struct Reactor {
     slots: Vec<Slot>,
     queues: Vec<Option<Served>>,
     devices: Vec<Device>,
-    /// Slots whose request waits for a buffer or for operations, oldest first.
-    waiting: VecDeque<u32>,
+    /// Slots whose request is not begun, by what it waits for, oldest first.
+    waiting: [VecDeque<u32>; Need::COUNT],
     /// Slots whose write is tried again in every turn.
     blocked: VecDeque<u32>,
     /// A write goes on in the next turn, which nothing else brings about.
     has_more: bool,
     /// Requests that rely on what maps say.
     grace: Grace<Arc<AfterGrace>>,
+    /// Questions to committers so far.
+    questions: u64,
     /// Requests between their FETCH and their COMMIT.
     working: u32,
     tags: Ranges,
@@ -236,10 +238,11 @@ impl Reactor {
             slots: Vec::new(),
             queues: Vec::new(),
             devices: Vec::new(),
-            waiting: VecDeque::new(),
+            waiting: Default::default(),
             blocked: VecDeque::new(),
             has_more: false,
             grace: Grace::default(),
+            questions: 0,
             working: 0,
             tags: Ranges::new(TAGS_MAX),
             buffers: Ranges::new(buffer_slots),
@@ -353,9 +356,10 @@ impl Reactor {
                 }
                 Command::Committed {
                     slot,
+                    question,
                     purpose,
                     outcome,
-                } => self.committed(slot, purpose, outcome),
+                } => self.committed(slot, question, purpose, outcome),
                 Command::Grace { after } => self.grace.ask(after),
                 Command::Forget { dev_id, reply } => self.forget(dev_id, reply),
                 Command::Leave { reply } => self.leave(reply),
@@ -386,8 +390,10 @@ impl Reactor {
     fn leave(&mut self, reply: Reply<()>) {
         self.leaving = Some(reply);
         // Requests that were not begun are the next server's: the kernel issues them again.
-        while let Some(slot) = self.waiting.pop_front() {
-            self.hold(slot);
+        for queue in 0..self.waiting.len() {
+            while let Some(slot) = self.waiting[queue].pop_front() {
+                self.hold(slot);
+            }
         }
         // So are writes that have nothing in flight.
         while let Some(slot) = self.blocked.pop_front() {
@@ -409,6 +415,8 @@ impl Reactor {
             std::mem::forget(self.scratch);
             self.grace.give_up().for_each(std::mem::forget);
             std::mem::forget(self.commands);
+            // Nor that this reactor has left.
+            std::mem::forget(self.leaving);
         }
         Remains {
             _ring: self.ring,

@@ -7,7 +7,7 @@ use libublk::sys as lib;
 
 use super::grace::Pin;
 use super::{Reactor, kind};
-use crate::queue::TagAddress;
+use crate::queue::{Descriptor, TagAddress};
 
 /// How often in a row a copy may end in `EAGAIN` or `EINTR`.
 const COPY_RETRIES_MAX: u8 = 64;
@@ -37,6 +37,39 @@ pub(super) enum State {
     Held,
 }
 
+/// What a request cannot begin without. Those that wait for one thing do not wait behind those that wait for another; a request that needs
+/// nothing waits for nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// A buffer for its data.
+    CopyBuffer,
+    /// A buffer for the blocks that it begins and ends in.
+    Scratch,
+    /// Operations of the executor.
+    Operations,
+}
+
+impl Need {
+    pub(super) const COUNT: usize = 3;
+    /// In the order in which they are tried: operations last, since buffers are few, and operations many.
+    const ALL: [Self; Self::COUNT] = [Self::CopyBuffer, Self::Scratch, Self::Operations];
+
+    /// `has_pages`: the request's pages are in the ring's buffer table. Writes have operations made room for later.
+    fn of(descriptor: &Descriptor, has_pages: bool) -> Option<Self> {
+        match descriptor.op {
+            lib::UBLK_IO_OP_READ if has_pages => Some(Self::Operations),
+            lib::UBLK_IO_OP_READ => Some(Self::CopyBuffer),
+            lib::UBLK_IO_OP_WRITE if !has_pages => Some(Self::CopyBuffer),
+            lib::UBLK_IO_OP_WRITE | lib::UBLK_IO_OP_WRITE_ZEROES | lib::UBLK_IO_OP_DISCARD
+                if descriptor.has_partial_blocks() =>
+            {
+                Some(Self::Scratch)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What a write that found no space has done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SpaceWait {
@@ -48,6 +81,19 @@ pub(super) enum SpaceWait {
     Committed,
     /// The commit failed with this errno: no space will come.
     Failed(i32),
+}
+
+impl SpaceWait {
+    /// After the answer to a commit; `None` if the committer is gone.
+    pub(super) fn answered(self, outcome: Option<Result<(), i32>>) -> Self {
+        match (self, outcome) {
+            (Self::Asked, Some(Ok(()))) => Self::Committed,
+            (Self::Asked, Some(Err(errno))) => Self::Failed(errno),
+            (Self::Asked, None) => Self::Failed(libc::EIO),
+            // A later request of the tag, which has not asked.
+            (other, _) => other,
+        }
+    }
 }
 
 /// A tag of a queue that this reactor serves.
@@ -62,9 +108,15 @@ pub(super) struct Slot {
     pub(super) copy_buffer: Option<u16>,
     /// Scratch buffer, for a write that begins or ends within a block.
     pub(super) scratch: Option<u16>,
+    /// A write whose data is copied: it goes on only with a copy buffer.
+    pub(super) copies: bool,
+    /// A write that goes on only with a scratch buffer.
+    pub(super) needs_scratch: bool,
     /// While it relies on what maps say.
     pub(super) pin: Option<Pin>,
     pub(super) space: SpaceWait,
+    /// The last question to a committer; 0 for none.
+    pub(super) question: u64,
     /// To be durable before it is answered.
     pub(super) is_fua: bool,
     /// Of its data; 0 for a request that has none.
@@ -81,12 +133,21 @@ impl Slot {
             retries: 0,
             copy_buffer: None,
             scratch: None,
+            copies: false,
+            needs_scratch: false,
             pin: None,
             space: SpaceWait::NotAsked,
+            question: 0,
             is_fua: false,
             len_bytes: 0,
             copied_bytes: 0,
         }
+    }
+
+    /// Whether a write has the buffers that it needs; not while it waits for space.
+    pub(super) fn has_buffers(&self) -> bool {
+        (!self.copies || self.copy_buffer.is_some())
+            && (!self.needs_scratch || self.scratch.is_some())
     }
 
     /// What a request that succeeded is answered with: its length, if it has data. Below 2^31, as every request is.
@@ -124,13 +185,14 @@ impl Reactor {
             self.working += 1;
             if self.leaving.is_some() {
                 self.hold(number);
-            } else if self.waiting.is_empty() {
-                if !self.begin(number) {
-                    self.wait(number);
-                }
             } else {
+                let need = self.need(number);
                 // Behind those who came before.
-                self.wait(number);
+                let is_behind = need.is_some_and(|need| !self.waiting[need as usize].is_empty());
+                if is_behind || !self.begin(number) {
+                    // Who needs nothing begins at once.
+                    self.wait(number, need.unwrap_or(Need::Operations));
+                }
             }
             return;
         }
@@ -148,17 +210,27 @@ impl Reactor {
 
     /// Tries again what waits, in order.
     pub(super) fn retry_waiting(&mut self) {
-        while let Some(number) = self.waiting.front().copied() {
-            if !self.begin(number) {
-                return;
+        for need in Need::ALL {
+            while let Some(number) = self.waiting[need as usize].front().copied() {
+                if !self.begin(number) {
+                    break;
+                }
+                self.waiting[need as usize].pop_front();
             }
-            self.waiting.pop_front();
         }
     }
 
-    fn wait(&mut self, number: u32) {
+    fn need(&self, number: u32) -> Option<Need> {
+        let slot = self.slots.get(number as usize)?;
+        let queue = self.queues.get(slot.queue as usize)?.as_ref()?;
+        let descriptor = queue.descriptors.get(slot.tag);
+        let has_pages = queue.registered_buffer(slot.tag).is_some() && !descriptor.lacks_buffer();
+        Need::of(&descriptor, has_pages)
+    }
+
+    fn wait(&mut self, number: u32, need: Need) {
         self.slots[number as usize].state = State::Waiting;
-        self.waiting.push_back(number);
+        self.waiting[need as usize].push_back(number);
     }
 
     /// Leaves a request to the next server.
@@ -244,15 +316,25 @@ impl Reactor {
         }
     }
 
-    /// Gives back what the request has of ours.
+    /// Gives back what the request has of ours; who waits for it gets a turn.
     pub(super) fn give_buffers(&mut self, number: u32) {
+        if self.put_buffers_back(number) {
+            self.has_more |=
+                !self.blocked.is_empty() || self.waiting.iter().any(|queue| !queue.is_empty());
+        }
+    }
+
+    /// As [`Reactor::give_buffers`], of what was just taken. False if there was nothing.
+    pub(super) fn put_buffers_back(&mut self, number: u32) -> bool {
         let slot = &mut self.slots[number as usize];
-        if let Some(buffer) = slot.copy_buffer.take() {
+        let (copy_buffer, scratch) = (slot.copy_buffer.take(), slot.scratch.take());
+        if let Some(buffer) = copy_buffer {
             self.pool.give(buffer);
         }
-        if let Some(buffer) = slot.scratch.take() {
+        if let Some(buffer) = scratch {
             self.scratch.give(buffer);
         }
+        copy_buffer.is_some() || scratch.is_some()
     }
 
     /// The request relies on nothing any more: its last I/O has ended, or it waits with nothing in flight.
@@ -292,5 +374,45 @@ impl Reactor {
     pub(super) fn queue_of(&mut self, number: u32) -> Option<&mut super::Served> {
         let slot = self.slots.get(number as usize)?;
         self.queues.get_mut(slot.queue as usize)?.as_mut()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_needs_no_buffer_waits_for_none() {
+        let need = |op, sectors, has_pages| Need::of(&Descriptor::new(op, sectors, 8), has_pages);
+        for op in [lib::UBLK_IO_OP_DISCARD, lib::UBLK_IO_OP_WRITE_ZEROES] {
+            assert_eq!(need(op, 16, false), None);
+            assert_eq!(need(op, 7, false), Some(Need::Scratch));
+        }
+        assert_eq!(need(lib::UBLK_IO_OP_FLUSH, 0, false), None);
+        assert_eq!(need(lib::UBLK_IO_OP_WRITE, 8, true), None);
+        assert_eq!(need(lib::UBLK_IO_OP_WRITE, 7, true), Some(Need::Scratch));
+        assert_eq!(
+            need(lib::UBLK_IO_OP_WRITE, 8, false),
+            Some(Need::CopyBuffer)
+        );
+        assert_eq!(need(lib::UBLK_IO_OP_READ, 8, false), Some(Need::CopyBuffer));
+        assert_eq!(need(lib::UBLK_IO_OP_READ, 8, true), Some(Need::Operations));
+    }
+
+    #[test]
+    fn only_who_asked_for_space_takes_the_answer() {
+        let outcomes = [Some(Ok(())), Some(Err(libc::ENOSPC)), None];
+        let asked = outcomes.map(|outcome| SpaceWait::Asked.answered(outcome));
+        assert_eq!(
+            asked,
+            [
+                SpaceWait::Committed,
+                SpaceWait::Failed(libc::ENOSPC),
+                SpaceWait::Failed(libc::EIO)
+            ]
+        );
+        for outcome in outcomes {
+            assert_eq!(SpaceWait::NotAsked.answered(outcome), SpaceWait::NotAsked);
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bedplate_datapath::engine::executor::{Begun, RequestBuffer, RequestIndex, WriteBuffers};
 use bedplate_datapath::plan::LayerStack;
-use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, SECTOR_BYTES};
+use bedplate_datapath::units::{ByteOffset, SECTOR_BYTES};
 use bedplate_datapath::volume::Volume;
 use bedplate_datapath::volume::write::{Blocked, WriteIoList, WriteKind, WriteOp, WriteStep};
 use libublk::sys as lib;
@@ -78,11 +78,6 @@ impl Wish {
             len_bytes,
         })
     }
-
-    /// Whether it begins or ends within a block.
-    fn needs_scratch(&self) -> bool {
-        !(self.at | self.len_bytes).is_multiple_of(BLOCK_BYTES)
-    }
 }
 
 impl Reactor {
@@ -93,31 +88,25 @@ impl Reactor {
         descriptor: &Descriptor,
     ) -> Result<bool, Answer> {
         let slot = self.slots[number as usize];
-        let Some(Some(queue)) = self.queues.get_mut(slot.queue as usize) else {
+        let Some(Some(queue)) = self.queues.get(slot.queue as usize) else {
             return Ok(true);
         };
         let registered = queue
             .registered_buffer(slot.tag)
             .filter(|_| !descriptor.lacks_buffer());
-        let Some(writes) = &mut queue.writes else {
+        if queue.writes.is_none() {
             return Err(-libc::EROFS);
-        };
+        }
         let wish = Wish::of(descriptor, &queue.stack)?;
         let has_data = wish.kind == WriteKind::Data;
         let copies = has_data && registered.is_none();
-        let copy_buffer = if copies { self.pool.take() } else { None };
-        let scratch = if wish.needs_scratch() {
-            self.scratch.take()
-        } else {
-            None
-        };
         let slot = &mut self.slots[number as usize];
-        slot.copy_buffer = copy_buffer;
-        slot.scratch = scratch;
-        if copies && copy_buffer.is_none() || wish.needs_scratch() && scratch.is_none() {
-            self.give_buffers(number);
+        slot.copies = copies;
+        slot.needs_scratch = descriptor.has_partial_blocks();
+        if !self.take_buffers(number) {
             return Ok(false);
         }
+        let slot = &mut self.slots[number as usize];
         slot.len_bytes = if has_data {
             // At most COPY_BYTES.
             descriptor.sectors * 512
@@ -128,7 +117,11 @@ impl Reactor {
         slot.retries = 0;
         slot.space = SpaceWait::NotAsked;
         slot.is_fua = descriptor.is_fua();
-        if let Some(op) = writes.ops.get_mut(usize::from(slot.tag)) {
+        let tag = usize::from(slot.tag);
+        if let Some(op) = self
+            .queue_of(number)
+            .and_then(|queue| queue.writes.as_mut()?.ops.get_mut(tag))
+        {
             op.begin(wish.kind, ByteOffset::new(wish.at), wish.len_bytes);
         }
         if copies {
@@ -137,6 +130,22 @@ impl Reactor {
             self.drive(number);
         }
         Ok(true)
+    }
+
+    /// Takes the buffers that a write needs: all of them, or none.
+    fn take_buffers(&mut self, number: u32) -> bool {
+        let slot = &mut self.slots[number as usize];
+        if slot.copies && slot.copy_buffer.is_none() {
+            slot.copy_buffer = self.pool.take();
+        }
+        if slot.needs_scratch && slot.scratch.is_none() {
+            slot.scratch = self.scratch.take();
+        }
+        let has_all = slot.has_buffers();
+        if !has_all {
+            self.put_buffers_back(number);
+        }
+        has_all
     }
 
     /// Copies what is left of the request's data into its buffer.
@@ -199,12 +208,65 @@ impl Reactor {
 
     /// Goes on with a write as far as it can.
     fn drive(&mut self, number: u32) {
+        if !self.slots[number as usize].has_buffers() {
+            self.resume(number);
+            return;
+        }
         // Before the step: what it plans must be carried out.
         if !self.executor.has_room(WriteIoList::CAPACITY) {
             self.set_aside(number);
             return;
         }
-        match self.step(number) {
+        let step = self.step(number);
+        self.stepped(number, step);
+    }
+
+    /// Goes on with a write that gave its buffers back: once there is space for it, it takes buffers again, and its data is copied again.
+    fn resume(&mut self, number: u32) {
+        // Without them a step would be of no use.
+        if self.leaving.is_some() || !self.take_buffers(number) {
+            self.set_aside(number);
+            return;
+        }
+        let step = self.try_step(number);
+        if step != WriteStep::Io {
+            // Nobody has missed them.
+            self.put_buffers_back(number);
+            self.stepped(number, step);
+            return;
+        }
+        // Planned anew when the data is here.
+        self.abandon_op(number);
+        let slot = &mut self.slots[number as usize];
+        slot.copied_bytes = 0;
+        slot.retries = 0;
+        if slot.copies {
+            self.copy_out(number);
+        } else {
+            self.drive(number);
+        }
+    }
+
+    /// A step of which nothing is carried out: what it plans is to be abandoned.
+    fn try_step(&mut self, number: u32) -> WriteStep {
+        let slot = &self.slots[number as usize];
+        let Some(Some(queue)) = self.queues.get_mut(slot.queue as usize) else {
+            return WriteStep::Failed(libc::EIO);
+        };
+        let Some(writes) = &mut queue.writes else {
+            return WriteStep::Failed(libc::EROFS);
+        };
+        let Some(op) = writes.ops.get_mut(usize::from(slot.tag)) else {
+            return WriteStep::Failed(libc::EIO);
+        };
+        let pin = self.grace.enter();
+        let step = op.step(&queue.stack, &writes.volume, &mut self.ios);
+        self.grace.leave(pin);
+        step
+    }
+
+    fn stepped(&mut self, number: u32, step: WriteStep) {
+        match step {
             WriteStep::Io => {}
             WriteStep::Done => {
                 self.unpin(number);
@@ -232,6 +294,8 @@ impl Reactor {
                             return;
                         }
                         self.ask_for_space(number);
+                        // What frees space may need one. It may take long, too.
+                        self.give_buffers(number);
                     }
                 }
                 self.set_aside(number);
@@ -372,11 +436,25 @@ mod tests {
     #[test]
     fn scratch_is_for_parts_of_blocks() {
         let needs = |start, sectors| {
-            wish(lib::UBLK_IO_OP_WRITE, start, sectors).is_ok_and(|wish| wish.needs_scratch())
+            Descriptor::new(lib::UBLK_IO_OP_WRITE, sectors, start).has_partial_blocks()
         };
         assert!(!needs(8, 16));
         assert!(needs(1, 8));
         assert!(needs(8, 7));
         assert!(needs(1, 7));
+    }
+
+    #[test]
+    fn a_write_has_its_buffers_or_needs_none() {
+        let mut slot = super::super::requests::Slot::new(0, 0);
+        assert!(slot.has_buffers());
+        slot.copies = true;
+        slot.needs_scratch = true;
+        slot.copy_buffer = Some(1);
+        assert!(!slot.has_buffers());
+        slot.scratch = Some(1);
+        assert!(slot.has_buffers());
+        slot.copy_buffer = None;
+        assert!(!slot.has_buffers());
     }
 }
