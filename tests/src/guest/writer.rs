@@ -248,7 +248,7 @@ impl Hand<'_> {
         match dice {
             0..5 if flushes => self.flush(),
             5..9 if fua => self.write(first, count, true),
-            9..15 if zeroes => self.zero(first, count, dice % 2 == 0),
+            9..15 if zeroes => self.zero(first, count, dice.is_multiple_of(2)),
             15..30 => self.read(first, count),
             _ => self.write(first, count, false),
         }?;
