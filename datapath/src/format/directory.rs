@@ -96,7 +96,7 @@ pub struct DirectoryPage {
     pub slot: SlotIndex,
     /// The owner's epoch.
     pub epoch: Epoch,
-    /// The last journal batch that the page includes; 0 for a sealed image's.
+    /// Another one each time a volume's page is written; 0 for a sealed image's.
     pub seq: Seq,
     /// The directory page's number.
     pub index: u32,

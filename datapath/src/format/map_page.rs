@@ -34,7 +34,7 @@ pub struct MapPage {
     pub slot: SlotIndex,
     /// The owner's epoch.
     pub epoch: Epoch,
-    /// The last journal batch that the page includes; 0 for a sealed image's.
+    /// Another one each time a volume's page is written; 0 for a sealed image's.
     pub seq: Seq,
     /// The leaf's number.
     pub index: u32,

@@ -40,11 +40,13 @@ impl<M: Medium> Store<M> {
         }
         let is_volume = object.kind == ObjectKind::Volume;
         if object.dev_id == Some(dev_id) && object.want_attached == want_attached {
-            return if is_volume && !want_attached {
-                self.retire_live(uuid)
-            } else {
-                Ok(())
-            };
+            if is_volume && !want_attached {
+                // It may have been written to before the wish was durable.
+                let dropped = self.commit()?;
+                self.space.put_back(dropped);
+                return self.retire_live(uuid);
+            }
+            return Ok(());
         }
         let mut record = record.clone();
         record.dev_id = Some(dev_id);

@@ -28,18 +28,28 @@ impl<M: Medium> Store<M> {
     /// `Io`, and the disk takes no more changes.
     pub fn checkpoint(&mut self) -> Result<(), StoreError> {
         self.check_writable()?;
-        if self.journal.is_empty() {
+        // With an object that could not be read, replay may be what its next open needs.
+        if self.journal.is_empty() || self.is_allocation_refused() {
             return Ok(());
         }
         self.write_checkpoint()
             .map_err(|fault| StoreError::io("writing a checkpoint", fault))
     }
 
+    /// A sequence that no page of a volume was written with before: two contents with one sequence are corruption. The journal's would not do,
+    /// since it does not move between two checkpoints that a full ring asks for. A disk has fewer than 2^32 sessions.
+    pub(super) fn next_page_seq(&mut self) -> Seq {
+        self.page_stamps += 1;
+        Seq::new(self.superblock.session << 32 | u64::from(self.page_stamps))
+    }
+
     pub(super) fn write_checkpoint(&mut self) -> Result<(), IoFault> {
-        let seq = self.journal.last_seq();
+        let seq = self.next_page_seq();
         let slots: Vec<SlotIndex> = self
             .entries
             .iter()
+            // A page of one that is held may lie in a cluster that is another object's.
+            .filter(|(_, entry)| entry.object.state.is_ready())
             .filter(|(_, entry)| {
                 entry.volume.as_ref().is_some_and(|volume| {
                     volume.changed_directories || !volume.changed_leaves.is_empty()
@@ -127,8 +137,9 @@ fn leaf_pages(entry: &Entry, seq: Seq) -> Vec<PendingPage<MapPage>> {
         for (entry, lcn) in entries.iter_mut().zip(first..) {
             *entry = volume.volume.map().get(Lcn::new(lcn));
         }
+        let cluster = volume.volume.leaf_cluster(Lcn::new(first));
         Some(PendingPage {
-            cluster: volume.volume.leaf_cluster(Lcn::new(first)),
+            cluster: Some(cluster).filter(|cluster| !cluster.is_none())?,
             pair: index.pair(),
             page: MapPage {
                 slot: volume.volume.slot(),

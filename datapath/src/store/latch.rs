@@ -11,6 +11,8 @@ use crate::units::ByteOffset;
 pub(super) struct LatchedDisk<M> {
     medium: M,
     fault: Option<IoFault>,
+    /// Told of the first failure at once, since this process may end before it can tell anybody.
+    alarm: Option<Box<dyn Fn() + Send>>,
 }
 
 impl<M: Medium> LatchedDisk<M> {
@@ -18,7 +20,13 @@ impl<M: Medium> LatchedDisk<M> {
         Self {
             medium,
             fault: None,
+            alarm: None,
         }
+    }
+
+    /// Who is told of the first failure.
+    pub(super) fn set_alarm(&mut self, alarm: Box<dyn Fn() + Send>) {
+        self.alarm = Some(alarm);
     }
 
     pub(super) fn fault(&self) -> Option<&IoFault> {
@@ -58,6 +66,11 @@ impl<M: Medium> LatchedDisk<M> {
         }
         let result = write(&mut self.medium);
         self.fault = result.err();
+        if result.is_err()
+            && let Some(alarm) = &self.alarm
+        {
+            alarm();
+        }
         result
     }
 }

@@ -25,6 +25,7 @@ mod disk {
     pub(super) const DISKSEQ: usize = 7;
     pub(super) const COMMITTED: usize = 8;
     pub(super) const SUBMITTED: usize = 9;
+    pub(super) const FAILED: usize = 10;
 }
 
 /// Words of a volume's header.
@@ -88,6 +89,12 @@ impl LiveState {
         if word(disk::SESSION) != session && word(disk::NEXT_SESSION) != session {
             return not("the live state is of another session");
         }
+        if word(disk::FAILED) != 0 {
+            // The kernel tells of a lost write once. The next flush succeeds, and saves nothing of it.
+            return not(
+                "a write or flush of this disk failed, and what was acknowledged before may not be on it",
+            );
+        }
         if word(disk::DISKSEQ) != diskseq_word(start) {
             return not(
                 "the disk was taken away and came back: what it had in its cache may be lost",
@@ -140,6 +147,16 @@ impl LiveState {
         }
         self.header = Some(words);
         Ok(())
+    }
+
+    /// To be called when a write or flush of metadata failed: from then on this live state is not believed.
+    pub fn alarm(&self) -> Box<dyn Fn() + Send> {
+        let header = self.header.clone();
+        Box::new(move || {
+            if let Some(words) = &header {
+                words[disk::FAILED].store(1, Ordering::Release);
+            }
+        })
     }
 
     /// The superblock tells of the session now.

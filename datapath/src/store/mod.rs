@@ -86,6 +86,8 @@ pub struct Store<M> {
     /// Imports on their way: slot and name.
     reserved: BTreeMap<SlotIndex, Reservation>,
     next_ticket: u64,
+    /// Map and directory pages that this session has stamped: see [`Store::next_page_seq`].
+    page_stamps: u32,
     /// Volumes were adopted, and their entries were not looked at yet: see [`Store::settle`].
     is_unsettled: bool,
 }

@@ -141,6 +141,7 @@ impl<M: Medium> Store<M> {
             live,
             reserved,
             next_ticket,
+            page_stamps: 0,
             is_unsettled,
         };
         let gate = if store.is_allocation_refused() || read_only {
@@ -177,6 +178,7 @@ impl<M: Medium> Store<M> {
             // that were not believed are gone, and volumes that are to be attached have one.
             store.prepare_volumes(&report)?;
             store.begin_live(start, is_adopted)?;
+            store.disk.set_alarm(store.live.alarm());
             store
                 .begin_session(&choice, start)
                 .map_err(|fault| OpenError::Io {
@@ -341,13 +343,7 @@ fn load<M: Medium>(
                     repairs: &mut *repairs,
                     buffer: &mut buffer,
                 };
-                let entry =
-                    load_object(reader, adoption, slot, epoch, *record).map_err(|fault| {
-                        OpenError::Io {
-                            doing: "reading an object's trees",
-                            fault,
-                        }
-                    })?;
+                let entry = load_object(reader, adoption, slot, epoch, *record)?;
                 (slot, entry)
             }
         };
@@ -362,7 +358,7 @@ fn load_object<M: Medium>(
     slot: SlotIndex,
     epoch: Epoch,
     record: ObjectRecord,
-) -> Result<Entry, IoFault> {
+) -> Result<Entry, OpenError> {
     let mut trees = (Tree::default(), Tree::default());
     let result = match unknown(&record) {
         None => load_directories(&mut reader, &record, &mut trees),
@@ -382,7 +378,7 @@ fn load_object<M: Medium>(
         volume: None,
     };
     let loaded = match result {
-        Ok(()) if entry.object.kind == ObjectKind::Volume && adoption.take_over(&mut entry) => {
+        Ok(()) if entry.object.kind == ObjectKind::Volume && adoption.take_over(&mut entry)? => {
             return Ok(entry);
         }
         Ok(()) => load_map(&mut reader, &entry),
@@ -394,7 +390,12 @@ fn load_object<M: Medium>(
             entry.take_volume(volume, false);
         }
         Ok(map) => entry.map = Some(Arc::new(LayerMap::from_entries(map))),
-        Err(TreeError::Io(fault)) => return Err(fault),
+        Err(TreeError::Io(fault)) => {
+            return Err(OpenError::Io {
+                doing: "reading an object's trees",
+                fault,
+            });
+        }
         Err(TreeError::Damage(damage)) => entry.object.state = ReplicaState::Failed(*damage),
     }
     Ok(entry)

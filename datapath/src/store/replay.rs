@@ -130,9 +130,26 @@ pub(super) fn replay<M: Medium>(
             }
         }
     })?;
-    for volume in entries.values().filter_map(|entry| entry.volume.as_ref()) {
-        if !volume.is_live {
-            volume.volume.count_allocated();
+    for entry in entries.values_mut() {
+        let Some(volume) = entry.volume.as_ref().filter(|volume| !volume.is_live) else {
+            continue;
+        };
+        volume.volume.count_allocated();
+        let homeless = volume.changed_leaves.iter().copied().find(|leaf| {
+            let first = leaf.saturating_mul(tree::ENTRIES_PER_PAGE);
+            volume.volume.leaf_cluster(Lcn::new(first)).is_none()
+        });
+        if let Some(leaf) = homeless {
+            let at = geometry.slot_offset(entry.object.slot, PairCopy::A);
+            let what = "map pages in the journal that have no place";
+            entry.object.state = ReplicaState::Failed(Damage::Inconsistent {
+                at,
+                what,
+                expected: 0,
+                found: u64::from(leaf),
+            });
+            entry.map = None;
+            entry.volume = None;
         }
     }
     Ok(())
@@ -240,7 +257,8 @@ pub(super) fn believe<M: Medium>(
             submitted,
         }) => (committed, submitted),
         Ok(Former::Not(why)) => return Ok(Believed::Doubt(why)),
-        Err(error) => return Ok(Believed::Doubt(error.to_string())),
+        // It may be good, and is all there is of some writes: nothing is decided without a look at it.
+        Err(error) => return Err(no_look(&error)),
     };
     let mut ahead = *journal;
     ahead.read_on(disk, disk_uuid, |_| {})?;
@@ -256,18 +274,18 @@ pub(super) fn believe<M: Medium>(
 
 impl Adoption<'_> {
     /// The live map of a volume, if it is to be taken over; its directory was read. Looks at no entry.
-    pub fn take_over(&mut self, entry: &mut Entry) -> bool {
+    pub fn take_over(&mut self, entry: &mut Entry) -> Result<bool, OpenError> {
         let object = &entry.object;
         if object.loss_not_accepted {
-            return false;
+            return Ok(false);
         }
         let words = match &self.believed {
-            Believed::Disk => return false,
+            Believed::Disk => return Ok(false),
             Believed::Doubt(why) => Err(why.clone()),
             Believed::Live => match self.live.adopt(self.disk_uuid, &entry.owner()) {
                 Ok(Some(words)) => Ok(words),
                 Ok(None) => Err("its live file is gone or damaged".to_owned()),
-                Err(error) => Err(error.to_string()),
+                Err(error) => return Err(no_look(&error)),
             },
         };
         match words {
@@ -276,17 +294,17 @@ impl Adoption<'_> {
                 let volume = Volume::new(entry.owner().parts(words, self.shared.clone()), 0);
                 entry.take_volume(volume, true);
                 self.adopted.push(entry.object.uuid);
-                true
+                Ok(true)
             }
             // Without a device nothing was written since the disk was opened.
-            Err(_) if !object.want_attached => false,
+            Err(_) if !object.want_attached => Ok(false),
             Err(why) => {
                 self.lost.push(Lost {
                     uuid: object.uuid,
                     name: object.name.clone(),
                     why,
                 });
-                false
+                Ok(false)
             }
         }
     }
@@ -344,6 +362,11 @@ impl<M: Medium> Store<M> {
         Ok(())
     }
 
+    /// Whether there is nothing to settle: the allocator knows who owns what.
+    pub fn is_settled(&self) -> bool {
+        !self.is_unsettled
+    }
+
     /// Opens the live state of the session that is about to begin.
     pub(super) fn begin_live(
         &mut self,
@@ -367,6 +390,13 @@ impl<M: Medium> Store<M> {
     /// to be attached get theirs. A crash after the session has begun finds live state that matches it, so all of this must be there by then.
     pub(super) fn prepare_volumes(&mut self, report: &OpenReport) -> Result<(), OpenError> {
         for lost in &report.lost {
+            let is_ready = self
+                .object(lost.uuid)
+                .is_some_and(|object| object.state.is_ready());
+            // One that is damaged besides is not served anyway.
+            if !is_ready {
+                continue;
+            }
             self.set_loss(lost.uuid, true)
                 .map_err(|error| unsettled(&error))?;
         }
@@ -382,15 +412,27 @@ impl<M: Medium> Store<M> {
             .filter(|entry| {
                 let object = &entry.object;
                 entry.volume.as_ref().is_some_and(|volume| !volume.is_live)
+                    && object.state.is_ready()
                     && object.want_attached
                     && !object.loss_not_accepted
             })
             .map(|entry| entry.object.uuid)
             .collect();
         for uuid in wanted {
-            self.make_live(uuid).map_err(|error| unsettled(&error))?;
+            // One that has no room is not attached, and says so then; the others are.
+            if let Err(error) = self.make_live(uuid)
+                && error.fault().is_some()
+            {
+                return Err(unsettled(&error));
+            }
         }
         Ok(())
+    }
+}
+
+fn no_look(error: &crate::live::LiveError) -> OpenError {
+    OpenError::LiveState {
+        why: error.to_string(),
     }
 }
 

@@ -196,9 +196,13 @@ impl<M: Medium> Store<M> {
             None => return Err(live_gone(uuid)),
         };
         let words = if is_live {
-            self.live
-                .grow(uuid, size_bytes)
-                .map_err(|error| live_failed(uuid, &error))?
+            match self.live.grow(uuid, size_bytes) {
+                Ok(words) => words,
+                Err(error) => {
+                    self.space.give_all(more.into_iter());
+                    return Err(live_failed(uuid, &error));
+                }
+            }
         } else {
             copy_of(&volume, size_bytes)
         };
@@ -285,6 +289,10 @@ impl<M: Medium> Store<M> {
     /// `NotFound`, `Corrupt`, `ReadOnlyLatched`, `Io`.
     pub fn accept_loss(&mut self, uuid: Uuid) -> Result<(), StoreError> {
         self.check_writable()?;
+        if self.entry(uuid)?.object.want_attached {
+            // One that is wanted and not held has a live file: otherwise a crash before it is attached would hold it again.
+            self.make_live(uuid)?;
+        }
         self.set_loss(uuid, false)
     }
 
@@ -464,6 +472,7 @@ impl<M: Medium> Store<M> {
         doing: &str,
     ) -> Result<Pcn, StoreError> {
         let cluster = taken.pcn;
+        let seq = self.next_page_seq();
         let mut bytes = vec![0; usize_of(CLUSTER_BYTES)];
         for pair in 0..PAIRS_PER_CLUSTER {
             let index = u32::try_from(dir)
@@ -474,7 +483,7 @@ impl<M: Medium> Store<M> {
                 tree: TreeKind::Map,
                 slot: owner.slot,
                 epoch: owner.epoch,
-                seq: self.journal.last_seq(),
+                seq,
                 index,
                 entries: [DirectoryEntry::EMPTY; ENTRIES],
             };

@@ -279,16 +279,17 @@ impl Volume {
             return;
         };
         let dropped = |_| Some(MapEntry::new(Pcn::NONE, BlockMask::ALL));
-        // Before the cluster is on the list of dropped ones: who takes the list before it drains the marks is sure to capture this change.
         self.dirty.mark(lcn);
         self.disk.space.dropping(|| {
             let (before, changed) = transition::change(word, dropped);
+            // Before the cluster is on the list of dropped ones: who takes the list and then drains the marks is sure to capture this change.
+            // The first mark alone may have been drained before the change.
+            self.dirty.mark(lcn);
             let pcn = Some(before.pcn()).filter(|pcn| changed && !pcn.is_none())?;
             self.counters.allocated.fetch_sub(1, Ordering::SeqCst);
             self.counters.drops.fetch_add(1, Ordering::SeqCst);
             Some(pcn)
         });
-        self.dirty.mark(lcn);
     }
 
     /// Gives `lcn`, which has no cluster, the cluster `pcn`; whether it did. Of an entry with tombstones, those blocks are zero in `pcn`.

@@ -13,6 +13,9 @@ use crate::units::Pcn;
 /// Called when space came back or a lock became free.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
+/// Clusters that are given back under one hold of the lock.
+const CLUSTERS_PER_LOCK: usize = 4096;
+
 /// Why no cluster is to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unavailable {
@@ -126,10 +129,12 @@ impl Space {
 
     /// As [`Self::give`], of many.
     pub fn give_all(&self, clusters: impl Iterator<Item = Pcn>) {
-        {
+        // Walking a map takes its time, and is done outside of the lock.
+        let clusters: Vec<Pcn> = clusters.collect();
+        for some in clusters.chunks(CLUSTERS_PER_LOCK) {
             let mut inner = self.lock();
-            for pcn in clusters {
-                inner.free(pcn);
+            for pcn in some {
+                inner.free(*pcn);
             }
         }
         self.wake();
@@ -176,14 +181,16 @@ impl Space {
 
     /// Makes clusters free: their drop is durable, and no request uses them any more.
     pub fn release(&self, clusters: Quarantine) {
-        if clusters.0.is_empty() {
+        let Quarantine(clusters) = clusters;
+        if clusters.is_empty() {
             return;
         }
-        {
+        // A discard of a whole disk comes back as millions: others get their turn in between.
+        for some in clusters.chunks(CLUSTERS_PER_LOCK) {
             let mut inner = self.lock();
-            for pcn in clusters.0 {
-                inner.returning.remove(&pcn);
-                inner.free(pcn);
+            for pcn in some {
+                inner.returning.remove(pcn);
+                inner.free(*pcn);
             }
         }
         self.wake();

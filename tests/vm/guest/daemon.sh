@@ -85,7 +85,8 @@ other_daemon() { BEDPLATE_SOCKET="$LAB_TMP/other/bedplate.sock" "$@"; }
 
 # other_daemon_start [FLAG...]: one that knows only the disks that it is given.
 other_daemon_start() {
-  mkdir -p "$LAB_TMP/other"
+  # Live files need a tmpfs, which a quick guest's /tmp is.
+  mkdir -p "$LAB_TMP/other/live"
   printf '[discovery]\nall_block_devices = false\n' >"$LAB_TMP/other/bedplated.toml"
   bedplated --config "$LAB_TMP/other/bedplated.toml" --run-dir "$LAB_TMP/other" --state-dir "$LAB_TMP/other" \
     --socket "$LAB_TMP/other/bedplate.sock" "$@" >"$LAB_TMP/other/bedplated.log" 2>&1 &

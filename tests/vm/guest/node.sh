@@ -87,8 +87,19 @@ leave_guest() {
 
 # What helps to understand a failure.
 show_why() {
+  # A daemon that hangs must not keep this from being said.
+  for what in status "disk list" "volume list"; do
+    # shellcheck disable=SC2086
+    timeout 20 bedplate $what 2>&1 || true
+  done
+  # Daemons that are there, dead ones that the kernel still waits for too.
+  pgrep -l bedplated || true
   [ "$LAB_GUEST" = node ] && journalctl -b --no-pager -n 60 -u 'bedplate*' 2>/dev/null
   [ -e "$LAB_TMP/bedplated.log" ] && tail -n 40 "$LAB_TMP/bedplated.log"
+  if [ -e "$LAB_TMP/other/bedplated.log" ]; then
+    echo "the other daemon:"
+    tail -n 20 "$LAB_TMP/other/bedplated.log"
+  fi
   dmesg | tail -n 15
   return 0
 }

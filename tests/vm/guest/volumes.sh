@@ -30,7 +30,11 @@ attach_volume() {
 # volume_is NAME STATE
 volume_is() { [ "$(volume_field "$1" state)" = "$2" ]; }
 
-volume_ready() { volume_is "$1" Ready && [ "$(volume_field "$1" device)" = "$2" ]; }
+# One call only: under full load each takes seconds in an emulated guest.
+volume_ready() {
+  bedplate -o json volume show "$1" >"$LAB_TMP/shown" && [ "$(json_field state <"$LAB_TMP/shown")" = Ready ] &&
+    [ "$(json_field device <"$LAB_TMP/shown")" = "$2" ]
+}
 
 # volume_back_on NAME DEVICE [SECONDS]: Ready again, on the same device.
 volume_back_on() { within "${3:-30}" volume_ready "$1" "$2"; }

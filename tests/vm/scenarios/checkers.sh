@@ -3,6 +3,7 @@
 GUESTS="quick"
 DISKS="64 64 128"
 TOOLS=fio
+RUN_KERNELS="backports"
 
 boot_1() {
   tools_are_there

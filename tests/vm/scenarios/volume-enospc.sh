@@ -2,6 +2,7 @@
 # A full disk: first touches get ENOSPC and nothing else does; nothing is corrupted; with space freed all works again; 80 and 95 % are told.
 GUESTS="quick"
 DISKS="192"
+RUN_KERNELS="backports"
 QUEUES=2
 
 SIZE=8388608

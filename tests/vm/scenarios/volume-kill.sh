@@ -56,7 +56,6 @@ one_kill() {
   daemon_start
   answers=$(($(uptime_ms) - from))
   volume_back_on fio "$fio"
-  volume_back_on writer "$writer"
   took=$(($(uptime_ms) - from))
   writer_goes_on w
   writer_no_fault w

@@ -25,7 +25,7 @@ boot_1() {
   one=$(find "$live" -type f -name "*$uuid*" | head -n 1)
   [ -n "$one" ] || fail "no live file of vm ($uuid)"
   fresh=--fresh
-  for damage in deleted emptied shortened flipped zeroed; do held_after "$damage" "$one" vm; done
+  for damage in deleted emptied flipped zeroed shortened; do held_after "$damage" "$one" vm; done
   # All of them, the directory too: both are held.
   held_after all_deleted "$live" vm other
   must bedplate image verify golden
