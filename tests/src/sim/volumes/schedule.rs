@@ -209,8 +209,9 @@ fn run_session(node: &mut Node, first: bool, requests: u64) -> Result<(), Halt> 
         }
         _ => {}
     }
-    if node.rng.percent(15) {
-        let left = node.rng.below(12);
+    // Little space: freed clusters are soon somebody else's.
+    if node.rng.percent(40) {
+        let left = 4 + node.rng.below(30);
         node.take_space(left)?;
     }
     session_of(node, requests)
@@ -225,13 +226,12 @@ fn session_of(node: &mut Node, requests: u64) -> Result<(), Halt> {
             .iter()
             .all(|volume| !node.is_attached(*volume))
         {
-            match node.volumes().first() {
-                Some(volume) => node.attach(*volume)?,
-                None => {
-                    node.give_space()?;
-                    let sectors = any_size(node);
-                    node.create(true, sectors)?;
-                }
+            if let Some(volume) = node.volumes().first() {
+                node.attach(*volume)?;
+            } else {
+                node.give_space()?;
+                let sectors = any_size(node);
+                node.create(true, sectors)?;
             }
         }
         let steps = node.rng.below(25);
@@ -239,8 +239,8 @@ fn session_of(node: &mut Node, requests: u64) -> Result<(), Halt> {
         let wanted = node.front.borrow().wants_commit;
         match node.rng.below(100) {
             0..30 if wanted => node.commit()?,
-            30..36 => node.commit()?,
-            36..45 => operation(node)?,
+            30..38 => node.commit()?,
+            38..46 => operation(node)?,
             _ => {}
         }
     }

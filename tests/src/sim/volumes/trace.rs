@@ -82,9 +82,8 @@ pub fn crash_everywhere(
 ) -> Result<Tried, String> {
     let mut tried = Tried::default();
     let (from, until) = match run(node, seed, before, script, None, broken) {
-        (Ok(()), from) => (from, node.disk.borrow().operations()),
-        // The script itself ends so.
-        (Err(Halt::Stopped), from) => (from, node.disk.borrow().operations()),
+        // Stopped: the script itself ends so.
+        (Ok(()) | Err(Halt::Stopped), from) => (from, node.disk.borrow().operations()),
         (Err(halt), _) => return Err(format!("without a crash: {halt:?}")),
     };
     // One more: after the last.
