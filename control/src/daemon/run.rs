@@ -133,13 +133,19 @@ async fn come_back(node: &Arc<Node>) {
     if let Err(error) = support.and_then(|started| started) {
         node.set_problem("ublk", Some(error));
     }
-    let recovery = async {
-        discovery::at_start(node).await;
-        watchdog::tell_status("bringing devices back");
-        recover::settled(node).await;
+    // A task of its own: what is late is not waited for, but it goes on.
+    let recovery = {
+        let node = Arc::clone(node);
+        tokio::spawn(async move {
+            discovery::at_start(&node).await;
+            watchdog::tell_status("bringing devices back");
+            recover::settled(&node).await;
+        })
     };
-    if tokio::time::timeout(READY_WITHIN, recovery).await.is_err() {
-        tracing::warn!("some devices are still being brought back");
+    match tokio::time::timeout(READY_WITHIN, recovery).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "bringing devices back ended unexpectedly"),
+        Err(_late) => tracing::warn!("some devices are still being brought back"),
     }
     let status = format!(
         "{} disks online, {} images, {} volumes",

@@ -5,6 +5,7 @@ pub(super) mod discovery;
 pub(super) mod entry;
 mod format;
 pub(super) mod health;
+mod in_change;
 mod live;
 mod online;
 mod remove;
