@@ -7,7 +7,7 @@ mod format;
 pub(super) mod health;
 mod in_change;
 mod live;
-mod online;
+pub(super) mod online;
 mod remove;
 pub(super) mod space;
 mod thread;

@@ -268,7 +268,7 @@ pub fn entry_of<'a>(disks: &'a mut Vec<DiskEntry>, path: &Path) -> &'a mut DiskE
 }
 
 /// The error of a disk that somebody else is at.
-fn in_change(name: &str) -> ApiError {
+pub fn in_change(name: &str) -> ApiError {
     ApiError::new(
         ErrorKind::Busy,
         format!("the disk {name} is being opened, closed or formatted"),
