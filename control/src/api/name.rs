@@ -1,5 +1,7 @@
 //! Names of objects.
 
+use uuid::Uuid;
+
 use super::ApiError;
 use crate::error_kind::ErrorKind;
 
@@ -8,7 +10,8 @@ pub const NAME_BYTES_MAX: usize = 128;
 /// The rule, as people and the OpenAPI document read it.
 pub const NAME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$";
 
-/// A legal name: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`. So it is safe in a path, in a URL and in a unit file.
+/// A legal name: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`, and no UUID. So it is safe in a path, in a URL and in a unit file, and never means
+/// another object, since objects are named by their UUID as well.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectName(String);
 
@@ -26,6 +29,7 @@ impl ObjectName {
             Some(_) if name.len() > NAME_BYTES_MAX => {
                 Some(format!("it has {} characters", name.chars().count()))
             }
+            Some(_) if name.parse::<Uuid>().is_ok() => Some("it is a UUID".to_owned()),
             Some(_) => name
                 .chars()
                 .find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')))
@@ -71,6 +75,7 @@ mod tests {
             "a",
             "0",
             "A_b.c-d",
+            "67e55044-10b1-426f-9247",
             &"x".repeat(128),
         ] {
             assert_eq!(ObjectName::parse(name).expect(name).as_str(), name);
@@ -90,6 +95,8 @@ mod tests {
             ("a\0", "contains '\\0'"),
             ("größe", "contains 'ö'"),
             (&"x".repeat(129), "129 characters"),
+            ("67e55044-10b1-426f-9247-bb680e5fe0c8", "it is a UUID"),
+            ("67E5504410B1426F9247BB680E5FE0C8", "it is a UUID"),
         ];
         for (name, why) in table {
             let error = ObjectName::parse(name).expect_err(name);

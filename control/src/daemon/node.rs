@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::disk::actor::DiskActor;
 use super::disk::entry::DiskEntry;
+use super::disk::online::in_change;
 use super::errors;
 use super::jobs::Jobs;
 use super::object::runtime::ObjectTable;
@@ -181,7 +182,7 @@ impl Node {
     /// The actor of a disk that is in use.
     ///
     /// # Errors
-    /// `DiskOffline`, with the reason that the disk has.
+    /// `DiskOffline`, with the reason that the disk has; `Busy` while it is being closed.
     pub fn actor(&self, disk: Uuid) -> Result<Arc<DiskActor>, ApiError> {
         let disks = self.disks();
         let entry = disks.iter().find(|entry| entry.uuid == Some(disk));
@@ -192,6 +193,9 @@ impl Node {
             )
             .disk(disk.to_string()));
         };
+        if entry.in_change && entry.actor.is_some() {
+            return Err(in_change(&entry.name()));
+        }
         entry.actor.clone().ok_or_else(|| {
             let why = entry.state.why().unwrap_or("it was not found");
             ApiError::new(

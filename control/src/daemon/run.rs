@@ -133,13 +133,19 @@ async fn come_back(node: &Arc<Node>) {
     if let Err(error) = support.and_then(|started| started) {
         node.set_problem("ublk", Some(error));
     }
-    let recovery = async {
-        discovery::at_start(node).await;
-        watchdog::tell_status("bringing devices back");
-        recover::settled(node).await;
+    // A task of its own: what is late is not waited for, but it goes on.
+    let recovery = {
+        let node = Arc::clone(node);
+        tokio::spawn(async move {
+            discovery::at_start(&node).await;
+            watchdog::tell_status("bringing devices back");
+            recover::settled(&node).await;
+        })
     };
-    if tokio::time::timeout(READY_WITHIN, recovery).await.is_err() {
-        tracing::warn!("some devices are still being brought back");
+    match tokio::time::timeout(READY_WITHIN, recovery).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "bringing devices back ended unexpectedly"),
+        Err(_late) => tracing::warn!("some devices are still being brought back"),
     }
     let status = format!(
         "{} disks online, {} images, {} volumes",
@@ -166,8 +172,14 @@ async fn leave(node: &Arc<Node>) {
     }
     // Devices stay, quiesced, for the next process; their requests wait in the kernel.
     let serving = Arc::clone(node);
-    if let Err(error) = super::blocking::blocking(move || serving.serving.leave()).await {
-        tracing::warn!("leaving the devices: {error}");
+    let all_ended = super::blocking::blocking(move || serving.serving.leave()).await;
+    if !matches!(all_ended, Ok(true)) {
+        // A reactor may still acknowledge a write. A disk that was closed now would be marked clean without it, and the next process
+        // would not believe the live state that has it. This one ends as in a crash: its disks stay open until the very end, so
+        // that no thread of theirs closes one when the last who knows it lets go.
+        tracing::warn!("not all reactors have ended: the disks are not marked clean");
+        std::mem::forget(Arc::clone(node));
+        return;
     }
     if tokio::time::timeout(DISKS_CLOSE_WITHIN, disk::close_all(node))
         .await

@@ -158,14 +158,16 @@ impl Serving {
             .is_none_or(|target| target.beats(patience).iter().all(|beat| beat.alive))
     }
 
-    /// Leaves every device to the next process: its requests wait in the kernel.
-    pub fn leave(&self) {
+    /// Leaves every device to the next process: its requests wait in the kernel. Answers whether all reactors have ended. If not, a
+    /// write may still be acknowledged, so no disk must be marked clean: the process is to end as in a crash.
+    #[must_use]
+    pub fn leave(&self) -> bool {
         let state = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *state, State::Stopped)
         };
         let State::Running(mut shared) = state else {
-            return;
+            return true;
         };
         let deadline = Instant::now() + CALLS_END_WITHIN;
         let target = loop {
@@ -176,16 +178,21 @@ impl Serving {
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 Err(_) => {
-                    // The kernel quiesces the devices when the process ends, as after a crash.
+                    // The call's own share is the last one now: when it ends, the reactors are told to leave. The kernel quiesces
+                    // the devices when the process ends, as after a crash.
                     tracing::warn!(
                         "a call into the target does not end; its devices are left as after a crash"
                     );
-                    return;
+                    return false;
                 }
             }
         };
-        if let Err(error) = target.quiesce_all() {
-            tracing::warn!("leaving the devices: {error}");
+        match target.quiesce_all() {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!("leaving the devices: {error}");
+                false
+            }
         }
     }
 }

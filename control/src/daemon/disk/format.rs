@@ -13,7 +13,8 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::entry::DiskEntry;
-use super::online::{CLAIM_FOR_USER, absolute, add, entry_of, same_file};
+use super::in_change::InChange;
+use super::online::{CLAIM_FOR_USER, absolute, add, same_file};
 use crate::api::{ApiError, Disk, FormatDisk};
 use crate::daemon::errors;
 use crate::daemon::history::unix_ms;
@@ -36,33 +37,31 @@ async fn format_and_add(node: &Arc<Node>, request: FormatDisk) -> Result<Disk, A
     node.require_running()?;
     let path = absolute(&request.path)?;
     // Discovery must neither judge the half written format nor open the disk before this does.
-    let known = begin(node, &path)?;
+    let (change, known) = begin(node, &path)?;
     let on_disk = path.clone();
     let written = tokio::task::spawn_blocking(move || {
         write_format(&on_disk, request.size_bytes, request.force)
     })
     .await
     .unwrap_or_else(|_| Err(errors::internal("formatting ended unexpectedly")));
-    end(node, &path, known && written.is_err());
+    end(node, change, &path, known && written.is_err());
     written?;
     add(node, &request.path).await
 }
 
-/// Marks the disk as being changed. Answers whether there was an entry of it.
-fn begin(node: &Node, path: &Path) -> Result<bool, ApiError> {
+/// Marks the disk as being changed. Answers also whether there was an entry of it.
+fn begin(node: &Arc<Node>, path: &Path) -> Result<(InChange, bool), ApiError> {
     let mut disks = node.disks();
     refuse_in_use(&disks, path)?;
     let known = disks.iter().any(|entry| entry.path == path);
-    entry_of(&mut disks, path).in_change = true;
-    Ok(known)
+    Ok((InChange::begin(node, &mut disks, path), known))
 }
 
 /// Ends the change. Once a disk is formatted, whatever was known about its path is of the past.
-fn end(node: &Node, path: &Path, keep: bool) {
+fn end(node: &Node, change: InChange, path: &Path, keep: bool) {
     let mut disks = node.disks();
-    if keep {
-        entry_of(&mut disks, path).in_change = false;
-    } else {
+    change.end(&mut disks);
+    if !keep {
         disks.retain(|entry| entry.path != path);
     }
 }

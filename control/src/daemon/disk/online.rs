@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::actor::{DiskActor, Setup};
 use super::entry::DiskEntry;
+use super::in_change::InChange;
 use crate::api::{ApiError, Disk, DiskState};
 use crate::daemon::blocking::blocking;
 use crate::daemon::node::Node;
@@ -26,7 +27,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Who changes a disk now.
 enum Turn {
     /// The one who asked: its entry says that it is being changed.
-    Ours,
+    Ours(InChange),
     /// Nobody: it is open already.
     Open(Uuid),
     /// Somebody else.
@@ -109,18 +110,17 @@ impl Node {
         path: &Path,
         claim_within: Duration,
     ) -> Result<Uuid, ApiError> {
-        match self.begin_change(path) {
-            Turn::Ours => {}
+        let change = match self.begin_change(path) {
+            Turn::Ours(change) => change,
             Turn::Open(uuid) => return Ok(uuid),
             Turn::Theirs => return Err(in_change(&path.display().to_string())),
-        }
+        };
         let opened = DiskActor::open(path, Instant::now() + claim_within, self.setup()).await;
         match opened {
-            Ok(actor) => self.take_into_use(path, Arc::new(actor)).await,
+            Ok(actor) => self.take_into_use(path, Arc::new(actor), change).await,
             Err(error) => {
                 let mut disks = self.disks();
-                if let Some(entry) = disks.iter_mut().find(|entry| entry.path == path) {
-                    entry.in_change = false;
+                if let Some(entry) = change.end(&mut disks) {
                     let state = if error.kind == ErrorKind::NotFound {
                         DiskState::Absent
                     } else {
@@ -153,7 +153,7 @@ impl Node {
     }
 
     /// Marks the entry of `path` as being opened, unless somebody else is at it, by whatever name of the same disk.
-    fn begin_change(&self, path: &Path) -> Turn {
+    fn begin_change(self: &Arc<Self>, path: &Path) -> Turn {
         let mut disks = self.disks();
         let same = disks.iter().find(|entry| {
             (entry.in_change || entry.actor.is_some()) && same_file(&entry.path, path)
@@ -164,13 +164,13 @@ impl Node {
                 _ => Turn::Theirs,
             };
         }
+        let change = InChange::begin(self, &mut disks, path);
         let entry = entry_of(&mut disks, path);
-        entry.in_change = true;
         // A disk that is tried again and again does not change its state each time.
         if entry.state.get() == DiskState::Absent {
             entry.set_state(DiskState::Opening, None, "found");
         }
-        Turn::Ours
+        Turn::Ours(change)
     }
 
     /// Whether somebody opens, closes or formats the disk at `path` now.
@@ -184,11 +184,15 @@ impl Node {
         self: &Arc<Self>,
         path: &Path,
         actor: Arc<DiskActor>,
+        change: InChange,
     ) -> Result<Uuid, ApiError> {
         let uuid = actor.uuid;
         if let Err(error) = self.refuse_duplicate(path, &actor) {
             if let Err(error) = actor.close().await {
                 tracing::warn!("closing a duplicate disk: {error}");
+            }
+            if let Some(entry) = change.end(&mut self.disks()) {
+                entry.set_state(DiskState::Offline, Some(error.clone()), "");
             }
             return Err(error);
         }
@@ -218,12 +222,11 @@ impl Node {
         let lost = actor.report.lost.clone();
         {
             let mut disks = self.disks();
-            if let Some(entry) = disks.iter_mut().find(|entry| entry.path == path) {
+            if let Some(entry) = change.end(&mut disks) {
                 entry.uuid = Some(uuid);
                 entry.contents = actor.contents();
                 entry.actor = Some(actor);
                 entry.slot = None;
-                entry.in_change = false;
                 entry.set_state(DiskState::Online, None, &cause);
             }
         }
@@ -245,12 +248,10 @@ impl Node {
             disks.retain(|entry| entry.path == path || entry.uuid != Some(actor.uuid));
             return Ok(());
         };
-        let error = duplicate(actor.uuid, &[other.path.clone(), path.to_owned()]);
-        if let Some(entry) = disks.iter_mut().find(|entry| entry.path == path) {
-            entry.in_change = false;
-            entry.set_state(DiskState::Offline, Some(error.clone()), "");
-        }
-        Err(error)
+        Err(duplicate(
+            actor.uuid,
+            &[other.path.clone(), path.to_owned()],
+        ))
     }
 }
 
@@ -267,7 +268,7 @@ pub fn entry_of<'a>(disks: &'a mut Vec<DiskEntry>, path: &Path) -> &'a mut DiskE
 }
 
 /// The error of a disk that somebody else is at.
-fn in_change(name: &str) -> ApiError {
+pub fn in_change(name: &str) -> ApiError {
     ApiError::new(
         ErrorKind::Busy,
         format!("the disk {name} is being opened, closed or formatted"),

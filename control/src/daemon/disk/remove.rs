@@ -3,14 +3,25 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
-use crate::api::{ApiError, DiskState};
-use crate::daemon::errors;
+use super::in_change::InChange;
+use crate::api::{ApiError, AttachmentState, DiskState};
+use crate::daemon::blocking::blocking;
 use crate::daemon::node::Node;
 use crate::daemon::object::Noun;
 use crate::daemon::object::backing::loss_key;
 use crate::error_kind::ErrorKind;
+
+/// A disk that is being taken out of use.
+struct Removal {
+    uuid: Option<Uuid>,
+    path: PathBuf,
+    change: InChange,
+    /// Of every object on it: none gets a device until the disk is gone.
+    _turns: Vec<OwnedMutexGuard<()>>,
+}
 
 /// Takes the disk that `name` means (a UUID or a path) out of use and forgets it.
 ///
@@ -18,7 +29,12 @@ use crate::error_kind::ErrorKind;
 /// `NotFound`; `Busy` while an image or a volume on it is attached, or a job uses it.
 pub async fn remove(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
     node.require_running()?;
-    let (uuid, path) = begin(node, name)?;
+    let Removal {
+        uuid,
+        path,
+        change,
+        _turns,
+    } = begin(node, name)?;
     let (actor, slot) = {
         let disks = node.disks();
         let entry = disks.iter().find(|entry| entry.path == path);
@@ -27,13 +43,13 @@ pub async fn remove(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
             entry.and_then(|entry| entry.slot),
         )
     };
-    if let Some(slot) = slot
-        && let Err(error) = node.serving.remove_disk(slot)
-    {
+    if let Some(slot) = slot {
+        let serving = Arc::clone(node);
+        blocking(move || serving.serving.remove_disk(slot)).await??;
+        // Given to the next disk, whatever becomes of this one.
         if let Some(entry) = node.disks().iter_mut().find(|entry| entry.path == path) {
-            entry.in_change = false;
+            entry.slot = None;
         }
-        return Err(error);
     }
     if let Some(actor) = actor
         && let Err(error) = actor.close().await
@@ -46,7 +62,11 @@ pub async fn remove(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
             node.set_problem(&loss_key(found.object.uuid), None);
         }
     }
-    node.disks().retain(|entry| entry.path != path);
+    {
+        let mut disks = node.disks();
+        change.end(&mut disks);
+        disks.retain(|entry| entry.path != path);
+    }
     if let Some(uuid) = uuid {
         node.seen().remove(uuid);
         node.set_problem(&super::space::space_key(uuid), None);
@@ -58,13 +78,11 @@ pub async fn remove(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
 }
 
 /// Marks the disk as being closed, if nothing uses it.
-fn begin(node: &Node, name: &str) -> Result<(Option<Uuid>, PathBuf), ApiError> {
+fn begin(node: &Arc<Node>, name: &str) -> Result<Removal, ApiError> {
     let mut disks = node.disks();
-    let runtimes = node.runtimes();
-    let path = super::find(&disks, name)?.path.clone();
-    let Some(entry) = disks.iter_mut().find(|entry| entry.path == path) else {
-        return Err(errors::internal("a disk that was there is gone"));
-    };
+    let mut runtimes = node.runtimes();
+    let entry = super::find(&disks, name)?;
+    let (uuid, path) = (entry.uuid, entry.path.clone());
     let busy = |what: String, remedy: &str| {
         Err(ApiError::new(
             ErrorKind::Busy,
@@ -79,10 +97,22 @@ fn begin(node: &Node, name: &str) -> Result<(Option<Uuid>, PathBuf), ApiError> {
             "try again in a moment",
         );
     }
+    let mut turns = Vec::new();
     for object in &entry.contents_now().objects {
-        let Some(runtime) = runtimes.get(object.uuid) else {
-            continue;
+        let runtime = runtimes.of(object.uuid);
+        // A device that is on its way is not known yet, and would be served by whatever disk gets this one's place.
+        let on_its_way = matches!(
+            runtime.attachment.get(),
+            AttachmentState::Attaching | AttachmentState::Recovering
+        );
+        let turn = runtime.turn.clone().try_lock_owned();
+        let (Ok(turn), false) = (turn, on_its_way) else {
+            return busy(
+                format!("the {} {} is being changed", Noun::of(object), object.name),
+                "try again in a moment",
+            );
         };
+        turns.push(turn);
         if runtime.device.is_some() {
             return busy(
                 format!("the {} {} is attached", Noun::of(object), object.name),
@@ -98,15 +128,20 @@ fn begin(node: &Node, name: &str) -> Result<(Option<Uuid>, PathBuf), ApiError> {
     }
     let importing = runtimes
         .imports()
-        .find(|(_, import)| entry.uuid == Some(import.disk));
+        .find(|(_, import)| uuid == Some(import.disk));
     if let Some((image, import)) = importing {
         return busy(
             format!("job {} imports the image {image}", import.job.id()),
             "wait for the job, or cancel it",
         );
     }
-    entry.in_change = true;
-    Ok((entry.uuid, entry.path.clone()))
+    drop(runtimes);
+    Ok(Removal {
+        uuid,
+        change: InChange::begin(node, &mut disks, &path),
+        path,
+        _turns: turns,
+    })
 }
 
 /// Closes every disk, at the daemon's end. All at the same time; one that hangs does not keep the others open.

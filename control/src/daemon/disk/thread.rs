@@ -77,6 +77,7 @@ pub fn run(
     contents: &Mutex<Arc<Contents>>,
     answer: oneshot::Sender<Result<Facts, ApiError>>,
 ) {
+    let _guard = AbortOnPanic;
     let (store, facts) = match open(path, deadline, &setup) {
         Ok(opened) => opened,
         Err(error) => {
@@ -101,6 +102,18 @@ pub fn run(
         failing: false,
     };
     thread.serve(commands);
+}
+
+/// Devices whose disk's thread unwound would get `EIO` for each flush: the process ends instead, so that the kernel quiesces them, and
+/// what was asked for waits for the next one. Where unanswered commits are held, one of these is dropped before they are.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
 }
 
 fn open(path: &Path, deadline: Instant, setup: &Setup) -> Result<(DiskStore, Facts), ApiError> {
@@ -196,6 +209,7 @@ struct Thread<'a> {
 
 impl Thread<'_> {
     fn serve(mut self, commands: &Receiver<Command>) {
+        let _guard = AbortOnPanic;
         let mut open_ended = true;
         while open_ended || !self.waiting.others.is_empty() {
             if self.waiting.others.is_empty() {
@@ -261,6 +275,7 @@ impl Thread<'_> {
     fn commit(&mut self) {
         // Taken before it begins: who asks from now on gets the next one.
         let commits = std::mem::take(&mut self.waiting.commits);
+        let _guard = AbortOnPanic;
         self.commit_at = Instant::now() + COMMIT_EVERY;
         let outcome = match self.store.commit() {
             Ok(quarantine) => {

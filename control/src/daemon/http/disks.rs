@@ -8,6 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 
 use super::failure::Failure;
+use super::finish;
 use crate::api::{AddDisk, Disk, DiskDetail, DiskList, FormatDisk};
 use crate::daemon::disk;
 use crate::daemon::node::Node;
@@ -31,7 +32,8 @@ pub(super) async fn add(
     request: Result<Json<AddDisk>, JsonRejection>,
 ) -> Result<Json<Disk>, Failure> {
     let Json(request) = request?;
-    Ok(Json(disk::add(&node, &request.path).await?))
+    let added = finish(async move { disk::add(&node, &request.path).await });
+    Ok(Json(added.await?))
 }
 
 pub(super) async fn format(
@@ -50,6 +52,6 @@ pub(super) async fn remove(
     name: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Failure> {
     let Path(name) = name?;
-    disk::remove(&node, &name).await?;
+    finish(async move { disk::remove(&node, &name).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::failure::Failure;
+use super::finish;
 use crate::api::{DoctorReport, Status, openapi as document};
 use crate::daemon::blocking::blocking;
 use crate::daemon::node::Node;
@@ -29,6 +30,6 @@ pub(super) async fn openapi() -> Json<utoipa::openapi::OpenApi> {
 }
 
 pub(super) async fn remove_devices(State(node): State<Arc<Node>>) -> Result<StatusCode, Failure> {
-    remove_devices::in_daemon(&node).await?;
+    finish(async move { remove_devices::in_daemon(&node).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

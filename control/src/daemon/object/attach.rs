@@ -104,8 +104,12 @@ pub async fn detach(node: &Arc<Node>, noun: Noun, name: &str) -> Result<(Located
         // One of a dead daemon that was not taken over, since the object is held. What waits in it fails: that was asked for.
         None => remove_left_over(node, &found).await?,
     }
-    if let Some(kept) = found.object.dev_id {
-        commit(node, &found, kept, false).await?;
+    if let Some(kept) = found.object.dev_id
+        && let Err(error) = commit(node, &found, kept, false).await
+    {
+        // It has no device, and is to have one: as after a device that did not come up, it is tried again.
+        set_attachment(node, &found.object, AttachmentState::Held, Some(&error), "");
+        return Err(error);
     }
     let (state, cause) = (AttachmentState::Detached, "asked to detach");
     set_attachment(node, &found.object, state, None, cause);

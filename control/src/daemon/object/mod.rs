@@ -174,12 +174,17 @@ impl Node {
         Ok(first.clone())
     }
 
-    /// The same object again, after a wait.
+    /// The same object again, after a wait. Whatever others are called.
     ///
     /// # Errors
     /// `NotFound` when it was deleted meanwhile.
     pub fn find_again(&self, found: &Located) -> Result<Located, ApiError> {
-        self.find(found.noun(), &found.object.uuid.to_string())
+        let (noun, uuid) = (found.noun(), found.object.uuid);
+        self.objects()
+            .into_iter()
+            .filter(|now| now.noun() == noun && now.object.uuid == uuid)
+            .min_by_key(|now| !now.object.state.is_ready())
+            .ok_or_else(|| not_found(noun, &found.object.name, None))
     }
 
     fn import_job(&self, name: &str) -> Option<u64> {

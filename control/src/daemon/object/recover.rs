@@ -23,21 +23,44 @@ use crate::error_kind::ErrorKind;
 const RETRY: Duration = Duration::from_secs(5);
 
 /// A disk came into use: the devices of its objects are brought up, all at the same time, without waiting for them here. Volumes that are
-/// held are not: `lost` tells why, where that was found out just now.
+/// held are not: `lost` tells why, where that was found out just now. Then the disk settles what it took over.
 pub fn disk_came(node: &Arc<Node>, disk: Uuid, lost: &[Lost]) {
+    let mut coming = JoinSet::new();
     for found in node
         .objects()
         .into_iter()
         .filter(|found| found.disk == disk)
     {
-        if hold(node, &found, lost) || !found.object.want_attached {
+        let has_device = node.runtimes().of(found.object.uuid).device.is_some();
+        if hold(node, &found, lost) || !found.object.want_attached || has_device {
             continue;
         }
         let (state, cause) = (AttachmentState::Recovering, "its disk came into use");
         attach::set_attachment(node, &found.object, state, None, cause);
         let node = Arc::clone(node);
-        tokio::spawn(async move { bring_back(&node, &found).await });
+        coming.spawn(async move { bring_back(&node, &found).await });
     }
+    let node = Arc::clone(node);
+    tokio::spawn(async move {
+        while coming.join_next().await.is_some() {}
+        settle(&node, disk).await;
+    });
+}
+
+/// Until a disk has settled what it took over it allocates nothing, so that writes to new places wait: it does that now and not with the
+/// first commit, but after its devices are back, which need not wait for it.
+async fn settle(node: &Arc<Node>, disk: Uuid) {
+    // One that was removed meanwhile, or whose daemon goes down, settles when it is opened again.
+    let Ok(actor) = node.actor(disk) else { return };
+    match actor.change(|store| store.settle()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::error!(disk = %actor.name(), "settling what was taken over: {error}");
+            node.refresh_disk(disk);
+        }
+        Err(error) => tracing::debug!("settling what was taken over: {error}"),
+    }
+    node.refresh_space(disk);
 }
 
 /// Says that a volume is held, if it is.
@@ -80,8 +103,16 @@ async fn bring_back(node: &Arc<Node>, found: &Located) {
         return;
     }
     // Looked up again: what was asked for while another change had its turn counts.
-    let Ok(found) = node.find_again(found) else {
-        return;
+    let found = match node.find_again(found) {
+        Ok(found) => found,
+        Err(error) => {
+            // Nobody waits for it any more: it was deleted, or its disk was removed.
+            if node.runtimes().get(uuid).is_some() {
+                let state = AttachmentState::Held;
+                attach::set_attachment(node, &found.object, state, Some(&error), "");
+            }
+            return;
+        }
     };
     if !found.object.want_attached {
         attach::set_attachment(
