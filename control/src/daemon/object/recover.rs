@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bedplate_datapath::store::Lost;
+use bedplate_datapath::store::{Lost, Store};
 use bedplate_datapath::units::DevId;
 use bedplate_ublk_target::{DeviceState, KernelDevice, OwnerTag, Target};
 use tokio::task::JoinSet;
@@ -52,7 +52,7 @@ pub fn disk_came(node: &Arc<Node>, disk: Uuid, lost: &[Lost]) {
 async fn settle(node: &Arc<Node>, disk: Uuid) {
     // One that was removed meanwhile, or whose daemon goes down, settles when it is opened again.
     let Ok(actor) = node.actor(disk) else { return };
-    match actor.change(|store| store.settle()).await {
+    match actor.change(Store::settle).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             tracing::error!(disk = %actor.name(), "settling what was taken over: {error}");
