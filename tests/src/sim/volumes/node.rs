@@ -477,6 +477,9 @@ impl Node {
         let (uuid, which) = (known.uuid, known.which);
         self.front.borrow_mut().oracle.grow(which, sectors);
         self.phase(Phase::Resize);
+        if self.traces {
+            println!("  volume {volume}: {sectors} sectors");
+        }
         let result = self.call(|store| store.resize_volume(uuid, (sectors * SECTOR) as u64))?;
         self.phase(Phase::Other);
         match result {
