@@ -306,6 +306,21 @@ impl Node {
         }
     }
 
+    /// A checkpoint. The daemon makes one when the journal is full, which takes longer than a schedule.
+    ///
+    /// # Errors
+    /// As for [`Node::commit`].
+    pub fn checkpoint(&mut self) -> Result<(), Halt> {
+        self.phase(Phase::Checkpoint);
+        let result = self.call(Store::checkpoint)?;
+        self.phase(Phase::Other);
+        if let Err(error) = result {
+            return Err(self.judge("checkpoint", &error));
+        }
+        self.operations += 1;
+        self.look_for_violation()
+    }
+
     /// Until no request is in flight, of one volume or of all.
     ///
     /// # Errors
