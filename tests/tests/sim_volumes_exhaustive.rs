@@ -134,3 +134,19 @@ fn a_drop_that_was_in_memory_only_and_a_write_that_waits_for_the_next_process() 
         ],
     );
 }
+
+#[test]
+fn a_checkpoint_with_changes_that_are_not_committed() {
+    holds(
+        &[
+            Step::Make(false, 2 * CLUSTER),
+            Step::Ask(0, FUA, 0, CLUSTER),
+        ],
+        &[
+            Step::Ask(0, WRITE, CLUSTER, 2 * BLOCK),
+            Step::Ask(0, DISCARD, 0, CLUSTER),
+            Step::Checkpoint,
+            Step::Ask(0, FUA, CLUSTER + BLOCK, BLOCK),
+        ],
+    );
+}

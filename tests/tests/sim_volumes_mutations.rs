@@ -107,6 +107,25 @@ fn a_record_before_its_data_is_durable_is_found() {
 }
 
 #[test]
+fn a_map_page_before_its_data_is_durable_is_found() {
+    is_found(broken_disk(
+        Phase::Checkpoint,
+        Strike::SkipFlushes { from: 0, until: 1 },
+    ));
+}
+
+#[test]
+fn a_tail_that_moves_before_the_pages_are_durable_is_found() {
+    is_found(broken_disk(
+        Phase::Checkpoint,
+        Strike::SkipFlushes {
+            from: 1,
+            until: u64::MAX,
+        },
+    ));
+}
+
+#[test]
 fn reuse_without_grace_is_found() {
     is_found(broken_by(Break::NoGrace));
 }

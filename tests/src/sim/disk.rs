@@ -80,8 +80,10 @@ pub enum Phase {
     Attach,
     /// Detach.
     Detach,
-    /// Commit, with the checkpoint that it may need.
+    /// Commit.
     Commit,
+    /// Checkpoint.
+    Checkpoint,
 }
 
 /// How a [`Sabotage`] strikes. All of it reports success.

@@ -392,7 +392,11 @@ impl Front {
             return true;
         };
         let which = serving.which;
-        let server = if let Some(server) = &request.server {
+        // As on a reactor: after a resize the next step of every request is the larger volume's. A discard to the end of the smaller one would
+        // otherwise drop what was written behind it meanwhile.
+        let server = if serving.others.is_empty() {
+            serving.server.clone()
+        } else if let Some(server) = &request.server {
             server.clone()
         } else {
             let nth = usize::try_from(self.rng.below(1 + serving.others.len() as u64)).unwrap_or(0);
@@ -462,6 +466,12 @@ impl Front {
                     return false;
                 }
                 request.runs.extend_from_slice(self.run_list.as_slice());
+                if self.traces {
+                    println!(
+                        "    read of volume {}, {} + {}: {:?}",
+                        request.volume, request.first, request.sectors, request.runs
+                    );
+                }
                 request.state = State::Io;
                 true
             }
@@ -480,6 +490,17 @@ impl Front {
         request.state = State::Ready;
         let mut list = std::mem::take(&mut self.list);
         let step = request.op.step(&server.stack, &server.volume, &mut list);
+        if self.traces {
+            println!(
+                "    write {} of volume {}, {:?} {} + {}: {step:?} {:?}",
+                request.write.0,
+                request.volume,
+                request.what,
+                request.first,
+                request.sectors,
+                list.as_slice()
+            );
+        }
         request.ios.clear();
         request.ios.extend_from_slice(list.as_slice());
         self.list = list;

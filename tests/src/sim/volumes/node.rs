@@ -2,6 +2,7 @@
 //! back, and compares what is there with what may be there.
 
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
@@ -14,7 +15,7 @@ use bedplate_datapath::units::{CLUSTER_BYTES, DevId};
 use uuid::Uuid;
 
 use super::front::{Break, Front, server};
-use super::hooked::HookedDisk;
+use super::hooked::{Died, HookedDisk};
 use super::oracle::{Rule, Which, image_word};
 use super::word::{SECTOR, Word};
 use crate::sim::content::Content;
@@ -222,6 +223,21 @@ impl Node {
         self.store.as_mut().ok_or(Halt::Stopped)
     }
 
+    /// Lets the store do something, and stops with it if the machine stops meanwhile.
+    fn call<R>(
+        &mut self,
+        doing: impl FnOnce(&mut Store<HookedDisk>) -> Result<R, StoreError>,
+    ) -> Result<Result<R, StoreError>, Halt> {
+        let store = self.store()?;
+        match catch_unwind(AssertUnwindSafe(|| doing(store))) {
+            Ok(result) => Ok(result),
+            Err(panic) if panic.is::<Died>() => {
+                Err(self.look_for_violation().err().unwrap_or(Halt::Stopped))
+            }
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+
     /// What an error of the store means, if it is not one of those that were to be expected.
     fn judge(&mut self, doing: &str, error: &StoreError) -> Halt {
         self.look_for_violation().err().unwrap_or_else(|| {
@@ -270,7 +286,7 @@ impl Node {
         }
         let was_settled = std::mem::replace(&mut self.settled, true);
         let number = self.front.borrow_mut().commit_begins();
-        let result = self.store()?.commit();
+        let result = self.call(Store::commit)?;
         self.phase(Phase::Other);
         match result {
             Ok(clusters) => {
@@ -288,6 +304,21 @@ impl Node {
                 Err(halt)
             }
         }
+    }
+
+    /// A checkpoint. The daemon makes one when the journal is full, which takes longer than a schedule.
+    ///
+    /// # Errors
+    /// As for [`Node::commit`].
+    pub fn checkpoint(&mut self) -> Result<(), Halt> {
+        self.phase(Phase::Checkpoint);
+        let result = self.call(Store::checkpoint)?;
+        self.phase(Phase::Other);
+        if let Err(error) = result {
+            return Err(self.judge("checkpoint", &error));
+        }
+        self.operations += 1;
+        self.look_for_violation()
     }
 
     /// Until no request is in flight, of one volume or of all.
@@ -341,13 +372,14 @@ impl Node {
             doubtful: false,
         });
         self.phase(Phase::Create);
-        let result = self.store()?.create_volume(NewVolume {
+        let new = NewVolume {
             name,
             object_uuid: uuid,
             size_bytes: (sectors * SECTOR) as u64,
             parent: is_clone.then_some(IMAGE_UUID),
             created_unix_s: 1,
-        });
+        };
+        let result = self.call(|store| store.create_volume(new))?;
         self.phase(Phase::Other);
         match result {
             Ok(_) => {
@@ -374,10 +406,10 @@ impl Node {
         known.wanted.push(true);
         let (uuid, dev_id) = (known.uuid, known.dev_id);
         self.phase(Phase::Attach);
-        let store = self.store()?;
-        let result = store
-            .prepare_attach(uuid)
-            .and_then(|()| store.set_attachment(uuid, dev_id, true));
+        let result = self.call(|store| {
+            store.prepare_attach(uuid)?;
+            store.set_attachment(uuid, dev_id, true)
+        })?;
         self.phase(Phase::Other);
         if let Err(error) = result {
             return Err(self.judge("attach", &error));
@@ -420,7 +452,7 @@ impl Node {
         known.wanted.push(false);
         let (uuid, dev_id, which) = (known.uuid, known.dev_id, known.which);
         self.phase(Phase::Detach);
-        let result = self.store()?.set_attachment(uuid, dev_id, false);
+        let result = self.call(|store| store.set_attachment(uuid, dev_id, false))?;
         self.phase(Phase::Other);
         if let Err(error) = result {
             return Err(self.judge("detach", &error));
@@ -440,7 +472,7 @@ impl Node {
         known.may_be_absent = true;
         let uuid = known.uuid;
         self.phase(Phase::Delete);
-        let result = self.store()?.delete(uuid);
+        let result = self.call(|store| store.delete(uuid))?;
         self.phase(Phase::Other);
         if let Err(error) = result {
             return Err(self.judge("delete", &error));
@@ -460,7 +492,10 @@ impl Node {
         let (uuid, which) = (known.uuid, known.which);
         self.front.borrow_mut().oracle.grow(which, sectors);
         self.phase(Phase::Resize);
-        let result = self.store()?.resize_volume(uuid, (sectors * SECTOR) as u64);
+        if self.traces {
+            println!("  volume {volume}: {sectors} sectors");
+        }
+        let result = self.call(|store| store.resize_volume(uuid, (sectors * SECTOR) as u64))?;
         self.phase(Phase::Other);
         match result {
             Ok(()) => {}
@@ -492,8 +527,9 @@ impl Node {
         let uuid = Uuid::from_u128(self.uuids);
         let content = image();
         let name = format!("ballast-{uuid}");
-        let store = self.store()?;
-        let begun = store.begin_import(node::new_image(&name, uuid, &content));
+        let new = node::new_image(&name, uuid, &content);
+        // It settles an adoption, with a commit.
+        let begun = self.call(|store| store.begin_import(new))?;
         let mut ticket = match begun {
             Ok(ticket) => ticket,
             Err(error) => return Err(self.judge("ballast", &error)),
@@ -599,7 +635,13 @@ impl Node {
             disk: Rc::clone(&self.disk),
             front: Rc::clone(&self.front),
         };
-        let opened = Store::open_live(medium, &start, Box::new(self.live.clone()));
+        let live = Box::new(self.live.clone());
+        let opened = match catch_unwind(AssertUnwindSafe(|| Store::open_live(medium, &start, live)))
+        {
+            Ok(opened) => opened,
+            Err(panic) if panic.is::<Died>() => return Err(Halt::Stopped),
+            Err(panic) => resume_unwind(panic),
+        };
         self.phase(Phase::Other);
         let (store, report) = match opened {
             Ok(opened) => opened,
@@ -634,7 +676,7 @@ impl Node {
             if self.known[volume].wanted == [true] {
                 let uuid = self.known[volume].uuid;
                 self.phase(Phase::Attach);
-                let result = self.store()?.prepare_attach(uuid);
+                let result = self.call(|store| store.prepare_attach(uuid))?;
                 self.phase(Phase::Other);
                 if let Err(error) = result {
                     return Err(self.judge("attach after an open", &error));
@@ -792,17 +834,17 @@ impl Node {
             self.losses += 1;
             let (uuid, which) = (self.known[volume].uuid, self.known[volume].which);
             self.front.borrow_mut().fail_all_of(volume);
-            match self.store()?.prepare_attach(uuid) {
+            match self.call(|store| store.prepare_attach(uuid))? {
                 Err(error) if error.kind() == StoreErrorKind::LossNotAccepted => {}
                 Err(error) => return Err(self.judge("attaching a held volume", &error)),
                 Ok(()) => return Err(Halt::Violation("a held volume was attached".to_owned())),
             }
-            if let Err(error) = self.store()?.accept_loss(uuid) {
+            if let Err(error) = self.call(|store| store.accept_loss(uuid))? {
                 return Err(self.judge("accepting a loss", &error));
             }
             self.known[volume].lost = false;
             // What is shown from now on is durable only after this.
-            let prepared = self.store()?.prepare_attach(uuid);
+            let prepared = self.call(|store| store.prepare_attach(uuid))?;
             if let Err(error) = prepared {
                 return Err(self.judge("attaching after a loss", &error));
             }

@@ -240,7 +240,8 @@ fn session_of(node: &mut Node, requests: u64) -> Result<(), Halt> {
         match node.rng.below(100) {
             0..30 if wanted => node.commit()?,
             30..38 => node.commit()?,
-            38..46 => operation(node)?,
+            38..41 => node.checkpoint()?,
+            41..49 => operation(node)?,
             _ => {}
         }
     }

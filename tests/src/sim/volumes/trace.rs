@@ -17,6 +17,8 @@ pub enum Step {
     Begin(usize, What, usize, usize),
     /// A commit.
     Commit,
+    /// A checkpoint.
+    Checkpoint,
     /// A volume grows.
     Resize(usize, usize),
     /// A volume is detached.
@@ -195,6 +197,7 @@ fn do_step(node: &mut Node, volumes: &mut Vec<usize>, step: Step) -> Result<(), 
             Ok(())
         }
         Step::Commit => node.commit(),
+        Step::Checkpoint => node.checkpoint(),
         Step::Resize(volume, sectors) => node.resize(volumes[volume], sectors),
         Step::Detach(volume) => node.detach(volumes[volume]),
         Step::Attach(volume) => node.attach(volumes[volume]),
