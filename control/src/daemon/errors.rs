@@ -17,6 +17,7 @@ pub fn of_store(disk: &str, object: Option<&str>, error: &StoreError) -> ApiErro
         StoreErrorKind::NameTaken => ErrorKind::Exists,
         StoreErrorKind::NoSpace => ErrorKind::NoSpace,
         StoreErrorKind::Busy => ErrorKind::Busy,
+        StoreErrorKind::DevIdFixed => ErrorKind::DeviceTaken,
         StoreErrorKind::ReadOnlyLatched => ErrorKind::ReadOnly,
         StoreErrorKind::AllocationRefused | StoreErrorKind::LossNotAccepted => ErrorKind::Held,
         StoreErrorKind::Corrupt => ErrorKind::Corrupt,

@@ -177,9 +177,10 @@ impl Serving {
                     shared = still_shared;
                     std::thread::sleep(Duration::from_millis(5));
                 }
-                Err(_) => {
-                    // The call's own share is the last one now: when it ends, the reactors are told to leave. The kernel quiesces
-                    // the devices when the process ends, as after a crash.
+                Err(still_shared) => {
+                    // Nothing more is begun, so that no guest is told of a failure while the process ends. The kernel quiesces the devices
+                    // then, as after a crash.
+                    still_shared.begin_leaving();
                     tracing::warn!(
                         "a call into the target does not end; its devices are left as after a crash"
                     );

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bedplate_datapath::discover::{self, ScanReport};
+use bedplate_datapath::engine::DiskIdentity;
 use tokio::task::JoinSet;
 
 use super::entry::DiskEntry;
-use super::online::duplicate;
+use super::online::{came_back, duplicate, duplicate_of_used};
 use crate::api::{ApiError, DiskState};
 use crate::daemon::errors;
 use crate::daemon::node::Node;
@@ -75,7 +76,17 @@ async fn look(node: &Arc<Node>, probe_within: Duration) {
 
 async fn take(node: &Arc<Node>, report: ScanReport) {
     for copies in &report.duplicates {
-        let error = duplicate(copies.disk_uuid, &copies.paths);
+        let error = {
+            let disks = node.disks();
+            let used = disks
+                .iter()
+                .find(|entry| entry.uuid == Some(copies.disk_uuid) && entry.actor.is_some());
+            let other = used.and_then(|used| copies.paths.iter().find(|path| **path != used.path));
+            match (used, other) {
+                (Some(used), Some(other)) => duplicate_of_used(copies.disk_uuid, &used.path, other),
+                _ => duplicate(copies.disk_uuid, &copies.paths),
+            }
+        };
         for path in &copies.paths {
             refuse(node, path.clone(), DiskState::Offline, error.clone());
         }
@@ -101,14 +112,18 @@ async fn take(node: &Arc<Node>, report: ScanReport) {
                     entry
                         .actor
                         .as_ref()
-                        .map(|actor| (actor.identity, entry.path.clone()))
+                        .map(|actor| (Arc::clone(actor), entry.path.clone(), entry.state.get()))
                 });
             (in_use, node.config.disks.contains(&found.path))
         };
         match in_use {
-            Some((identity, _)) if identity == found.identity => continue,
-            Some((_, path)) => {
-                let error = duplicate(uuid, &[path, found.path.clone()]);
+            Some((actor, ..)) if actor.identity == found.identity => continue,
+            Some((actor, path, state)) => {
+                let error = if state == DiskState::Offline || is_gone(actor.identity) {
+                    came_back(uuid, &path, &found.path)
+                } else {
+                    duplicate_of_used(uuid, &path, &found.path)
+                };
                 refuse(node, found.path, DiskState::Offline, error);
                 continue;
             }
@@ -128,6 +143,18 @@ async fn take(node: &Arc<Node>, report: ScanReport) {
     while opening.join_next().await.is_some() {}
 }
 
+/// Whether the kernel has no such block device any more. A file that is open is never gone.
+fn is_gone(identity: DiskIdentity) -> bool {
+    match identity {
+        DiskIdentity::Block(number) => {
+            let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+            let known = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+            PathBuf::from("/sys/dev/block").exists() && !known.exists()
+        }
+        DiskIdentity::File { .. } => false,
+    }
+}
+
 /// Notes why a disk is not in use; one that is stays as it is.
 fn refuse(node: &Node, path: PathBuf, state: DiskState, error: ApiError) {
     let name = path.display().to_string();
@@ -142,7 +169,11 @@ fn refuse(node: &Node, path: PathBuf, state: DiskState, error: ApiError) {
             });
         let entry = &mut disks[at];
         if entry.actor.is_some() || entry.in_change {
-            if error.kind == ErrorKind::DuplicateDisk {
+            // Of what was found, and not of a path that cannot be read: that is for the health checks to say.
+            if matches!(
+                error.kind,
+                ErrorKind::DuplicateDisk | ErrorKind::DiskOffline
+            ) {
                 node.set_problem(&format!("disk:{name}"), Some(error));
             }
             return;

@@ -96,8 +96,14 @@ impl Node {
             .duplicates
             .iter()
             .find(|copies| copies.paths.iter().any(|copy| same_file(copy, path)));
-        copies.map_or(Ok(()), |copies| {
-            Err(duplicate(copies.disk_uuid, &copies.paths))
+        let Some(copies) = copies else { return Ok(()) };
+        let disks = self.disks();
+        let used = disks
+            .iter()
+            .find(|entry| entry.actor.is_some() && entry.uuid == Some(copies.disk_uuid));
+        Err(match used {
+            Some(used) => duplicate_of_used(copies.disk_uuid, &used.path, path),
+            None => duplicate(copies.disk_uuid, &copies.paths),
         })
     }
 
@@ -248,10 +254,7 @@ impl Node {
             disks.retain(|entry| entry.path == path || entry.uuid != Some(actor.uuid));
             return Ok(());
         };
-        Err(duplicate(
-            actor.uuid,
-            &[other.path.clone(), path.to_owned()],
-        ))
+        Err(duplicate_of_used(actor.uuid, &other.path, path))
     }
 }
 
@@ -292,4 +295,21 @@ pub fn duplicate(uuid: Uuid, paths: &[PathBuf]) -> ApiError {
     )
     .disk(names.last().cloned().unwrap_or_default())
     .remedy("take the copy away, or format it with `bedplate disk format --force PATH`")
+}
+
+/// The same where the disk at `used` is in use: which of the two is the copy is not for a command that destroys to guess.
+pub fn duplicate_of_used(uuid: Uuid, used: &Path, other: &Path) -> ApiError {
+    duplicate(uuid, &[used.to_owned(), other.to_owned()])
+        .remedy("the first one is in use; if the other one is a copy, take it away")
+}
+
+/// The error of a disk that is in use as `used`, does not answer there any more, and was found at `now`: unplugged and plugged in again.
+pub fn came_back(uuid: Uuid, used: &Path, now: &Path) -> ApiError {
+    let (used, now) = (used.display(), now.display());
+    ApiError::new(
+        ErrorKind::DiskOffline,
+        format!("the disk {used} ({uuid}) does not answer any more, and came back as {now}"),
+    )
+    .disk(now.to_string())
+    .remedy("restart the daemon, which opens it there (`systemctl restart bedplated`): what waits for it goes on then")
 }

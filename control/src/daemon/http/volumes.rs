@@ -56,9 +56,11 @@ pub(super) async fn delete(
 pub(super) async fn attach(
     State(node): State<Arc<Node>>,
     name: Name,
-    request: Result<Json<AttachVolume>, JsonRejection>,
+    request: Result<Option<Json<AttachVolume>>, JsonRejection>,
 ) -> Changed {
-    let (Path(name), Json(request)) = (name?, request?);
+    let (Path(name), request) = (name?, request?);
+    // As of an image, which has nothing to say.
+    let Json(request) = request.unwrap_or_default();
     let attached = finish(async move {
         let accept_loss = request.accept_loss;
         let (found, changed) =

@@ -113,7 +113,8 @@ fn up(
     let mut taken = in_use.to_vec();
     for device in Target::kernel_devices()? {
         let number = device.dev_id.get();
-        if device.owner != Some(owner) {
+        // Tags are short: another object may have the same one. What belongs to that one is not this one's to remove.
+        if device.owner != Some(owner) || in_use.contains(&number) {
             taken.push(number);
         } else if wanted && kept == Some(number) {
             note(number);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bedplate_datapath::store::{Lost, Store};
+use bedplate_datapath::store::Lost;
 use bedplate_datapath::units::DevId;
 use bedplate_ublk_target::{DeviceState, KernelDevice, OwnerTag, Target};
 use tokio::task::JoinSet;
@@ -15,6 +15,7 @@ use super::{Located, Noun, attach, backing};
 use crate::api::{ApiError, AttachmentState};
 use crate::daemon::blocking::blocking;
 use crate::daemon::device_files;
+use crate::daemon::disk::actor::DiskStore;
 use crate::daemon::node::Node;
 use crate::daemon::serving::Serving;
 use crate::error_kind::ErrorKind;
@@ -52,7 +53,7 @@ pub fn disk_came(node: &Arc<Node>, disk: Uuid, lost: &[Lost]) {
 async fn settle(node: &Arc<Node>, disk: Uuid) {
     // One that was removed meanwhile, or whose daemon goes down, settles when it is opened again.
     let Ok(actor) = node.actor(disk) else { return };
-    match actor.change(Store::settle).await {
+    match actor.change(DiskStore::settle).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             tracing::error!(disk = %actor.name(), "settling what was taken over: {error}");
@@ -175,9 +176,11 @@ async fn tidy(node: &Arc<Node>, dead_before: &HashSet<u32>) -> HashSet<u32> {
     let mut waiting = HashSet::new();
     for device in devices {
         let number = device.dev_id.get();
+        // Two objects may have the same tag: then it is the one's whose number it is.
         let owner = known
             .iter()
-            .find(|found| device.owner == Some(OwnerTag::of(found.object.uuid)));
+            .filter(|found| device.owner == Some(OwnerTag::of(found.object.uuid)))
+            .min_by_key(|found| found.object.dev_id != Some(device.dev_id));
         match owner {
             Some(found) => remove_unwanted(node, found, number).await,
             // Served by another daemon.

@@ -11,6 +11,7 @@ use bedplate_ublk_target::Target;
 use super::size;
 use crate::api::{ApiError, ResizeVolume};
 use crate::daemon::blocking::blocking;
+use crate::daemon::disk::actor::DiskActor;
 use crate::daemon::errors;
 use crate::daemon::node::Node;
 use crate::daemon::object::backing::{self, live_backing_of};
@@ -33,11 +34,19 @@ pub async fn resize(
     let found = node.find_again(&found)?;
     let (uuid, name) = (found.object.uuid, found.object.name.clone());
     let size_bytes = size::of_grown(&name, found.object.size_bytes, request)?;
+    let device = node.runtimes().of(uuid).device;
     if size_bytes == found.object.size_bytes {
+        // Its device may be shorter, where the one before could not tell the kernel. Telling it twice changes nothing.
+        let target = node.serving.started().filter(|target| target.can_resize());
+        if backing::require_servable(node, &found).is_ok()
+            && let Some((target, number)) = target.zip(device)
+        {
+            let actor = node.actor(found.disk)?;
+            grow_device(node, &actor, &found, target, number).await?;
+        }
         return Ok((found, false));
     }
     backing::require_servable(node, &found)?;
-    let device = node.runtimes().of(uuid).device;
     let target = require_can_grow(node, &found, device)?;
     let actor = node.actor(found.disk)?;
     let grown = actor
@@ -48,17 +57,29 @@ pub async fn resize(
     }
     grown.map_err(|error| errors::of_store(&actor.name(), Some(&name), &error))?;
     if let Some((target, number)) = device.and_then(|number| Some((target?, number))) {
-        let backing = live_backing_of(node, &actor, &found.object).await?;
-        let resized = blocking(move || target.resize(DevId::new(number), backing)).await?;
-        resized.map_err(|error| {
-            errors::of_target(Some(&name), &error).remedy(format!(
-                "the volume has its new size, its device the old one: detach it and attach it again (`bedplate volume detach {name}`)"
-            ))
-        })?;
+        grow_device(node, &actor, &found, target, number).await?;
     }
     tracing::info!(volume = name, size_bytes, "grown");
     node.notify();
     Ok((node.find_again(&found)?, true))
+}
+
+/// Gives the device of a volume the size that its slot has.
+async fn grow_device(
+    node: &Arc<Node>,
+    actor: &DiskActor,
+    found: &Located,
+    target: Arc<Target>,
+    number: u32,
+) -> Result<(), ApiError> {
+    let name = &found.object.name;
+    let backing = live_backing_of(node, actor, &found.object).await?;
+    let resized = blocking(move || target.resize(DevId::new(number), backing)).await?;
+    resized.map_err(|error| {
+        errors::of_target(Some(name), &error).remedy(format!(
+            "the volume has its new size, its device the old one: resize it again, or detach it and attach it again (`bedplate volume detach {name}`)"
+        ))
+    })
 }
 
 /// The target, where the volume has a device.
