@@ -45,6 +45,21 @@ impl ObjectName {
         }
     }
 
+    /// What an object may be asked for by: its name, or its UUID.
+    ///
+    /// # Errors
+    /// `BadName`, as [`Self::parse`].
+    pub fn parse_key(key: &str) -> Result<Self, ApiError> {
+        if key.parse::<Uuid>().is_ok()
+            && key
+                .bytes()
+                .all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+        {
+            return Ok(Self(key.to_owned()));
+        }
+        Self::parse(key)
+    }
+
     /// The name itself.
     pub fn as_str(&self) -> &str {
         &self.0

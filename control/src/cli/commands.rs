@@ -329,7 +329,7 @@ fn image_path(name: &str, verb: Option<&str>) -> Result<String, ApiError> {
 /// # Errors
 /// `BadName`, before anything is sent.
 pub fn object_path(collection: &str, name: &str, verb: Option<&str>) -> Result<String, ApiError> {
-    let name = ObjectName::parse(name)?;
+    let name = ObjectName::parse_key(name)?;
     Ok(match verb {
         None => path(&[collection, name.as_str()]),
         Some(verb) => path(&[collection, name.as_str(), verb]),
