@@ -19,7 +19,8 @@ daemon_settings() {
   printf '[ublk]\ndata_mode = "%s"\nqueues = %s\n' "$LAB_DATA_MODE" "${QUEUES:-1}"
 }
 
-daemon_answers() { bedplate status; }
+# One that hangs is no answer, and must not keep the scenario from saying so.
+daemon_answers() { timeout 60 bedplate status; }
 
 # daemon_start [FLAG...]: and waits until it answers.
 daemon_start() {

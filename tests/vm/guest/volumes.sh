@@ -32,7 +32,7 @@ volume_is() { [ "$(volume_field "$1" state)" = "$2" ]; }
 
 # One call only: under full load each takes seconds in an emulated guest.
 volume_ready() {
-  bedplate -o json volume show "$1" >"$LAB_TMP/shown" && [ "$(json_field state <"$LAB_TMP/shown")" = Ready ] &&
+  timeout 60 bedplate -o json volume show "$1" >"$LAB_TMP/shown" && [ "$(json_field state <"$LAB_TMP/shown")" = Ready ] &&
     [ "$(json_field device <"$LAB_TMP/shown")" = "$2" ]
 }
 

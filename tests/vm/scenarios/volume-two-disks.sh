@@ -45,17 +45,20 @@ while_it_serves() {
   sleep 2
   writer_goes_on free
   note "suspended: the other disk's volume goes on"
-  must dmsetup resume held
+  must timeout 60 dmsetup resume held
   writer_goes_on stuck
+  note "resumed: its own goes on too"
 }
 
 while_it_is_dead() {
-  must dmsetup suspend --nolockfs --noflush held
+  must timeout 60 dmsetup suspend --nolockfs --noflush held
   sleep 1
+  note "suspended again; writes in flight: $(cat "$(inflight_of held)")"
   pid=$(daemon_pid)
   kill -9 "$pid"
   from=$(uptime_ms)
   daemon_start
+  note "the next daemon answers after $(($(uptime_ms) - from)) ms"
   waits=no
   count=0
   until volume_ready free "$free"; do
@@ -67,9 +70,10 @@ while_it_is_dead() {
     sleep 0.5
   done
   note "kill -9 with a suspended disk: the other disk's volume waits for it: $waits ($(($(uptime_ms) - from)) ms), daemon says: $(bedplate -o json volume show free | json_field why)"
-  must bedplate status
+  must timeout 60 bedplate status
   writer_no_fault free
-  must dmsetup resume held
+  must timeout 60 dmsetup resume held
+  note "resumed $(($(uptime_ms) - from)) ms after the kill"
   volume_back_on free "$free" 60
   volume_back_on "$name" "$stuck" 60
   note "both are back $(($(uptime_ms) - from)) ms after the kill"
