@@ -212,7 +212,8 @@ impl<M: Medium> Store<M> {
         record.map_dirs = places(&dirs);
         self.change_slot(owner.slot, owner.epoch, Some(record.clone()), &doing)?;
 
-        // 4. In memory. Requests in flight go on with the former one, over the same words.
+        // 4. In memory, over the same words. Each step of a request takes the volume that its device has then: one that still took the
+        //    former end for the end would drop the whole last cluster, and with it what was written behind that end since.
         let shared = self.shared();
         if let Some(entry) = self.entries.get_mut(&owner.slot) {
             entry.object.size_bytes = size_bytes;

@@ -181,7 +181,8 @@ impl Volume {
         &self.leaves
     }
 
-    /// Whether a flush has no record to write: nothing changed since the last commit, and none is under way.
+    /// Whether a flush has no record to write: nothing changed since the last commit, and none is under way. Says nothing of a volume that was
+    /// adopted and has not settled.
     pub fn is_clean(&self) -> bool {
         self.dirty.is_clean()
     }
