@@ -17,7 +17,7 @@ boot_1() {
   reader_start steady "$device" "$IMAGE"
   new_clone vm kept
   vm=$DEVICE
-  writer_start vm "$vm" "$LAB_TMP/notes" --fresh --tag 1 --base "$IMAGE" --threads 4
+  writer_start vm "$vm" "$LAB_TMP/notes" --fresh --tag 1 --base "$IMAGE" --threads 1
   restarts
   ends_by_sigterm
   hangs

@@ -50,7 +50,7 @@ while_it_serves() {
   note "resumed: its own goes on too"
 }
 
-# The dead process ends only when all its I/O has, and keeps its lock until then: no other daemon starts, and every volume waits.
+# A ring of the dead process ends only when all its I/O has, and keeps the claims of both disks until then: the next daemon waits for them.
 while_it_is_dead() {
   must timeout 60 dmsetup suspend --nolockfs --noflush held
   sleep 1
@@ -61,7 +61,7 @@ while_it_is_dead() {
   count=0
   while [ "$count" -lt 10 ]; do
     count=$((count + 1))
-    if next_daemon_answers; then
+    if next_daemon_answers && volume_ready free "$free"; then
       waits=no
       break
     fi
