@@ -5,7 +5,8 @@ GUESTS="node"
 DISKS="512"
 
 IMAGE=seed:40:33554432:12582912
-RESTARTS=10
+# `make soak`: 20.
+RESTARTS=${LAB_ROUNDS:-5}
 
 boot_1() {
   must bedplate disk format "$(disk 1)"
