@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bedplate_datapath::engine::DiskFile;
-use bedplate_datapath::plan::{DiskIndex, LayerStack};
+use bedplate_datapath::plan::{DiskIndex, Layer, LayerStack};
 use bedplate_datapath::units::DevId;
 use bedplate_datapath::volume::space::Waker;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -17,6 +17,7 @@ use crate::error::TargetError;
 use crate::kernel_device::KernelDevice;
 use crate::params::DiskLimits;
 use crate::reactor::{self, AfterGrace, ReactorConfig, ReactorHandle};
+use crate::replica_events::{EventsTo, ReplicaEvents};
 use crate::support::{DataMode, KernelSupport};
 use crate::sys::Features;
 
@@ -44,6 +45,8 @@ pub struct TargetConfig {
     pub recovery_patience: Duration,
     /// How long requests in flight may take when the process leaves.
     pub drain_patience: Duration,
+    /// After how long a read of a layer with several replicas is late; `None` for never.
+    pub read_deadline: Option<Duration>,
 }
 
 impl Default for TargetConfig {
@@ -58,6 +61,7 @@ impl Default for TargetConfig {
             copy_buffers: 64,
             recovery_patience: Duration::from_secs(60),
             drain_patience: Duration::from_secs(30),
+            read_deadline: Some(Duration::from_secs(2)),
         }
     }
 }
@@ -91,7 +95,7 @@ impl DeviceEntry {
     pub(crate) fn changing<'a>(stacks: impl IntoIterator<Item = &'a LayerStack>) -> Self {
         let layers = stacks.into_iter().flat_map(|stack| &stack.layers);
         Self::Changing {
-            disks: layers.map(|layer| layer.disk).collect(),
+            disks: layers.flat_map(Layer::disks).collect(),
         }
     }
 
@@ -100,7 +104,7 @@ impl DeviceEntry {
             Self::Changing { disks } => disks.contains(&disk),
             Self::Served { backing, .. } => {
                 let mut layers = backing.stack.layers.iter();
-                layers.any(|layer| layer.disk == disk)
+                layers.any(|layer| layer.disks().any(|read| read == disk))
             }
         }
     }
@@ -135,6 +139,7 @@ pub struct Target {
     pub(crate) devices: Mutex<BTreeMap<DevId, DeviceEntry>>,
     /// By [`DiskIndex`].
     pub(crate) disks: Mutex<Vec<DiskEntry>>,
+    events: EventsTo,
 }
 
 impl Target {
@@ -161,6 +166,7 @@ impl Target {
             reactors: Vec::new(),
             devices: Mutex::default(),
             disks: Mutex::default(),
+            events: EventsTo::default(),
             config,
         };
         for number in 0..target.config.reactors.max(1) {
@@ -169,6 +175,11 @@ impl Target {
                 .push(reactor::spawn(number, reactor_config)?);
         }
         Ok(target)
+    }
+
+    /// Who is told of replicas that give trouble. The first one stays.
+    pub fn set_replica_events(&self, events: Arc<dyn ReplicaEvents>) {
+        self.events.listen(events);
     }
 
     /// What the kernel can do.
@@ -366,12 +377,13 @@ fn raise_file_limit(slots: u64) {
 mod tests {
     use super::*;
     use bedplate_datapath::map::LayerMap;
-    use bedplate_datapath::plan::Layer;
 
     fn stack(disks: &[u16]) -> Arc<LayerStack> {
-        let layers = disks.iter().map(|disk| Layer {
-            map: Arc::new(LayerMap::from_entries(Vec::new())),
-            disk: DiskIndex::new(*disk),
+        let layers = disks.iter().map(|disk| {
+            Layer::new(
+                Arc::new(LayerMap::from_entries(Vec::new())),
+                DiskIndex::new(*disk),
+            )
         });
         Arc::new(LayerStack {
             layers: layers.collect(),

@@ -9,7 +9,8 @@ use super::space::Unavailable;
 use super::{Pcn, Volume};
 use crate::alloc::Extent;
 use crate::map::MapEntry;
-use crate::plan::{LayerStack, REQUEST_BYTES_MAX, RunSource};
+use crate::plan::{DiskIndex, LayerStack, REQUEST_BYTES_MAX, RunSource};
+use crate::replica::Excluded;
 use crate::units::{BLOCK_BYTES, BlockMask, ByteOffset, CLUSTER_BYTES, Lcn};
 
 /// What a request may need besides its own data: the two blocks that it begins and ends in.
@@ -245,11 +246,32 @@ pub struct WriteOp {
     phase: Phase,
     segments: [Segment; SEGMENTS_MAX],
     count: usize,
-    /// Blocks being copied up: segment and block.
-    copy_ups: [(usize, u32); 2],
+    /// Blocks being copied up.
+    copy_ups: [CopyUp; 2],
     copies: usize,
+    /// Disks that a copy-up of this request could not be read from.
+    excluded: Excluded,
+    /// Why not; 0 if there are none.
+    excluded_errno: i32,
+    /// The last list read something that another replica is to be asked for.
+    reads_again: bool,
     failed: i32,
 }
+
+/// A block that is written in part, and not held yet.
+#[derive(Clone, Copy, Debug)]
+struct CopyUp {
+    segment: usize,
+    block: u32,
+    /// Where it is read, decided when it is: whom a layer asks may change meanwhile.
+    source: RunSource,
+}
+
+const NO_COPY_UP: CopyUp = CopyUp {
+    segment: 0,
+    block: 0,
+    source: RunSource::Zero,
+};
 
 impl Default for WriteOp {
     fn default() -> Self {
@@ -283,8 +305,11 @@ impl WriteOp {
             phase: Phase::Plan,
             segments: [NO_SEGMENT; SEGMENTS_MAX],
             count: 0,
-            copy_ups: [(0, 0); 2],
+            copy_ups: [NO_COPY_UP; 2],
             copies: 0,
+            excluded: Excluded::NONE,
+            excluded_errno: 0,
+            reads_again: false,
             failed: 0,
         }
     }
@@ -297,6 +322,9 @@ impl WriteOp {
         self.end = at.get().saturating_add(len_bytes);
         self.done = at.get();
         self.phase = Phase::Plan;
+        self.excluded = Excluded::NONE;
+        self.excluded_errno = 0;
+        self.reads_again = false;
         self.failed = 0;
     }
 
@@ -309,17 +337,7 @@ impl WriteOp {
     ) -> WriteStep {
         ios.clear();
         if self.failed != 0 {
-            for segment in &mut self.segments[..self.count] {
-                for pcn in [segment.pcn, segment.private] {
-                    if !pcn.is_none() {
-                        volume.space().taint(pcn);
-                    }
-                }
-                // Not given back.
-                segment.private = Pcn::NONE;
-            }
-            self.let_go(volume);
-            return WriteStep::Failed(self.failed);
+            return self.fail(volume);
         }
         let mut plans = 0;
         loop {
@@ -345,6 +363,8 @@ impl WriteOp {
                     }
                 }
                 Phase::ZeroPrivate => self.claim_private(volume),
+                // Again, from another replica.
+                Phase::ReadUp if self.reads_again => Some(Phase::ReadUp),
                 Phase::ReadUp => Some(Phase::CopyUp),
                 Phase::CopyUp => Some(Phase::Write),
                 Phase::Write => {
@@ -366,7 +386,14 @@ impl WriteOp {
             };
             loop {
                 self.phase = phase;
-                self.list(stack, ios);
+                if phase == Phase::ReadUp
+                    && let Err(errno) = self.find_sources(stack)
+                {
+                    // Nothing of it was written: its clusters are as good as before.
+                    self.let_go(volume);
+                    return WriteStep::Failed(errno);
+                }
+                self.list(ios);
                 if ios.len > 0 {
                     return WriteStep::Io;
                 }
@@ -385,6 +412,31 @@ impl WriteOp {
         if let Err(errno) = outcome {
             self.failed = errno;
         }
+    }
+
+    /// As [`Self::io_ended`], for a list of which an I/O on `disk` failed with `errno` (positive). A block of a lower layer that another
+    /// replica has is read from there with the next step.
+    pub fn io_failed(&mut self, stack: &LayerStack, disk: DiskIndex, errno: i32) {
+        if self.phase == Phase::ReadUp && stack.has_alternatives(disk) && self.excluded.add(disk) {
+            self.excluded_errno = errno;
+            self.reads_again = true;
+        } else {
+            self.failed = errno;
+        }
+    }
+
+    fn fail(&mut self, volume: &Volume) -> WriteStep {
+        for segment in &mut self.segments[..self.count] {
+            for pcn in [segment.pcn, segment.private] {
+                if !pcn.is_none() {
+                    volume.space().taint(pcn);
+                }
+            }
+            // Not given back.
+            segment.private = Pcn::NONE;
+        }
+        self.let_go(volume);
+        WriteStep::Failed(self.failed)
     }
 
     /// Gives up a request that has no I/O in flight.
@@ -594,7 +646,11 @@ impl WriteOp {
         let mut blocks = segment.partial().get() & segment.publish.get();
         while blocks != 0 {
             debug_assert!(self.copies < 2, "a request has two ends");
-            self.copy_ups[self.copies] = (at, blocks.trailing_zeros());
+            self.copy_ups[self.copies] = CopyUp {
+                segment: at,
+                block: blocks.trailing_zeros(),
+                source: RunSource::Zero,
+            };
             self.copies += 1;
             blocks &= blocks - 1;
         }
@@ -637,9 +693,10 @@ impl WriteOp {
     fn forget_copy_ups_of_held_blocks(&mut self) {
         let mut kept = 0;
         for nth in 0..self.copies {
-            let (at, block) = self.copy_ups[nth];
-            if self.segments[at].publish.contains(block) {
-                self.copy_ups[kept] = (at, block);
+            let copy_up = self.copy_ups[nth];
+            let segment = &self.segments[copy_up.segment];
+            if segment.publish.contains(copy_up.block) {
+                self.copy_ups[kept] = copy_up;
                 kept += 1;
             }
         }
@@ -647,7 +704,7 @@ impl WriteOp {
     }
 
     /// The I/O of the phase.
-    fn list(&self, stack: &LayerStack, ios: &mut WriteIoList) {
+    fn list(&self, ios: &mut WriteIoList) {
         match self.phase {
             Phase::Plan => {}
             Phase::ZeroPrivate => {
@@ -661,21 +718,20 @@ impl WriteOp {
                 }
             }
             Phase::ReadUp => {
-                for (nth, (at, block)) in self.copy_ups[..self.copies].iter().enumerate() {
-                    let source = self.source_of(stack, *at, *block);
-                    if source != RunSource::Zero {
+                for (nth, copy_up) in self.copy_ups[..self.copies].iter().enumerate() {
+                    if copy_up.source != RunSource::Zero {
                         ios.push(WriteIo::ToScratch {
                             scratch_offset: scratch_offset(nth),
                             len_bytes: BLOCK,
-                            source,
+                            source: copy_up.source,
                         });
                     }
                 }
             }
             Phase::CopyUp => {
-                for (nth, (at, block)) in self.copy_ups[..self.copies].iter().enumerate() {
-                    let to = self.segments[*at].at(*block * BLOCK);
-                    ios.push(match self.source_of(stack, *at, *block) {
+                for (nth, copy_up) in self.copy_ups[..self.copies].iter().enumerate() {
+                    let to = self.segments[copy_up.segment].at(copy_up.block * BLOCK);
+                    ios.push(match copy_up.source {
                         RunSource::Zero => WriteIo::Zeroes {
                             len_bytes: BLOCK,
                             at: to,
@@ -707,9 +763,21 @@ impl WriteOp {
         }
     }
 
-    fn source_of(&self, stack: &LayerStack, segment: usize, block: u32) -> RunSource {
-        let first = u64::from(self.segments[segment].lcn.get()) * CLUSTER_BYTES;
-        stack.source_below(first + u64::from(block * BLOCK))
+    /// Where the blocks are that are copied up.
+    fn find_sources(&mut self, stack: &LayerStack) -> Result<(), i32> {
+        self.reads_again = false;
+        for copy_up in &mut self.copy_ups[..self.copies] {
+            let first = u64::from(self.segments[copy_up.segment].lcn.get()) * CLUSTER_BYTES;
+            let position = first + u64::from(copy_up.block * BLOCK);
+            copy_up.source = stack.source_below(&self.excluded, position).ok_or(
+                if self.excluded_errno == 0 {
+                    libc::EIO
+                } else {
+                    self.excluded_errno
+                },
+            )?;
+        }
+        Ok(())
     }
 
     /// Publishes what was written. False if a cluster was dropped meanwhile.
@@ -732,7 +800,8 @@ fn is_zero(stack: &LayerStack, volume: &Volume, lcn: Lcn, position: u64) -> bool
         volume.relies_on(lcn, entry);
         return entry.pcn().is_none();
     }
-    stack.source_below(position / BLOCK_BYTES * BLOCK_BYTES) == RunSource::Zero
+    let below = stack.source_below(&Excluded::NONE, position / BLOCK_BYTES * BLOCK_BYTES);
+    below == Some(RunSource::Zero)
 }
 
 /// How the lock of a segment's cluster must be held for what its entry says.
