@@ -62,10 +62,16 @@ pub struct Health {
     pub timeout_ms: u64,
     /// Misses in a row that make a disk Suspect.
     pub suspect_after: u32,
-    /// Misses in a row that make a disk Offline.
-    pub offline_after: u32,
+    /// How long after the first of the misses in a row a disk is Offline, in milliseconds. Until then it is only late, and nothing is
+    /// rebuilt elsewhere.
+    pub grace_ms: u64,
     /// Hits in a row that make it Online again.
     pub online_after: u32,
+    /// The longest time between two checks of a disk that is Offline, and between two tries to open one that cannot be opened, in
+    /// milliseconds.
+    pub retry_max_ms: u64,
+    /// What `grace_ms` replaced: a number of misses. Refused, with what to write.
+    pub offline_after: Option<u32>,
 }
 
 /// How images are read in.
@@ -173,8 +179,10 @@ impl Default for Health {
             interval_ms: 5000,
             timeout_ms: 5000,
             suspect_after: 2,
-            offline_after: 12,
+            grace_ms: 60_000,
             online_after: 2,
+            retry_max_ms: 60_000,
+            offline_after: None,
         }
     }
 }
@@ -291,10 +299,15 @@ impl Config {
         at_least_one("health.timeout_ms", self.health.timeout_ms)?;
         at_least_one("health.suspect_after", u64::from(self.health.suspect_after))?;
         at_least_one("health.online_after", u64::from(self.health.online_after))?;
-        if self.health.offline_after < self.health.suspect_after {
+        at_least_one("health.grace_ms", self.health.grace_ms)?;
+        at_least_one("health.retry_max_ms", self.health.retry_max_ms)?;
+        if let Some(misses) = self.health.offline_after {
+            let same_ms = u64::from(misses).saturating_mul(self.health.interval_ms);
             return Err(ConfigError::OutOfRange {
                 setting: "health.offline_after",
-                message: "must not be less than health.suspect_after".to_owned(),
+                message: format!(
+                    "is a time now: write `grace_ms = {same_ms}` in [health] for what it said"
+                ),
             });
         }
         between("space.warn_percent", self.space.warn_percent.into(), 100)?;
@@ -455,6 +468,19 @@ mod tests {
         let path = folder.path().join("bedplated.toml");
         assert!(Config::load(&path, true).is_err());
         assert!(Config::load(&path, false).is_ok());
+    }
+
+    #[test]
+    fn what_was_counted_in_misses_is_refused_with_the_time_to_write() {
+        let folder = folder_with(&[(
+            "bedplated.toml",
+            "[health]\ninterval_ms = 1000\noffline_after = 7\n",
+        )]);
+        let error = Config::load(&folder.path().join("bedplated.toml"), true)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("health.offline_after"), "{error}");
+        assert!(error.contains("grace_ms = 7000"), "{error}");
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub struct Node {
     seen: Mutex<SeenPaths>,
     problems: Mutex<HashMap<String, ApiError>>,
     changed: watch::Sender<u64>,
+    block_devices: watch::Sender<u64>,
     stopping: watch::Sender<bool>,
     no_attach: AtomicBool,
 }
@@ -58,6 +59,7 @@ impl Node {
             seen: Mutex::new(seen),
             problems: Mutex::default(),
             changed: watch::Sender::new(0),
+            block_devices: watch::Sender::new(0),
             stopping: watch::Sender::new(false),
             no_attach: AtomicBool::new(false),
             config,
@@ -87,6 +89,16 @@ impl Node {
     /// Sees every later [`Self::notify`].
     pub fn watch_changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// A block device of this machine came or went.
+    pub fn block_devices_changed(&self) {
+        self.block_devices.send_modify(|count| *count += 1);
+    }
+
+    /// Sees every later [`Self::block_devices_changed`].
+    pub fn watch_block_devices(&self) -> watch::Receiver<u64> {
+        self.block_devices.subscribe()
     }
 
     /// The daemon goes down: no new work.

@@ -155,6 +155,7 @@ async fn come_back(node: &Arc<Node>) {
     );
     tracing::info!("ready: {status}");
     watchdog::tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    tokio::spawn(discovery::keep_listening(Arc::clone(node)));
     tokio::spawn(discovery::keep_looking(Arc::clone(node)));
     tokio::spawn(health::keep_watching(Arc::clone(node)));
     tokio::spawn(recover::keep_trying(Arc::clone(node)));

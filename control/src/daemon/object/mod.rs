@@ -96,7 +96,7 @@ impl Located {
 
 /// Why what lies on a disk cannot be used, where it cannot.
 pub fn disk_trouble(entry: &DiskEntry) -> Option<String> {
-    if entry.actor.is_some() && entry.state.get() != DiskState::Offline {
+    if entry.actor.is_some() && entry.state.get() == DiskState::Online {
         return None;
     }
     let why = entry
