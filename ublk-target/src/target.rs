@@ -158,6 +158,7 @@ impl Target {
             // Devices from before may want it, whatever new ones are to use.
             zero_copy: support.zero_copy(),
             scan_is_optional: support.features.contains(Features::NO_AUTO_PART_SCAN),
+            buffers_at: 0,
         };
         raise_file_limit(u64::from(reactor_config.file_slots()));
         let mut target = Self {

@@ -83,6 +83,7 @@ struct Progress {
 /// Plans in flight on one [`Ring`].
 pub struct Executor {
     files: FileSlots,
+    buffers_at: usize,
     /// Upper bits of `user_data` that tell our completions from others on the ring.
     tag: u64,
     operations: Box<[Operation]>,
@@ -101,10 +102,21 @@ impl Executor {
         let idle = Operation::new(0, Way::IntoRequest, 0, 0, RunSource::Zero);
         Self {
             files,
+            buffers_at: 0,
             tag,
             operations: vec![idle; OPERATIONS_MAX as usize].into_boxed_slice(),
             free: (0..OPERATIONS_MAX).rev().collect(),
             requests: Vec::new(),
+        }
+    }
+
+    /// Says at which address registered buffers begin: 0 for those that ublk registers, which is the default. Others begin where their
+    /// memory does.
+    #[must_use]
+    pub fn with_buffers_at(self, address: usize) -> Self {
+        Self {
+            buffers_at: address,
+            ..self
         }
     }
 
@@ -290,7 +302,7 @@ impl Executor {
 
     fn entry(&self, number: u32, buffers: Buffers) -> squeue::Entry {
         self.operations[number as usize]
-            .entry(self.files, buffers)
+            .entry(self.files, self.buffers_at, buffers)
             .user_data(self.tag | u64::from(number))
     }
 }

@@ -9,6 +9,8 @@ mod devices;
 mod grace;
 mod reads;
 mod requests;
+#[cfg(any(test, feature = "rig"))]
+pub mod rig;
 mod writes;
 
 use std::cell::UnsafeCell;
@@ -78,6 +80,8 @@ pub(crate) struct ReactorConfig {
     pub(crate) zero_copy: bool,
     /// Whether devices can be added without a scan of their partitions at START.
     pub(crate) scan_is_optional: bool,
+    /// See [`Executor::with_buffers_at`]: 0 but in a rig.
+    pub(crate) buffers_at: usize,
 }
 
 impl ReactorConfig {
@@ -117,6 +121,9 @@ pub(super) struct Reactor {
     questions: u64,
     /// Requests between their FETCH and their COMMIT.
     working: u32,
+    /// Requests that were answered, and those of them with an error.
+    answered: u64,
+    failed: u64,
     tags: Ranges,
     buffers: Ranges,
     free_device_files: Vec<u32>,
@@ -230,7 +237,8 @@ impl Reactor {
                     first_disk: FILE_FIRST_DISK,
                 },
                 kind::OPERATION,
-            ),
+            )
+            .with_buffers_at(config.buffers_at),
             plan: Box::default(),
             ios: Box::default(),
             pool: BufferPool::new(config.copy_buffers, COPY_BYTES)?,
@@ -244,6 +252,8 @@ impl Reactor {
             grace: Grace::default(),
             questions: 0,
             working: 0,
+            answered: 0,
+            failed: 0,
             tags: Ranges::new(TAGS_MAX),
             buffers: Ranges::new(buffer_slots),
             free_device_files: (first_device..first_device + config.devices_max)
@@ -264,26 +274,35 @@ impl Reactor {
 
     fn run(mut self) -> Remains {
         loop {
-            let entered = if std::mem::take(&mut self.has_more) {
-                self.ring.submit_and_look()
-            } else {
-                self.ring.submit_and_wait()
-            };
-            if let Err(error) = entered {
+            if let Err(error) = self.enter() {
                 tracing::error!(reactor = self.number, %error, "the ring failed: the reactor ends, its devices wait");
                 break;
             }
-            self.take_completions();
-            self.retry_blocked();
-            self.retry_waiting();
-            self.answer_started();
-            // Dropped: the last reactor that does runs what waits for the grace period.
-            drop(self.grace.take_ended());
+            self.turn();
             if self.leaving.is_some() && self.working == 0 {
                 break;
             }
         }
         self.wind_up()
+    }
+
+    /// Hands over what the last turn queued, and waits, unless there is more to do.
+    fn enter(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.has_more) {
+            self.ring.submit_and_look()
+        } else {
+            self.ring.submit_and_wait()
+        }
+    }
+
+    /// All that is to be done now. It queues entries, and enters the kernel for nothing but a device that comes.
+    fn turn(&mut self) {
+        self.take_completions();
+        self.retry_blocked();
+        self.retry_waiting();
+        self.answer_started();
+        // Dropped: the last reactor that does runs what waits for the grace period.
+        drop(self.grace.take_ended());
     }
 
     fn take_completions(&mut self) {

@@ -144,6 +144,11 @@ impl Slot {
         }
     }
 
+    #[cfg(any(test, feature = "rig"))]
+    pub(super) fn is_fetching(&self) -> bool {
+        self.state == State::Fetching
+    }
+
     /// Whether a write has the buffers that it needs; not while it waits for space.
     pub(super) fn has_buffers(&self) -> bool {
         (!self.copies || self.copy_buffer.is_some())
@@ -356,6 +361,8 @@ impl Reactor {
         };
         self.slots[number as usize].state = State::Fetching;
         self.working -= 1;
+        self.answered += 1;
+        self.failed += u64::from(answer < 0);
         if let Some(queue) = self.queue_of(number) {
             queue.working -= 1;
             queue.fetching += 1;
