@@ -23,6 +23,7 @@ use super::command::Command;
 use super::{NewQueue, NewQueues, Reactor, ReactorConfig};
 use crate::backing::Backing;
 use crate::queue::Descriptors;
+use crate::replica_events::EventsTo;
 use crate::sys;
 
 /// What the requests are.
@@ -76,6 +77,7 @@ impl Rig {
         let page_bytes = usize::try_from(load_bytes(&load)).map_err(io::Error::other)?;
         let mut pages = MmapOptions::new().len(page_bytes).map_anon()?;
         let config = ReactorConfig {
+            read_deadline: None,
             buffers_at: pages.as_mut_ptr().addr(),
             disks_max: 8,
             devices_max: 8,
@@ -83,7 +85,13 @@ impl Rig {
             zero_copy: true,
             scan_is_optional: true,
         };
-        let mut reactor = Reactor::new(0, &config, (sender.clone(), receiver), wake)?;
+        let mut reactor = Reactor::new(
+            0,
+            &config,
+            (sender.clone(), receiver),
+            wake,
+            EventsTo::default(),
+        )?;
         for (index, disk) in (0..).zip(disks) {
             let (reply, answer) = bounded(1);
             let file = Arc::new(disk);
