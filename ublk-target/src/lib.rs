@@ -49,6 +49,8 @@ pub use error::TargetError;
 pub use kernel_device::{DeviceState, KernelDevice};
 pub use openers::Opener;
 pub use owner::OwnerTag;
+#[cfg(feature = "rig")]
+pub use reactor::rig;
 pub use replica_events::{ReadFailed, ReadLate, ReplicaEvents};
 pub use support::{DataMode, KernelSupport};
 pub use sys::Features;

@@ -158,6 +158,8 @@ impl Target {
             // Devices from before may want it, whatever new ones are to use.
             zero_copy: support.zero_copy(),
             scan_is_optional: support.features.contains(Features::NO_AUTO_PART_SCAN),
+            read_deadline: config.read_deadline,
+            buffers_at: 0,
         };
         raise_file_limit(u64::from(reactor_config.file_slots()));
         let mut target = Self {
@@ -170,9 +172,11 @@ impl Target {
             config,
         };
         for number in 0..target.config.reactors.max(1) {
-            target
-                .reactors
-                .push(reactor::spawn(number, reactor_config)?);
+            target.reactors.push(reactor::spawn(
+                number,
+                reactor_config,
+                target.events.clone(),
+            )?);
         }
         Ok(target)
     }

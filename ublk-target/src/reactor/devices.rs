@@ -33,6 +33,8 @@ pub(super) struct Served {
     buffers: Buffers,
     pub(super) descriptors: Descriptors,
     pub(super) stack: Arc<LayerStack>,
+    /// Some layer may be read from another disk than its first.
+    pub(super) has_replicas: bool,
     /// Of a device that can be written.
     pub(super) writes: Option<Writes>,
     /// Tags whose FETCH the kernel has.
@@ -65,6 +67,12 @@ pub(super) struct Device {
     queues_left: usize,
     /// Told when nothing is left.
     forgotten: Vec<Reply<()>>,
+}
+
+/// Whether a layer has several replicas.
+fn has_replicas(stack: &LayerStack) -> bool {
+    let mut sets = stack.layers.iter().filter_map(|layer| layer.replicas());
+    sets.any(|replicas| replicas.set().len() > 1)
 }
 
 impl Served {
@@ -175,6 +183,7 @@ impl Reactor {
                 first_slot,
                 buffers,
                 descriptors,
+                has_replicas: has_replicas(&new.backing.stack),
                 stack: Arc::clone(&new.backing.stack),
                 writes: new
                     .backing
@@ -216,6 +225,15 @@ impl Reactor {
             return;
         };
         let end = served.first_slot + u32::from(served.depth);
+        self.make_room(end);
+        for (tag, slot) in (0..served.depth).zip(served.first_slot..) {
+            self.slots[slot as usize] = Slot::new(queue, tag);
+        }
+        self.queues[number] = Some(served);
+    }
+
+    /// Room for slots below `end`.
+    pub(super) fn make_room(&mut self, end: u32) {
         debug_assert!(end <= TAGS_MAX, "ranges are handed out below the limit");
         if self.slots.len() < end as usize {
             self.slots.resize(end as usize, Slot::new(0, 0));
@@ -225,10 +243,6 @@ impl Reactor {
             }
             self.blocked.reserve(self.slots.len() - self.blocked.len());
         }
-        for (tag, slot) in (0..served.depth).zip(served.first_slot..) {
-            self.slots[slot as usize] = Slot::new(queue, tag);
-        }
-        self.queues[number] = Some(served);
     }
 
     /// Takes longer layers, and a longer volume, for a device's queues. Reads in flight have their plans; see [`Writes::grow`] for writes.
@@ -237,6 +251,7 @@ impl Reactor {
             if queue.dev_id != dev_id {
                 continue;
             }
+            queue.has_replicas = has_replicas(&backing.stack);
             queue.stack = Arc::clone(&backing.stack);
             if let (Some(writes), Some(writable)) = (&mut queue.writes, &backing.writable) {
                 writes.grow(writable);
