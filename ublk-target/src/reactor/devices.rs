@@ -13,6 +13,7 @@ use super::requests::Slot;
 use super::writes::Writes;
 use super::{Reactor, TAGS_MAX};
 use crate::backing::Backing;
+use crate::stats::QueueStats;
 use crate::queue::{CommandFile, Descriptors, TagAddress};
 
 /// Buffer index of a tag that has no place in the buffer table: no table is that long, so the kernel delivers the request
@@ -32,6 +33,7 @@ pub(super) struct Served {
     first_slot: u32,
     buffers: Buffers,
     pub(super) descriptors: Descriptors,
+    pub(super) stats: Arc<QueueStats>,
     pub(super) stack: Arc<LayerStack>,
     /// Some layer may be read from another disk than its first.
     pub(super) has_replicas: bool,
@@ -169,7 +171,12 @@ impl Reactor {
             forgotten: Vec::new(),
         });
         let mut placed = Vec::with_capacity(ranges.len());
-        for (NewQueue { queue, descriptors }, first_slot) in new.queues.into_iter().zip(ranges) {
+        for (new_queue, first_slot) in new.queues.into_iter().zip(ranges) {
+            let NewQueue {
+                queue,
+                descriptors,
+                stats,
+            } = new_queue;
             let buffers = self.place_buffers(new.auto_buffers, depth);
             if buffers == Buffers::NoRoom {
                 tracing::warn!(dev_id = %new.dev_id, queue, "the buffer table is full: this queue's data is copied");
@@ -183,6 +190,7 @@ impl Reactor {
                 first_slot,
                 buffers,
                 descriptors,
+                stats,
                 has_replicas: has_replicas(&new.backing.stack),
                 stack: Arc::clone(&new.backing.stack),
                 writes: new
@@ -238,6 +246,7 @@ impl Reactor {
         if self.slots.len() < end as usize {
             self.slots.resize(end as usize, Slot::new(0, 0));
             self.executor.reserve_requests(end);
+            self.stopwatch.make_room(self.slots.len());
             for waiting in &mut self.waiting {
                 waiting.reserve(self.slots.len() - waiting.len());
             }
