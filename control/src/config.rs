@@ -2,6 +2,7 @@
 //!
 //! A later file wins, key by key; lists of disks add up. What is not known is refused, with the file and the line.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// Group that may use the socket (mode 0660). Ignored where there is no such group.
     pub socket_group: String,
+    /// Address of this machine's own (127.0.0.0/8 or ::1) on which metrics are offered to Prometheus, besides the socket; none when absent.
+    pub metrics_listen: Option<SocketAddr>,
     /// Filter of the log, in the syntax of `tracing`'s `EnvFilter`.
     pub log: String,
     /// How disks are found.
@@ -152,6 +155,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/bedplate"),
             socket: None,
             socket_group: "bedplate".to_owned(),
+            metrics_listen: None,
             log: "info".to_owned(),
             discovery: Discovery::default(),
             health: Health::default(),
@@ -295,6 +299,14 @@ impl Config {
     /// The first setting that is out of range.
     pub fn check(&self) -> Result<(), ConfigError> {
         at_least_one("discovery.interval_ms", self.discovery.interval_ms)?;
+        if let Some(address) = self.metrics_listen.filter(|address| !address.ip().is_loopback()) {
+            return Err(ConfigError::OutOfRange {
+                setting: "metrics_listen",
+                message: format!(
+                    "must be an address of this machine alone, as 127.0.0.1:9470, not {address}: anybody may ask there"
+                ),
+            });
+        }
         at_least_one("health.interval_ms", self.health.interval_ms)?;
         at_least_one("health.timeout_ms", self.health.timeout_ms)?;
         at_least_one("health.suspect_after", u64::from(self.health.suspect_after))?;
@@ -481,6 +493,22 @@ mod tests {
             .to_string();
         assert!(error.contains("health.offline_after"), "{error}");
         assert!(error.contains("grace_ms = 7000"), "{error}");
+    }
+
+    #[test]
+    fn metrics_are_for_this_machine_alone() {
+        for (address, good) in [
+            ("127.0.0.1:9470", true),
+            ("[::1]:9470", true),
+            ("0.0.0.0:9470", false),
+            ("192.0.2.1:9470", false),
+            ("[::]:9470", false),
+        ] {
+            let text = format!("metrics_listen = '{address}'\n");
+            let folder = folder_with(&[("bedplated.toml", &text)]);
+            let loaded = Config::load(&folder.path().join("bedplated.toml"), true);
+            assert_eq!(loaded.is_ok(), good, "{address}: {loaded:?}");
+        }
     }
 
     #[test]

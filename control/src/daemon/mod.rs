@@ -22,6 +22,7 @@ mod image;
 mod import;
 mod jobs;
 mod log;
+mod metrics;
 mod node;
 mod object;
 mod process;

@@ -13,6 +13,7 @@ use super::disk::entry::DiskEntry;
 use super::disk::online::in_change;
 use super::errors;
 use super::jobs::Jobs;
+use super::metrics::Counters;
 use super::object::runtime::ObjectTable;
 use super::seen_paths::SeenPaths;
 use super::serving::Serving;
@@ -32,6 +33,8 @@ pub struct Node {
     pub jobs: Jobs,
     /// Devices.
     pub serving: Serving,
+    /// What is counted.
+    pub metrics: Counters,
     /// Imports that may copy now.
     pub import_turns: Semaphore,
     disks: Mutex<Vec<DiskEntry>>,
@@ -53,6 +56,7 @@ impl Node {
             started_unix_ms: super::history::unix_ms(),
             jobs: Jobs::new(config.jobs_remembered),
             serving,
+            metrics: Counters::default(),
             import_turns: Semaphore::new(config.import.at_once),
             disks: Mutex::default(),
             runtimes: Mutex::default(),

@@ -103,6 +103,9 @@ async fn live(config: Config) -> Result<(), Box<dyn std::error::Error>> {
             .with_graceful_shutdown(async move { stopped.stopped().await });
         tokio::spawn(async move { serve.await })
     };
+    if let Some(address) = config.metrics_listen {
+        tokio::spawn(http::metrics::serve(Arc::clone(&node), address));
+    }
     tokio::spawn(watchdog::keep_beating(Arc::clone(&node)));
 
     let started = {

@@ -10,6 +10,7 @@
 //! not written here: see [`crate::import`].
 
 mod attachment;
+mod checked;
 mod checkpoint;
 mod close;
 mod commit;
@@ -51,6 +52,7 @@ use crate::units::{Epoch, Pcn, Seq, SlotIndex};
 use crate::volume::{ClusterLocks, Space, Volume};
 
 pub use crate::alloc::Extent;
+pub use checked::{BlockRepair, CHECKED_BLOCKS_MAX, CheckedBlock};
 pub use crate::format::object::ObjectKind;
 pub use error::{FormatError, OpenError, OpenErrorKind, StoreError, StoreErrorKind};
 pub use format::{FormatParams, format};

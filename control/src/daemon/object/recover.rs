@@ -126,7 +126,10 @@ async fn bring_back(node: &Arc<Node>, found: &Located) {
         return;
     }
     match bring_up(node, &found).await {
-        Ok(number) => attach::attached(node, &found.object, number, "back"),
+        Ok(number) => {
+            attach::attached(node, &found.object, number, "back");
+            node.metrics.device_recovered();
+        }
         Err(error) => {
             attach::set_attachment(node, &found.object, AttachmentState::Held, Some(&error), "");
         }
