@@ -17,7 +17,7 @@ mod steady_path_tests;
 mod writes;
 
 use std::cell::UnsafeCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -27,6 +27,7 @@ use std::time::Duration;
 use bedplate_datapath::engine::executor::{Executor, FileSlots};
 use bedplate_datapath::engine::ring::{Completion, Ring, RingConfig};
 use bedplate_datapath::plan::RunList;
+use bedplate_datapath::units::DevId;
 use bedplate_datapath::volume::write::{SCRATCH_BYTES, WriteIoList};
 use caps::{CapSet, Capability};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
@@ -118,7 +119,8 @@ pub(super) struct Reactor {
     /// By tag of the reactor: each queue has a contiguous range.
     slots: Vec<Slot>,
     queues: Vec<Option<Served>>,
-    devices: Vec<Device>,
+    free_queues: Vec<u32>,
+    devices: BTreeMap<DevId, Device>,
     /// Slots whose request is not begun, by what it waits for, oldest first.
     waiting: [VecDeque<u32>; Need::COUNT],
     /// Slots whose write is tried again in every turn.
@@ -144,6 +146,9 @@ pub(super) struct Reactor {
     failed: u64,
     tags: Ranges,
     buffers: Ranges,
+    buffer_slots: u32,
+    /// The first slot for the next queue that finds no range of its own.
+    next_shared: u32,
     free_device_files: Vec<u32>,
     /// Whether FETCHes may come by the file table; see `CommandFile`.
     commands_by_table: bool,
@@ -153,7 +158,7 @@ pub(super) struct Reactor {
     wake: Arc<EventFd>,
     wake_count: Box<UnsafeCell<u64>>,
     /// Devices whose first FETCHes have not been looked at yet.
-    starting: Vec<(bedplate_datapath::units::DevId, Reply<io::Result<()>>)>,
+    starting: Vec<(DevId, Reply<io::Result<()>>)>,
     leaving: Option<Reply<()>>,
 }
 
@@ -268,7 +273,8 @@ impl Reactor {
             scratch: BufferPool::new(SCRATCH_BUFFERS, SCRATCH_BYTES)?,
             slots: Vec::new(),
             queues: Vec::new(),
-            devices: Vec::new(),
+            free_queues: Vec::new(),
+            devices: BTreeMap::new(),
             waiting: Default::default(),
             blocked: VecDeque::new(),
             has_more: false,
@@ -285,6 +291,8 @@ impl Reactor {
             failed: 0,
             tags: Ranges::new(TAGS_MAX),
             buffers: Ranges::new(buffer_slots),
+            buffer_slots,
+            next_shared: 0,
             free_device_files: (first_device..first_device + config.devices_max)
                 .rev()
                 .collect(),
