@@ -7,6 +7,8 @@ mod command;
 mod commits;
 mod devices;
 mod failover;
+#[cfg(test)]
+mod failover_tests;
 mod grace;
 mod reads;
 mod requests;
@@ -343,9 +345,43 @@ impl Reactor {
     }
 
     fn take_completions(&mut self) {
-        while let Some(completion) = self.ring.next_completion() {
-            self.dispatch(completion);
+        loop {
+            let count = self.foresee();
+            if count == 0 {
+                return;
+            }
+            for _ in 0..count {
+                if let Some(completion) = self.ring.next_completion() {
+                    self.dispatch(completion);
+                }
+            }
         }
+    }
+
+    /// Looks at the requests of a batch of completions, and has their map entries fetched while the first ones are being worked on: a map of a
+    /// terabyte is in no cache. Answers with the number of completions.
+    #[inline]
+    fn foresee(&mut self) -> usize {
+        let ahead = self.ring.look_ahead();
+        if ahead.len() > 1 {
+            for completion in ahead {
+                if completion.user_data & !u64::from(u32::MAX) != kind::COMMAND
+                    || completion.result != 0
+                {
+                    continue;
+                }
+                // The low half is a number of 32 bits: nothing is cut off.
+                #[expect(clippy::cast_possible_truncation)]
+                let number = completion.user_data as u32;
+                if let Some(slot) = self.slots.get(number as usize)
+                    && let Some(Some(queue)) = self.queues.get(slot.queue as usize)
+                {
+                    let start = queue.descriptors.get(slot.tag).start_sector;
+                    queue.stack.prefetch(start.saturating_mul(512));
+                }
+            }
+        }
+        ahead.len()
     }
 
     #[inline]
