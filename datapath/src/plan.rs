@@ -258,6 +258,15 @@ impl LayerStack {
         self.size_bytes.saturating_add(SECTOR_BYTES - 1) / SECTOR_BYTES * SECTOR_BYTES
     }
 
+    /// Brings what a plan from byte `at` on looks at first towards the CPU.
+    #[inline]
+    pub fn prefetch(&self, at: u64) {
+        let lcn = Lcn::new(((at / CLUSTER_BYTES) & 0xffff_ffff) as u32);
+        for layer in &self.layers {
+            layer.map.prefetch(lcn);
+        }
+    }
+
     /// Plans a read of the device. Bytes between the object's end and the device's are read as the
     /// last block's padding, which is zero. `out` is cleared first, and empty on an error.
     ///

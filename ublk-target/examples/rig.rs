@@ -1,6 +1,6 @@
 //! The steady path of a reactor without ublk: nanoseconds and, under callgrind, instructions a request. See `src/reactor/rig.rs`.
 //!
-//! `rig FILE read|overwrite|first-touch [REQUESTS] [ROUNDS] [copy]`: FILE is made, 256 MiB, and removed.
+//! `rig FILE read|clone|large|overwrite|first-touch [REQUESTS] [ROUNDS] [copy]`: FILE is made, 256 MiB, and removed.
 
 use std::error::Error;
 use std::fs::OpenOptions;
@@ -36,7 +36,7 @@ impl Committer for Nobody {
 fn image(clusters: u64) -> Arc<LayerMap> {
     // In an order that no prefetcher foresees.
     let entry = |n: u64| {
-        let place = 300 + n * 911 % clusters;
+        let place = 300 + n * 911 % (SPAN_BYTES / CLUSTER_BYTES);
         MapEntry::new(Pcn::new(u32::try_from(place).unwrap_or(1)), BlockMask::ALL).bits()
     };
     Arc::new(LayerMap::from_entries((0..clusters).map(entry).collect()))
@@ -80,10 +80,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         .open(&path)?;
     std::fs::remove_file(&path)?;
     file.set_len(FILE_BYTES * 4)?;
-    let clusters = SPAN_BYTES / CLUSTER_BYTES;
+    // A terabyte, whose map no cache holds, over the same few clusters of the file.
+    let is_large = what == "large";
+    let clusters = if is_large {
+        1 << 23
+    } else {
+        SPAN_BYTES / CLUSTER_BYTES
+    };
     let map = image(clusters);
     let disk = DiskIndex::new(0);
-    let is_write = !matches!(what.as_str(), "read" | "clone");
+    let is_write = !matches!(what.as_str(), "read" | "clone" | "large");
     let backing = if is_write || what == "clone" {
         let volume = volume(clusters)?;
         let own = Layer::new(Arc::clone(volume.map()), disk);
@@ -107,9 +113,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let load = RigLoad {
         is_write,
         len_bytes: 4096,
-        span_bytes: SPAN_BYTES,
+        span_bytes: clusters * CLUSTER_BYTES,
         depth: 32,
         zero_copy,
+        read_deadline: None,
     };
     let mut rig = Rig::new(load, backing, vec![file.into()])?;
     if what == "overwrite" {

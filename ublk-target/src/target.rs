@@ -1,6 +1,6 @@
 //! What a daemon holds: the reactors, the disks that they read, the devices that they serve.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +24,9 @@ use crate::sys::Features;
 
 /// How long a reactor may take for a request from its own process. It answers within one turn of its loop.
 pub(crate) const REACTOR_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Descriptors of a daemon besides those of its devices: rings, connections, disks, sources of imports.
+const OTHER_DESCRIPTORS: u64 = 1024;
 
 /// Settings of a [`Target`]; fixed for its life.
 #[derive(Clone, Debug)]
@@ -163,7 +166,9 @@ impl Target {
             read_deadline: config.read_deadline,
             buffers_at: 0,
         };
-        raise_file_limit(u64::from(reactor_config.file_slots()));
+        // The table itself; on kernels where commands name devices by descriptor, one of those a device; and what else a daemon has open.
+        let descriptors = u64::from(reactor_config.file_slots()) + u64::from(config.devices_max);
+        raise_file_limit(descriptors + OTHER_DESCRIPTORS);
         let mut target = Self {
             support,
             control,
@@ -349,7 +354,32 @@ impl Target {
     /// # Errors
     /// [`TargetError::NoUblk`], or what `GET_DEV_INFO` answered.
     pub fn kernel_devices() -> Result<Vec<KernelDevice>, TargetError> {
-        KernelDevice::list(&Control::open()?)
+        KernelDevice::list(&Control::open()?, |_| true)
+    }
+
+    /// The ublk devices that the kernel has, but those of these numbers: it is asked nothing about them, however many they are.
+    ///
+    /// # Errors
+    /// What `GET_DEV_INFO` answered.
+    pub fn other_kernel_devices(
+        &self,
+        known: &BTreeSet<u32>,
+    ) -> Result<Vec<KernelDevice>, TargetError> {
+        KernelDevice::list(&self.control, |dev_id| !known.contains(&dev_id.get()))
+    }
+
+    /// The ublk device of this number, if the kernel has it.
+    ///
+    /// # Errors
+    /// What `GET_DEV_INFO` answered.
+    pub fn kernel_device(&self, dev_id: DevId) -> Result<Option<KernelDevice>, TargetError> {
+        let info = self.control.info(dev_id)?;
+        Ok(info.map(|info| KernelDevice::of(&info)))
+    }
+
+    /// Numbers that the kernel has devices under, ours and others. It is not asked about each.
+    pub fn numbers_in_kernel() -> BTreeSet<u32> {
+        KernelDevice::numbers().into_iter().collect()
     }
 }
 

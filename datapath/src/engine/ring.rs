@@ -237,6 +237,15 @@ impl Ring {
         Some(completion)
     }
 
+    /// Takes the next completions out of the shared ring, and tells them; [`Ring::next_completion`] gives out each of them all the same.
+    #[inline]
+    pub fn look_ahead(&mut self) -> &[Completion] {
+        if self.batch_next == self.batch_len {
+            self.take_batch();
+        }
+        &self.batch[self.batch_next..self.batch_len]
+    }
+
     fn take_batch(&mut self) {
         let mut raw = [const { MaybeUninit::<cqueue::Entry>::uninit() }; BATCH_ENTRIES];
         let taken = self.uring.completion().fill(&mut raw);

@@ -209,6 +209,9 @@ impl Segment {
     }
 }
 
+/// How far a cluster looks for one to lie in a row with: 2 MiB, two of the longest requests.
+const NEIGHBOURS: u32 = 16;
+
 const BLOCK: u32 = 4096;
 const _: () = assert!(BLOCK as u64 == BLOCK_BYTES);
 const CLUSTER: u32 = 131_072;
@@ -339,6 +342,12 @@ impl WriteOp {
         if self.failed != 0 {
             return self.fail(volume);
         }
+        if self.overwrite(volume, ios) {
+            return WriteStep::Io;
+        }
+        if self.has_overwritten() {
+            return WriteStep::Done;
+        }
         let mut plans = 0;
         loop {
             let next = match self.phase {
@@ -405,6 +414,62 @@ impl WriteOp {
                 };
             }
         }
+    }
+
+    /// The way of most writes: data for blocks of one cluster that the volume holds already. No lock, nothing to publish, one I/O. It does
+    /// what the phases would do, which take all cases, in a third of their instructions.
+    #[inline]
+    fn overwrite(&mut self, volume: &Volume, ios: &mut WriteIoList) -> bool {
+        let in_cluster = self.start % CLUSTER_BYTES;
+        let len_bytes = self.end - self.start;
+        let is_first_step = self.phase == Phase::Plan && self.done == self.start;
+        if !is_first_step
+            || self.kind != WriteKind::Data
+            || len_bytes == 0
+            || in_cluster + len_bytes > CLUSTER_BYTES
+            || self.end > volume.size_bytes().next_multiple_of(BLOCK_BYTES)
+        {
+            return false;
+        }
+        let mut segment = Segment {
+            lcn: lcn_of(self.start),
+            from: low(in_cluster),
+            len_bytes: low(len_bytes),
+            ..NO_SEGMENT
+        };
+        let entry = volume.map().get(segment.lcn);
+        if entry.pcn().is_none() || segment.touched().get() & !entry.mask().get() != 0 {
+            return false;
+        }
+        volume.relies_on(segment.lcn, entry);
+        segment.pcn = entry.pcn();
+        self.segments[0] = segment;
+        self.count = 1;
+        self.phase = Phase::Write;
+        ios.push(WriteIo::FromRequest {
+            request_offset: 0,
+            len_bytes: segment.len_bytes,
+            at: segment.at(segment.from),
+        });
+        true
+    }
+
+    /// Whether that was all: the request's one segment has been written, and there is nothing to publish.
+    #[inline]
+    fn has_overwritten(&mut self) -> bool {
+        let segment = &self.segments[0];
+        let is_all = self.phase == Phase::Write
+            && self.count == 1
+            && segment.publish == BlockMask::EMPTY
+            && segment.lock.is_none()
+            && self.done == self.start
+            && u64::from(segment.len_bytes) == self.end - self.start;
+        if is_all {
+            self.done = self.end;
+            self.count = 0;
+            self.phase = Phase::Plan;
+        }
+        is_all
     }
 
     /// The I/O of the last step ended; an error is the request's, and the next step says so.
@@ -621,7 +686,7 @@ impl WriteOp {
                     break;
                 }
                 volume.ensure_leaf(lcn)?;
-                let pcn = take_one(volume, spare, self.count - at)?;
+                let pcn = take_one(volume, spare, lcn, self.count - at)?;
                 if held != 0 {
                     segment.private = pcn;
                     segment.publish = BlockMask::new(segment.touched().get() & !held);
@@ -831,13 +896,15 @@ fn holds_nothing(stack: &LayerStack, lcn: Lcn) -> bool {
 fn take_one(
     volume: &Volume,
     spare: &mut Option<Extent>,
-    wanted: usize,
+    lcn: Lcn,
+    count: usize,
 ) -> Result<Pcn, Unavailable> {
     let extent = match spare.take() {
         Some(extent) => extent,
-        None => volume
-            .space()
-            .take(u32::try_from(wanted).unwrap_or(1).max(1))?,
+        None => volume.space().take_at(
+            beside_neighbours(volume, lcn),
+            u32::try_from(count).unwrap_or(1).max(1),
+        )?,
     };
     if extent.count > 1 {
         *spare = Some(Extent {
@@ -846,6 +913,22 @@ fn take_one(
         });
     }
     Ok(extent.pcn)
+}
+
+/// Where a cluster would lie in one row with the nearest one that the volume has: what is written in order is then read in order,
+/// also when the writes come a little out of order, over several queues.
+fn beside_neighbours(volume: &Volume, lcn: Lcn) -> Option<Pcn> {
+    let has = |lcn: Option<u32>| {
+        let pcn = volume.map().get(Lcn::new(lcn?)).pcn();
+        (!pcn.is_none()).then_some(pcn.get())
+    };
+    (1..=NEIGHBOURS).find_map(|distance| {
+        let before = has(lcn.get().checked_sub(distance)).and_then(|pcn| pcn.checked_add(distance));
+        let place = before.or_else(|| {
+            has(lcn.get().checked_add(distance)).and_then(|pcn| pcn.checked_sub(distance))
+        });
+        Pcn::try_new(place?)
+    })
 }
 
 fn scratch_offset(nth: usize) -> u32 {

@@ -39,6 +39,8 @@ pub struct RigLoad {
     pub depth: u16,
     /// Requests' pages are registered buffers; else they are copied.
     pub zero_copy: bool,
+    /// After how long a read that another replica could answer is late.
+    pub read_deadline: Option<Duration>,
 }
 
 /// What a run took.
@@ -71,13 +73,22 @@ impl Rig {
     /// # Errors
     /// What the kernel has against it.
     pub fn new(load: RigLoad, backing: Backing, disks: Vec<OwnedFd>) -> io::Result<Self> {
+        Self::with_events(load, backing, disks, EventsTo::default())
+    }
+
+    pub(super) fn with_events(
+        load: RigLoad,
+        backing: Backing,
+        disks: Vec<OwnedFd>,
+        events: EventsTo,
+    ) -> io::Result<Self> {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
         let (sender, receiver) = unbounded();
         // All tags share them: nobody looks at what is read.
         let page_bytes = usize::try_from(load_bytes(&load)).map_err(io::Error::other)?;
         let mut pages = MmapOptions::new().len(page_bytes).map_anon()?;
         let config = ReactorConfig {
-            read_deadline: None,
+            read_deadline: load.read_deadline,
             buffers_at: pages.as_mut_ptr().addr(),
             disks_max: 8,
             devices_max: 8,
@@ -85,13 +96,7 @@ impl Rig {
             zero_copy: true,
             scan_is_optional: true,
         };
-        let mut reactor = Reactor::new(
-            0,
-            &config,
-            (sender.clone(), receiver),
-            wake,
-            EventsTo::default(),
-        )?;
+        let mut reactor = Reactor::new(0, &config, (sender.clone(), receiver), wake, events)?;
         for (index, disk) in (0..).zip(disks) {
             let (reply, answer) = bounded(1);
             let file = Arc::new(disk);
@@ -170,6 +175,12 @@ impl Rig {
         run.errors = self.reactor.failed - errors;
         run.total = started.elapsed();
         Ok(run)
+    }
+
+    /// Late reads whose requests went on without them, and that have not landed.
+    #[cfg(test)]
+    pub(super) fn orphans(&self) -> u32 {
+        self.reactor.orphans
     }
 
     fn next_request(&mut self, tag: u16) {

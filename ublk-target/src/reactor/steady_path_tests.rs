@@ -47,7 +47,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const CLUSTERS: u32 = 64;
+pub(super) const CLUSTERS: u32 = 64;
 const DISK_BYTES: u64 = 256 << 20;
 
 struct Nobody;
@@ -58,13 +58,13 @@ impl Committer for Nobody {
     }
 }
 
-fn disk() -> OwnedFd {
+pub(super) fn disk() -> OwnedFd {
     let disk = memfd_create("rig-disk", MFdFlags::MFD_CLOEXEC).expect("a memfd");
     nix::unistd::ftruncate(&disk, i64::try_from(DISK_BYTES).expect("small")).expect("memory");
     disk
 }
 
-fn image(first: u32) -> Arc<LayerMap> {
+pub(super) fn image(first: u32) -> Arc<LayerMap> {
     let entry = |n| MapEntry::new(Pcn::new(first + n * 7 % CLUSTERS), BlockMask::ALL).bits();
     Arc::new(LayerMap::from_entries((0..CLUSTERS).map(entry).collect()))
 }
@@ -73,14 +73,14 @@ fn size_bytes() -> u64 {
     u64::from(CLUSTERS) * CLUSTER_BYTES
 }
 
-fn of_layers(layers: Vec<Layer>) -> Arc<LayerStack> {
+pub(super) fn of_layers(layers: Vec<Layer>) -> Arc<LayerStack> {
     Arc::new(LayerStack {
         layers,
         size_bytes: size_bytes(),
     })
 }
 
-fn clone_of(image: Arc<LayerMap>) -> Backing {
+pub(super) fn clone_of(image: Arc<LayerMap>) -> Backing {
     let geometry = Geometry::of_disk(DISK_BYTES).expect("a disk");
     let size_bytes = size_bytes();
     let clusters = clusters_of(size_bytes);
@@ -109,13 +109,15 @@ fn clone_of(image: Arc<LayerMap>) -> Backing {
     }
 }
 
-fn load(is_write: bool, zero_copy: bool) -> RigLoad {
+pub(super) fn load(is_write: bool, zero_copy: bool) -> RigLoad {
     RigLoad {
         is_write,
         len_bytes: 4096,
         span_bytes: size_bytes(),
         depth: 16,
         zero_copy,
+        // As in service: the clock must not allocate either.
+        read_deadline: Some(std::time::Duration::from_secs(2)),
     }
 }
 
