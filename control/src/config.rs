@@ -11,6 +11,9 @@ use serde::Deserialize;
 /// Where the settings are read from when no `--config` says otherwise.
 pub const DEFAULT_CONFIG_PATH: &str = "/etc/bedplate/bedplated.toml";
 
+/// The slowest scrub: a step reads 1 MiB.
+const SCRUB_BYTES_PER_S_MIN: u64 = 64 << 10;
+
 /// Every setting of `bedplated`, with its default.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -37,6 +40,8 @@ pub struct Config {
     pub import: Import,
     /// How images are served.
     pub ublk: Ublk,
+    /// How images are read again.
+    pub scrub: Scrub,
     /// When a disk counts as nearly full.
     pub space: Space,
     /// How the daemon's memory is kept from being paged out.
@@ -107,6 +112,18 @@ pub struct Ublk {
     pub recovery_warn_ms: u64,
 }
 
+/// How images are read again and compared with their checksums: in the background, one replica at a time.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scrub {
+    /// Whether this is done.
+    pub enabled: bool,
+    /// Time in which each replica is read once, in seconds.
+    pub interval_s: u64,
+    /// How much is read in a second.
+    pub bytes_per_s: u64,
+}
+
 /// When a disk counts as nearly full: a problem in `bedplate status`, and a line in the log.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -161,6 +178,7 @@ impl Default for Config {
             health: Health::default(),
             import: Import::default(),
             ublk: Ublk::default(),
+            scrub: Scrub::default(),
             space: Space::default(),
             memory: Memory::default(),
             jobs_remembered: 256,
@@ -210,6 +228,16 @@ impl Default for Ublk {
             data_mode: DataMode::Auto,
             devices_max: 1024,
             recovery_warn_ms: 10_000,
+        }
+    }
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval_s: 14 * 24 * 3600,
+            bytes_per_s: 32 << 20,
         }
     }
 }
@@ -299,7 +327,10 @@ impl Config {
     /// The first setting that is out of range.
     pub fn check(&self) -> Result<(), ConfigError> {
         at_least_one("discovery.interval_ms", self.discovery.interval_ms)?;
-        if let Some(address) = self.metrics_listen.filter(|address| !address.ip().is_loopback()) {
+        if let Some(address) = self
+            .metrics_listen
+            .filter(|address| !address.ip().is_loopback())
+        {
             return Err(ConfigError::OutOfRange {
                 setting: "metrics_listen",
                 message: format!(
@@ -319,6 +350,15 @@ impl Config {
                 setting: "health.offline_after",
                 message: format!(
                     "is a time now: write `grace_ms = {same_ms}` in [health] for what it said"
+                ),
+            });
+        }
+        at_least_one("scrub.interval_s", self.scrub.interval_s)?;
+        if self.scrub.bytes_per_s < SCRUB_BYTES_PER_S_MIN {
+            return Err(ConfigError::OutOfRange {
+                setting: "scrub.bytes_per_s",
+                message: format!(
+                    "must be at least {SCRUB_BYTES_PER_S_MIN}; `enabled = false` in [scrub] ends it"
                 ),
             });
         }

@@ -255,12 +255,29 @@ mod tests {
 
     #[test]
     fn a_latency_lies_below_the_bound_of_its_bucket_and_not_below_the_one_before() {
-        for nanos in [0, 1, 16_383, 16_384, 16_385, 1_000_000, 1 << 33, (1 << 34) - 1, 1 << 35, u64::MAX] {
+        for nanos in [
+            0,
+            1,
+            16_383,
+            16_384,
+            16_385,
+            1_000_000,
+            1 << 33,
+            (1 << 34) - 1,
+            1 << 35,
+            u64::MAX,
+        ] {
             let bucket = bucket_of(nanos);
             let time = Duration::from_nanos(nanos);
-            assert!(latency_below(bucket).is_none_or(|bound| time < bound), "{nanos}");
+            assert!(
+                latency_below(bucket).is_none_or(|bound| time < bound),
+                "{nanos}"
+            );
             if bucket > 0 {
-                assert!(latency_below(bucket - 1).is_some_and(|bound| time >= bound), "{nanos}");
+                assert!(
+                    latency_below(bucket - 1).is_some_and(|bound| time >= bound),
+                    "{nanos}"
+                );
             }
         }
         assert_eq!(latency_below(LATENCY_BUCKETS - 1), None);
@@ -284,7 +301,10 @@ mod tests {
         }
         let reads = sum.operations[OperationKind::Read as usize];
         assert_eq!((reads.done, reads.bytes, reads.failed), (2, 8192, 1));
-        assert_eq!((reads.latencies[0], reads.latencies[1], reads.nanos), (1, 2, 40_005));
+        assert_eq!(
+            (reads.latencies[0], reads.latencies[1], reads.nanos),
+            (1, 2, 40_005)
+        );
         assert_eq!(sum.in_flight, 1);
         assert_eq!(std::mem::align_of::<QueueStats>(), 128);
     }

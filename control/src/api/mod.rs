@@ -21,8 +21,8 @@ pub use disk::{AddDisk, Disk, DiskDetail, DiskList, DiskState, FormatDisk};
 pub use doctor::{Check, DoctorReport, Verdict};
 pub use error::ApiError;
 pub use image::{
-    Attachment, AttachmentState, Changed, Image, ImageDetail, ImageList, ImportFormat, ImportImage,
-    ImportSource, Replica, ReplicaState, WaitQuery,
+    Attachment, AttachmentState, Changed, DamagedRange, Image, ImageDetail, ImageList,
+    ImportFormat, ImportImage, ImportSource, Replica, ReplicaState, WaitQuery,
 };
 pub use job::{BadBlock, Job, JobKind, JobList, JobPhase, JobState, Progress, VerifyReport};
 pub use name::ObjectName;

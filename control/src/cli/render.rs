@@ -294,6 +294,7 @@ pub const fn job_kind(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Import => "import",
         JobKind::Verify => "verify",
+        JobKind::Recheck => "recheck",
     }
 }
 

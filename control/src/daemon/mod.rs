@@ -7,6 +7,8 @@
 //! object/              what images and volumes share: attach, detach, delete, recovery of devices
 //! image/, volume/      catalogues; how a volume is made and grown
 //! import/, verify      jobs
+//! scrub/               images read again, bad blocks repaired
+//! metrics/             for Prometheus
 //! serving              the ublk target
 //! http/                the API
 //! ```
@@ -29,6 +31,7 @@ mod process;
 mod remove_devices;
 pub mod run;
 mod run_lock;
+mod scrub;
 mod seen_paths;
 mod serving;
 mod status;

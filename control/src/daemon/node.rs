@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bedplate_datapath::replica::ReplicaSet;
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
@@ -15,6 +16,7 @@ use super::errors;
 use super::jobs::Jobs;
 use super::metrics::Counters;
 use super::object::runtime::ObjectTable;
+use super::scrub::{DamageTable, ScrubMemory};
 use super::seen_paths::SeenPaths;
 use super::serving::Serving;
 use crate::api::{ApiError, DiskState};
@@ -43,6 +45,10 @@ pub struct Node {
     problems: Mutex<HashMap<String, ApiError>>,
     changed: watch::Sender<u64>,
     block_devices: watch::Sender<u64>,
+    pub(super) damage_table: Mutex<DamageTable>,
+    pub(super) scrub_memory: Mutex<ScrubMemory>,
+    /// By image: what devices that read it share.
+    pub(super) sets: Mutex<HashMap<Uuid, Arc<ReplicaSet>>>,
     stopping: watch::Sender<bool>,
     no_attach: AtomicBool,
 }
@@ -64,6 +70,9 @@ impl Node {
             problems: Mutex::default(),
             changed: watch::Sender::new(0),
             block_devices: watch::Sender::new(0),
+            damage_table: Mutex::default(),
+            scrub_memory: Mutex::new(ScrubMemory::load(&config.state_dir)),
+            sets: Mutex::default(),
             stopping: watch::Sender::new(false),
             no_attach: AtomicBool::new(false),
             config,

@@ -13,7 +13,7 @@ use super::http::{self, socket};
 use super::node::{Node, boot_id};
 use super::object::recover;
 use super::serving::Serving;
-use super::{device_files, log, process, remove_devices, run_lock, watchdog};
+use super::{device_files, log, process, remove_devices, run_lock, scrub, watchdog};
 use crate::config::Config;
 
 /// How long jobs may take to end when the daemon goes down: their writes in flight are waited for.
@@ -162,6 +162,7 @@ async fn come_back(node: &Arc<Node>) {
     tokio::spawn(discovery::keep_looking(Arc::clone(node)));
     tokio::spawn(health::keep_watching(Arc::clone(node)));
     tokio::spawn(recover::keep_trying(Arc::clone(node)));
+    tokio::spawn(scrub::keep_scrubbing(Arc::clone(node)));
 }
 
 /// Ends everything in the order in which it depends on each other: jobs, devices, disks.

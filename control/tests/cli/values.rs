@@ -162,6 +162,8 @@ pub fn image_detail(image: Image) -> ImageDetail {
         state: ReplicaState::Ready,
         percent: None,
         why: None,
+        damaged: Vec::new(),
+        verified_unix_ms: None,
     };
     let lost = Replica {
         uuid: uuid(33),
@@ -326,6 +328,7 @@ pub fn verified(id: u64) -> Job {
         verify: Some(VerifyReport {
             replicas: 1,
             bad_block_count: 0,
+            repaired_block_count: 0,
             bad_blocks: Vec::new(),
             sha256_expected: sha256(),
             sha256_actual: Some(sha256()),

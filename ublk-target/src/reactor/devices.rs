@@ -13,8 +13,8 @@ use super::requests::Slot;
 use super::writes::Writes;
 use super::{Reactor, TAGS_MAX};
 use crate::backing::Backing;
-use crate::stats::QueueStats;
 use crate::queue::{CommandFile, Descriptors, TagAddress};
+use crate::stats::QueueStats;
 
 /// Buffer index of a tag that has no place in the buffer table: no table is that long, so the kernel delivers the request
 /// marked as lacking a buffer, and it is copied.

@@ -17,7 +17,7 @@ impl Backoff {
     pub fn wait(&self, failures: u32, random: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(20);
         let wait = self.first.saturating_mul(1 << doublings).min(self.most);
-        let three_quarters = wait - wait / 4;
+        let three_quarters = wait / 4 * 3;
         three_quarters + (wait / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
     }
 }
@@ -38,7 +38,14 @@ mod tests {
             most: Duration::from_secs(60),
         };
         let seconds = |failures, random| backoff.wait(failures, random).as_secs_f64();
-        for (failures, nominal) in [(0, 4.0), (1, 4.0), (2, 8.0), (3, 16.0), (5, 60.0), (u32::MAX, 60.0)] {
+        for (failures, nominal) in [
+            (0, 4.0),
+            (1, 4.0),
+            (2, 8.0),
+            (3, 16.0),
+            (5, 60.0),
+            (u32::MAX, 60.0),
+        ] {
             assert!((seconds(failures, 0) - nominal * 0.75).abs() < 1e-6);
             assert!((seconds(failures, u32::MAX) - nominal * 1.25).abs() < 1e-6);
         }

@@ -196,7 +196,9 @@ async fn take(node: &Arc<Node>, report: ScanReport) {
                 let backoff = health.backoff(node.config.discovery.interval_ms);
                 let mut disks = node.disks();
                 if let Some(entry) = disks.iter_mut().find(|entry| entry.path == found.path) {
-                    entry.retry.failed(Instant::now(), &backoff, backoff::random());
+                    entry
+                        .retry
+                        .failed(Instant::now(), &backoff, backoff::random());
                 }
             }
         });

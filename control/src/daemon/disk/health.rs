@@ -90,7 +90,12 @@ async fn watch(node: Arc<Node>, actor: Arc<DiskActor>) {
         } else if asked_at < due {
             continue;
         } else {
-            check(&actor, &mut late, Duration::from_millis(settings.timeout_ms)).await
+            check(
+                &actor,
+                &mut late,
+                Duration::from_millis(settings.timeout_ms),
+            )
+            .await
         };
         let (next, change) = standing.after(event, began.elapsed(), &rules);
         standing = next;
@@ -266,7 +271,10 @@ mod tests {
         assert_eq!(standing.state(), DiskState::Offline);
         let most = Duration::from_millis(settings.retry_max_ms);
         let wait = until_next(&standing, &settings);
-        assert!(wait >= most.mul_f64(0.75) && wait <= most.mul_f64(1.25), "{wait:?}");
+        assert!(
+            wait >= most.mul_f64(0.75) && wait <= most.mul_f64(1.25),
+            "{wait:?}"
+        );
         // The first answer, and it is asked at its usual pace.
         standing = standing.after(Event::Hit, rules.grace * 3, &rules).0;
         assert_eq!(until_next(&standing, &settings), interval);
@@ -278,11 +286,19 @@ mod tests {
         assert!(error.message.contains("unplugged"), "{error}");
         assert_eq!(error.disk.as_deref(), Some("/dev/x"));
         assert!(error.remedy.unwrap().contains("plug it in again"));
-        let error = trouble("/dev/x", DiskState::Suspect, Cause::Misses(2), Some("no answer within 5 ms"));
+        let error = trouble(
+            "/dev/x",
+            DiskState::Suspect,
+            Cause::Misses(2),
+            Some("no answer within 5 ms"),
+        );
         assert_eq!(
             error.unwrap().message,
             "2 health checks failed in a row: no answer within 5 ms"
         );
-        assert_eq!(trouble("/dev/x", DiskState::Online, Cause::Hits(2), None), None);
+        assert_eq!(
+            trouble("/dev/x", DiskState::Online, Cause::Hits(2), None),
+            None
+        );
     }
 }

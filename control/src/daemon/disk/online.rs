@@ -248,6 +248,7 @@ impl Node {
                 entry.set_state(DiskState::Online, None, &cause);
             }
         }
+        self.metrics.disk_changed(uuid, DiskState::Online);
         self.set_problem(&format!("disk:{}", path.display()), None);
         self.seen().remember(uuid, path);
         self.refresh_replicas(uuid);

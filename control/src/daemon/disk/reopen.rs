@@ -50,7 +50,7 @@ pub async fn let_go(node: &Arc<Node>, uuid: Uuid, now: &Path) -> Result<(), ApiE
         entry.contents = entry.contents_now();
         let actor = entry.actor.take();
         tracing::info!(disk = %entry.name(), %uuid, "it is there again, at {}", now.display());
-        entry.path = now.to_owned();
+        now.clone_into(&mut entry.path);
         // Of the same name there may be an entry of what could not be told apart from it.
         let mut position = 0;
         disks.retain(|other| {
@@ -73,12 +73,18 @@ async fn end(actor: &DiskActor) {
         Ok(Ok(())) => {}
         // As expected: it is gone, so that its clean mark cannot be written.
         Ok(Err(error)) => tracing::debug!(disk = %actor.name(), "letting go of it: {error}"),
-        Err(_late) => tracing::warn!(disk = %actor.name(), "its thread does not end; it is left behind"),
+        Err(_late) => {
+            tracing::warn!(disk = %actor.name(), "its thread does not end; it is left behind");
+        }
     }
 }
 
 /// Gives a disk that was opened anew the place that it had with the reactors.
-pub async fn take_place(node: &Arc<Node>, actor: &DiskActor, place: DiskIndex) -> Option<DiskIndex> {
+pub async fn take_place(
+    node: &Arc<Node>,
+    actor: &DiskActor,
+    place: DiskIndex,
+) -> Option<DiskIndex> {
     let serving = Arc::clone(node);
     let swapped = actor
         .ask(move |store| serving.serving.swap_disk(place, store.medium_mut().disk()))

@@ -43,9 +43,9 @@ impl Uevents {
             SockProtocol::NetlinkKObjectUEvent,
         )?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, KERNEL_GROUP))?;
-        Ok(Self {
-            socket: AsyncFd::new(socket)?,
-        })
+        // SAFETY: an `OwnedFd` owns its descriptor, and nobody replaces or closes it while it is in there.
+        let socket = unsafe { AsyncFd::register(socket) }?;
+        Ok(Self { socket })
     }
 
     /// The next thing that happens to a block device.
@@ -56,7 +56,11 @@ impl Uevents {
         let mut buffer = [0; MESSAGE_BYTES_MAX];
         loop {
             let mut ready = self.socket.readable().await?;
-            match recv(ready.get_inner().as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            match recv(
+                ready.get_inner().as_raw_fd(),
+                &mut buffer,
+                MsgFlags::empty(),
+            ) {
                 Ok(len) => {
                     if let Some(event) = parse(&buffer[..len.min(buffer.len())]) {
                         return Ok(event);
@@ -96,8 +100,10 @@ mod tests {
     fn only_block_devices_that_come_or_go_are_news() {
         let message = |action: &str, subsystem: &str| {
             parse(
-                format!("{action}@/devices/pci/x\0ACTION={action}\0SUBSYSTEM={subsystem}\0SEQNUM=7\0")
-                    .as_bytes(),
+                format!(
+                    "{action}@/devices/pci/x\0ACTION={action}\0SUBSYSTEM={subsystem}\0SEQNUM=7\0"
+                )
+                .as_bytes(),
             )
         };
         assert_eq!(message("remove", "block"), Some(Uevent::Gone));
@@ -105,10 +111,7 @@ mod tests {
         assert_eq!(message("change", "block"), Some(Uevent::Came));
         assert_eq!(message("remove", "net"), None);
         assert_eq!(message("bind", "block"), None);
-        assert_eq!(
-            parse(b"add@/x\0SUBSYSTEM=block\0DEVNAME=ublkb3\0"),
-            None
-        );
+        assert_eq!(parse(b"add@/x\0SUBSYSTEM=block\0DEVNAME=ublkb3\0"), None);
         assert_eq!(parse(b""), None);
         assert_eq!(parse(b"libudev\0\xfe\xed\xca\xfe"), None);
     }

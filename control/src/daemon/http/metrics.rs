@@ -25,13 +25,13 @@ pub async fn serve(node: Arc<Node>, address: SocketAddr) {
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(error) => {
-            let told = crate::daemon::errors::of_io(
-                &format!("cannot offer metrics on {address}"),
-                &error,
-            );
+            let told =
+                crate::daemon::errors::of_io(&format!("cannot offer metrics on {address}"), &error);
             node.set_problem(
                 "metrics",
-                Some(told.remedy("choose another `metrics_listen`, or take it out; then restart the daemon")),
+                Some(told.remedy(
+                    "choose another `metrics_listen`, or take it out; then restart the daemon",
+                )),
             );
             return;
         }

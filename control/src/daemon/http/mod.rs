@@ -41,6 +41,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/images/{name}/attach", post(images::attach))
         .route("/v1/images/{name}/detach", post(images::detach))
         .route("/v1/images/{name}/verify", post(images::verify))
+        .route("/v1/images/{name}/recheck", post(images::recheck))
         .route("/v1/images/{name}/wait", get(images::wait))
         .route("/v1/volumes", get(volumes::list).post(volumes::create))
         .route(

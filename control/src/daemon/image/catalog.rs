@@ -3,24 +3,29 @@
 use std::collections::BTreeMap;
 
 use bedplate_datapath::store::{Object, ReplicaState as StoredState};
-use bedplate_datapath::units::CLUSTER_BYTES;
+use bedplate_datapath::units::{BLOCK_BYTES, CLUSTER_BYTES};
 use uuid::Uuid;
 
 use crate::api::{
-    ApiError, Attachment, AttachmentState, Changed, Image, ImageDetail, Replica, ReplicaState,
-    Transition,
+    ApiError, Attachment, AttachmentState, Changed, DamagedRange, Image, ImageDetail, Replica,
+    ReplicaState, Transition,
 };
 use crate::daemon::node::Node;
 use crate::daemon::object::runtime::ObjectTable;
 use crate::daemon::object::wait::Stand;
 use crate::daemon::object::{Located, Noun, disk_trouble};
+use crate::daemon::scrub::DamageTable;
 use crate::error_kind::ErrorKind;
+
+/// Damaged ranges that are shown of one replica.
+const DAMAGED_RANGES_MAX: usize = 100;
 
 impl Node {
     /// Derives the states of the replicas on a disk from the disk's state, and tells of the changes.
     pub fn refresh_replicas(&self, disk: Uuid) {
         let disks = self.disks();
         let mut images = self.runtimes();
+        let damage = self.damage();
         for entry in disks.iter().filter(|entry| entry.uuid == Some(disk)) {
             let trouble = disk_trouble(entry);
             let contents = entry.contents_now();
@@ -29,7 +34,7 @@ impl Node {
                 .iter()
                 .filter(|object| Noun::of(object) == Noun::Image);
             for object in replicas {
-                let (state, why) = state_of(trouble.as_ref(), object, &images);
+                let (state, why) = state_of(trouble.as_ref(), object, &damage);
                 let tracked = images.replica(object.replica_uuid);
                 match why {
                     None => tracked.set(
@@ -41,6 +46,7 @@ impl Node {
                 }
             }
         }
+        drop(damage);
         drop(images);
         drop(disks);
         self.notify();
@@ -118,10 +124,30 @@ impl Node {
             image: view(&replicas, &images),
             replicas: replicas
                 .iter()
-                .map(|replica| replica_view(replica, &images))
+                .map(|replica| {
+                    let mut view = replica_view(replica, &images);
+                    self.add_damage(&mut view);
+                    view
+                })
                 .collect(),
             history,
         })
+    }
+
+    /// What is known to be bad of a replica, and when it was read.
+    fn add_damage(&self, view: &mut Replica) {
+        view.damaged = self
+            .damage()
+            .ranges(view.uuid)
+            .into_iter()
+            .take(DAMAGED_RANGES_MAX)
+            .map(|range| DamagedRange {
+                offset: range.start * BLOCK_BYTES,
+                len_bytes: (range.end - range.start) * BLOCK_BYTES,
+            })
+            .collect();
+        let remembered = self.scrub_memory().of(view.uuid);
+        view.verified_unix_ms = remembered.map(|what| what.read_unix_s.saturating_mul(1000));
     }
 
     /// What the API answers to a change of an image's device.
@@ -158,18 +184,15 @@ impl Node {
 fn state_of(
     trouble: Option<&String>,
     object: &Object,
-    images: &ObjectTable,
+    damage: &DamageTable,
 ) -> (ReplicaState, Option<String>) {
     if let Some(trouble) = trouble {
         return (ReplicaState::Unknown, Some(trouble.clone()));
     }
     match &object.state {
         StoredState::Failed(damage) => (ReplicaState::Failed, Some(damage.to_string())),
-        StoredState::Ready => match images
-            .get(object.uuid)
-            .and_then(|runtime| runtime.damage.clone())
-        {
-            Some(damage) => (ReplicaState::Damaged, Some(damage)),
+        StoredState::Ready => match damage.of(object.replica_uuid) {
+            Some(damage) => (ReplicaState::Damaged, Some(damage.why.clone())),
             None => (ReplicaState::Ready, None),
         },
     }
@@ -184,6 +207,8 @@ fn replica_view(replica: &Located, images: &ObjectTable) -> Replica {
         state: tracked.map_or(ReplicaState::Pending, super::super::history::Tracked::get),
         percent: None,
         why: tracked.and_then(|tracked| tracked.why().map(str::to_owned)),
+        damaged: Vec::new(),
+        verified_unix_ms: None,
     }
 }
 

@@ -106,21 +106,29 @@ impl Snapshot {
             family.gauge(&labels, 1)
         })?;
         let none = Labels::new();
-        out.gauges("start_time_seconds", "When the daemon started, since 1970", |family| {
-            family.float(&none, seconds(status.started_unix_ms))
-        })?;
+        out.gauges(
+            "start_time_seconds",
+            "When the daemon started, since 1970",
+            |family| family.float(&none, seconds(status.started_unix_ms)),
+        )?;
         out.gauges("reactors", "Threads that serve devices", |family| {
             family.gauge(&none, status.reactors.into())
         })?;
-        out.gauges("problems", "What somebody should look at: see `bedplate status`", |family| {
-            family.gauge(&none, status.problems.len() as u64)
-        })?;
-        out.counters("device_recoveries", "Devices that came back by themselves", |family| {
-            family.counter(&none, self.devices_recovered)
-        })?;
-        out.counters("scrub_passes", "How often all replicas were read again", |family| {
-            family.counter(&none, self.scrub_passes)
-        })
+        out.gauges(
+            "problems",
+            "What somebody should look at: see `bedplate status`",
+            |family| family.gauge(&none, status.problems.len() as u64),
+        )?;
+        out.counters(
+            "device_recoveries",
+            "Devices that came back by themselves",
+            |family| family.counter(&none, self.devices_recovered),
+        )?;
+        out.counters(
+            "scrub_passes",
+            "How often all replicas were read again",
+            |family| family.counter(&none, self.scrub_passes),
+        )
     }
 
     fn disks(&self, out: &mut Out<'_>) -> fmt::Result {
@@ -137,22 +145,36 @@ impl Snapshot {
                 .iter()
                 .map(|disk| (disk, disk_labels(&disk.path, disk.uuid)))
         };
-        out.gauges("disk_state", "1 for the state that a disk is in", |family| {
-            disks().try_for_each(|(disk, labels)| family.states(&labels, &STATES, disk.state))
-        })?;
-        out.gauges("disk_read_only", "1 where a disk takes no more changes", |family| {
-            disks().try_for_each(|(disk, labels)| family.gauge(&labels, disk.read_only.into()))
-        })?;
+        out.gauges(
+            "disk_state",
+            "1 for the state that a disk is in",
+            |family| {
+                disks().try_for_each(|(disk, labels)| family.states(&labels, &STATES, disk.state))
+            },
+        )?;
+        out.gauges(
+            "disk_read_only",
+            "1 where a disk takes no more changes",
+            |family| {
+                disks().try_for_each(|(disk, labels)| family.gauge(&labels, disk.read_only.into()))
+            },
+        )?;
         out.gauges("disk_usable_bytes", "Bytes for data and maps", |family| {
             disks().try_for_each(|(disk, labels)| maybe(family, &labels, disk.usable_bytes))
         })?;
-        out.gauges("disk_free_bytes", "Bytes of those that are free", |family| {
-            disks().try_for_each(|(disk, labels)| maybe(family, &labels, disk.free_bytes))
-        })?;
+        out.gauges(
+            "disk_free_bytes",
+            "Bytes of those that are free",
+            |family| disks().try_for_each(|(disk, labels)| maybe(family, &labels, disk.free_bytes)),
+        )?;
         out.gauges("disk_used_bytes", "Bytes of those that are not", |family| {
             disks().try_for_each(|(disk, labels)| {
                 let used = disk.usable_bytes.zip(disk.free_bytes);
-                maybe(family, &labels, used.map(|(all, free)| all.saturating_sub(free)))
+                maybe(
+                    family,
+                    &labels,
+                    used.map(|(all, free)| all.saturating_sub(free)),
+                )
             })
         })?;
         let counted = || {
@@ -161,24 +183,40 @@ impl Snapshot {
                 Some((counters.unwrap_or_default(), labels))
             })
         };
-        out.counters("disk_transitions", "Changes of a disk's state, by the new state", |family| {
-            counted().try_for_each(|(of, labels)| {
-                of.transitions.iter().try_for_each(|(to, count)| {
-                    let mut labels = labels.clone();
-                    labels.push(("to", to.clone()));
-                    family.counter(&labels, *count)
+        out.counters(
+            "disk_transitions",
+            "Changes of a disk's state, by the new state",
+            |family| {
+                counted().try_for_each(|(of, labels)| {
+                    of.transitions.iter().try_for_each(|(to, count)| {
+                        let mut labels = labels.clone();
+                        labels.push(("to", to.clone()));
+                        family.counter(&labels, *count)
+                    })
                 })
-            })
-        })?;
-        out.counters("checksum_errors", "Blocks of images that were found to be bad on a disk", |family| {
-            counted().try_for_each(|(of, labels)| family.counter(&labels, of.checksum_errors))
-        })?;
-        out.counters("blocks_repaired", "Blocks that were written again from another replica", |family| {
-            counted().try_for_each(|(of, labels)| family.counter(&labels, of.blocks_repaired))
-        })?;
-        out.counters("scrubbed_bytes", "Bytes of images that were read again and compared", |family| {
-            counted().try_for_each(|(of, labels)| family.counter(&labels, of.scrubbed_bytes))
-        })
+            },
+        )?;
+        out.counters(
+            "checksum_errors",
+            "Blocks of images that were found to be bad on a disk",
+            |family| {
+                counted().try_for_each(|(of, labels)| family.counter(&labels, of.checksum_errors))
+            },
+        )?;
+        out.counters(
+            "blocks_repaired",
+            "Blocks that were written again from another replica",
+            |family| {
+                counted().try_for_each(|(of, labels)| family.counter(&labels, of.blocks_repaired))
+            },
+        )?;
+        out.counters(
+            "scrubbed_bytes",
+            "Bytes of images that were read again and compared",
+            |family| {
+                counted().try_for_each(|(of, labels)| family.counter(&labels, of.scrubbed_bytes))
+            },
+        )
     }
 
     fn images(&self, out: &mut Out<'_>) -> fmt::Result {
@@ -195,17 +233,29 @@ impl Snapshot {
                 .iter()
                 .map(|detail| (&detail.image, vec![("image", detail.image.name.clone())]))
         };
-        out.gauges("image_state", "1 for the state that an image is in", |family| {
-            images().try_for_each(|(image, labels)| family.states(&labels, &STATES, image.state))
-        })?;
+        out.gauges(
+            "image_state",
+            "1 for the state that an image is in",
+            |family| {
+                images()
+                    .try_for_each(|(image, labels)| family.states(&labels, &STATES, image.state))
+            },
+        )?;
         out.gauges("image_size_bytes", "Size of an image", |family| {
             images().try_for_each(|(image, labels)| maybe(family, &labels, image.size_bytes))
         })?;
-        out.gauges("image_copies_wanted", "Replicas that an image is to have", |family| {
-            images().try_for_each(|(image, labels)| family.gauge(&labels, image.copies_wanted.into()))
-        })?;
+        out.gauges(
+            "image_copies_wanted",
+            "Replicas that an image is to have",
+            |family| {
+                images().try_for_each(|(image, labels)| {
+                    family.gauge(&labels, image.copies_wanted.into())
+                })
+            },
+        )?;
         out.gauges("image_copies_ready", "Replicas that are Ready", |family| {
-            images().try_for_each(|(image, labels)| family.gauge(&labels, image.copies_ready.into()))
+            images()
+                .try_for_each(|(image, labels)| family.gauge(&labels, image.copies_ready.into()))
         })?;
         let replicas = || {
             self.images.iter().flat_map(|detail| {
@@ -217,17 +267,25 @@ impl Snapshot {
                 })
             })
         };
-        out.gauges("replica_state", "1 for the state that a replica is in", |family| {
-            replicas().try_for_each(|(replica, labels)| {
-                family.states(&labels, &STATES, replica.state)
-            })
-        })?;
-        out.gauges("replica_damaged_blocks", "Blocks of a replica that are known to be bad", |family| {
-            replicas().try_for_each(|(replica, labels)| {
-                let blocks = self.damaged_blocks.get(&replica.uuid);
-                family.gauge(&labels, blocks.copied().unwrap_or_default())
-            })
-        })
+        out.gauges(
+            "replica_state",
+            "1 for the state that a replica is in",
+            |family| {
+                replicas().try_for_each(|(replica, labels)| {
+                    family.states(&labels, &STATES, replica.state)
+                })
+            },
+        )?;
+        out.gauges(
+            "replica_damaged_blocks",
+            "Blocks of a replica that are known to be bad",
+            |family| {
+                replicas().try_for_each(|(replica, labels)| {
+                    let blocks = self.damaged_blocks.get(&replica.uuid);
+                    family.gauge(&labels, blocks.copied().unwrap_or_default())
+                })
+            },
+        )
     }
 
     fn volumes(&self, out: &mut Out<'_>) -> fmt::Result {
@@ -244,17 +302,25 @@ impl Snapshot {
                 .iter()
                 .map(|volume| (volume, vec![("volume", volume.name.clone())]))
         };
-        out.gauges("volume_state", "1 for the state that a volume is in", |family| {
-            volumes().try_for_each(|(volume, labels)| {
-                family.states(&labels, &STATES, volume.state)
-            })
-        })?;
+        out.gauges(
+            "volume_state",
+            "1 for the state that a volume is in",
+            |family| {
+                volumes()
+                    .try_for_each(|(volume, labels)| family.states(&labels, &STATES, volume.state))
+            },
+        )?;
         out.gauges("volume_size_bytes", "Size of a volume", |family| {
             volumes().try_for_each(|(volume, labels)| family.gauge(&labels, volume.size_bytes))
         })?;
-        out.gauges("volume_allocated_bytes", "Bytes that are a volume's own", |family| {
-            volumes().try_for_each(|(volume, labels)| family.gauge(&labels, volume.allocated_bytes))
-        })
+        out.gauges(
+            "volume_allocated_bytes",
+            "Bytes that are a volume's own",
+            |family| {
+                volumes()
+                    .try_for_each(|(volume, labels)| family.gauge(&labels, volume.allocated_bytes))
+            },
+        )
     }
 
     fn devices(&self, out: &mut Out<'_>) -> fmt::Result {
@@ -265,20 +331,28 @@ impl Snapshot {
                 })
             })
         };
-        out.counters("device_operations", "Requests that a device has answered without an error", |family| {
-            count(family, |stats| stats.done)
-        })?;
+        out.counters(
+            "device_operations",
+            "Requests that a device has answered without an error",
+            |family| count(family, |stats| stats.done),
+        )?;
         out.counters("device_bytes", "Bytes of those", |family| {
             count(family, |stats| stats.bytes)
         })?;
-        out.counters("device_errors", "Requests that a device has answered with an error", |family| {
-            count(family, |stats| stats.failed)
-        })?;
-        out.gauges("device_requests_in_flight", "Requests that a device has not answered yet", |family| {
-            self.devices.iter().try_for_each(|device| {
-                family.gauge(&device.labels(), device.stats.in_flight)
-            })
-        })?;
+        out.counters(
+            "device_errors",
+            "Requests that a device has answered with an error",
+            |family| count(family, |stats| stats.failed),
+        )?;
+        out.gauges(
+            "device_requests_in_flight",
+            "Requests that a device has not answered yet",
+            |family| {
+                self.devices
+                    .iter()
+                    .try_for_each(|device| family.gauge(&device.labels(), device.stats.in_flight))
+            },
+        )?;
         out.family(
             "device_latency_seconds",
             "From a request's delivery to its answer",
@@ -307,9 +381,13 @@ impl Snapshot {
             let jobs = self.status.jobs.iter();
             jobs.filter(|job| matches!(job.state, JobState::Pending | JobState::Running))
         };
-        out.gauges("job_done_bytes", "Bytes that a job is done with: an import, a rebuild, a verification", |family| {
-            running().try_for_each(|job| family.gauge(&labels(job), job.progress.done_bytes))
-        })?;
+        out.gauges(
+            "job_done_bytes",
+            "Bytes that a job is done with: an import, a rebuild, a verification",
+            |family| {
+                running().try_for_each(|job| family.gauge(&labels(job), job.progress.done_bytes))
+            },
+        )?;
         out.gauges("job_total_bytes", "Bytes that a job has to do", |family| {
             running().try_for_each(|job| maybe(family, &labels(job), job.progress.total_bytes))
         })
@@ -361,7 +439,10 @@ fn latencies(series: &mut MetricEncoder<'_>, stats: &OperationStats) -> fmt::Res
 fn disk_labels(path: &str, uuid: Option<uuid::Uuid>) -> Labels {
     vec![
         ("disk", path.to_owned()),
-        ("uuid", uuid.map(|uuid| uuid.to_string()).unwrap_or_default()),
+        (
+            "uuid",
+            uuid.map(|uuid| uuid.to_string()).unwrap_or_default(),
+        ),
     ]
 }
 

@@ -122,6 +122,7 @@ pub async fn backing_of(
         .await?;
     let (stack, volume) =
         layers.map_err(|error| errors::of_store(&actor.name(), Some(&object.name), &error))?;
+    let stack = node.share_replicas(object, actor.uuid, stack);
     Ok(assemble(actor, stack, volume))
 }
 
@@ -140,6 +141,7 @@ pub async fn live_backing_of(
         .ask(move |store| layers(store, uuid, disk))
         .await?
         .map_err(|error| errors::of_store(&actor.name(), Some(&object.name), &error))?;
+    let stack = node.share_replicas(object, actor.uuid, stack);
     Ok(assemble(actor, stack, volume))
 }
 

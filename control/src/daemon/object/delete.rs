@@ -34,6 +34,7 @@ pub async fn delete(node: &Arc<Node>, noun: Noun, name: &str) -> Result<(), ApiE
         return Err(errors::of_store(&actor.name(), Some(&object.name), &error));
     }
     node.runtimes().forget(uuid, object.replica_uuid);
+    node.forget_scrubbed(uuid, object.replica_uuid);
     node.set_problem(&backing::loss_key(uuid), None);
     tracing::info!(object = object.name, %uuid, "deleted the {noun}");
     // An object that kept its disk from allocating may be gone.

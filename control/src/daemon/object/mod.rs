@@ -6,6 +6,7 @@
 //! attach     a device is asked for, or not wanted any more
 //!   bring_up the device is made, or taken over
 //!   backing  what it reads and writes
+//!   sets     what devices that read one image share
 //! recover    devices come back by themselves
 //! wait       until an object can be used
 //! delete     its end
@@ -18,6 +19,7 @@ mod delete;
 pub mod names;
 pub mod recover;
 pub mod runtime;
+mod sets;
 pub mod wait;
 
 pub use delete::delete;

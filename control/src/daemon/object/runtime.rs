@@ -33,8 +33,6 @@ pub struct Runtime {
     pub turn: Arc<tokio::sync::Mutex<()>>,
     /// The job that reads it.
     pub job: Option<JobRef>,
-    /// What a verification found to be bad.
-    pub damage: Option<String>,
 }
 
 impl Default for Runtime {
@@ -44,7 +42,6 @@ impl Default for Runtime {
             device: None,
             turn: Arc::default(),
             job: None,
-            damage: None,
         }
     }
 }
