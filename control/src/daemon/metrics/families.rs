@@ -462,3 +462,108 @@ fn word<T: serde::Serialize>(value: &T) -> String {
 fn seconds(unix_ms: u64) -> f64 {
     std::time::Duration::from_millis(unix_ms).as_secs_f64()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    use prometheus_client::registry::Registry;
+    use uuid::Uuid;
+
+    use crate::api::{Disk, Status};
+
+    fn snapshot() -> Snapshot {
+        let disk = Uuid::from_u128(1);
+        let mut stats = DeviceStats::default();
+        let reads = &mut stats.operations[OperationKind::Read as usize];
+        (reads.done, reads.bytes, reads.nanos) = (3, 12_288, 1_000_000_000);
+        (reads.latencies[0], reads.latencies[2]) = (1, 2);
+        Snapshot {
+            status: Status {
+                version: "1".to_owned(),
+                pid: 1,
+                started_unix_ms: 1500,
+                boot_id: disk,
+                kernel: "7".to_owned(),
+                data_mode: None,
+                reactors: 2,
+                disks: vec![Disk {
+                    uuid: Some(disk),
+                    path: "/dev/a \"b\"".to_owned(),
+                    state: DiskState::Suspect,
+                    why: None,
+                    read_only: false,
+                    size_bytes: None,
+                    usable_bytes: Some(100),
+                    free_bytes: Some(30),
+                    replicas: 0,
+                    volume_count: 0,
+                }],
+                images: Vec::new(),
+                volumes: Vec::new(),
+                jobs: Vec::new(),
+                problems: Vec::new(),
+            },
+            images: Vec::new(),
+            damaged_blocks: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            devices_recovered: 4,
+            scrub_passes: 0,
+            devices: vec![OfDevice {
+                noun: "volume",
+                name: "vm".to_owned(),
+                number: 5,
+                stats,
+            }],
+        }
+    }
+
+    fn text() -> String {
+        let mut registry = Registry::with_prefix("bedplate");
+        registry.register_collector(Box::new(snapshot()));
+        let mut text = String::new();
+        prometheus_client::encoding::prometheus_text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn each_series_is_what_was_counted() {
+        let text = text();
+        let of = "volume=\"vm\",device=\"ublkb5\",operation=\"read\"";
+        for line in [
+            "bedplate_start_time_seconds 1.5".to_owned(),
+            "bedplate_device_recoveries_total 4".to_owned(),
+            "bedplate_disk_state{disk=\"/dev/a \\\"b\\\"\",uuid=\"00000000-0000-0000-0000-000000000001\",state=\"Suspect\"} 1".to_owned(),
+            "bedplate_disk_state{disk=\"/dev/a \\\"b\\\"\",uuid=\"00000000-0000-0000-0000-000000000001\",state=\"Online\"} 0".to_owned(),
+            "bedplate_disk_used_bytes{disk=\"/dev/a \\\"b\\\"\",uuid=\"00000000-0000-0000-0000-000000000001\"} 70".to_owned(),
+            format!("bedplate_device_operations_total{{{of}}} 3"),
+            format!("bedplate_device_bytes_total{{{of}}} 12288"),
+            format!("bedplate_device_latency_seconds_bucket{{{of},le=\"+Inf\"}} 3"),
+            format!("bedplate_device_latency_seconds_count{{{of}}} 3"),
+            format!("bedplate_device_latency_seconds_sum{{{of}}} 1"),
+        ] {
+            let there = text.lines().any(|there| {
+                there == line || there == line.replace(",le=", ",le=").as_str() || there == format!("{line}.0")
+            });
+            assert!(there, "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn names_follow_the_conventions_and_each_family_is_described_once() {
+        let text = text();
+        let mut seen = std::collections::BTreeSet::new();
+        for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
+            let mut words = line.split(' ').skip(2);
+            let (name, kind) = (words.next().unwrap(), words.next().unwrap());
+            assert!(seen.insert(name.to_owned()), "{name} is there twice");
+            assert!(name.starts_with("bedplate_"), "{name}");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            for unit in ["_ms", "_kib", "_percent", "_millis"] {
+                assert!(!name.contains(unit), "{name}: no base unit");
+            }
+        }
+        assert!(seen.len() > 20, "{text}");
+    }
+}
