@@ -191,6 +191,7 @@ fn state_of(
     }
     match &object.state {
         StoredState::Failed(damage) => (ReplicaState::Failed, Some(damage.to_string())),
+        StoredState::Building { .. } => (ReplicaState::InProgress, None),
         StoredState::Ready => match damage.of(object.replica_uuid) {
             Some(damage) => (ReplicaState::Damaged, Some(damage.why.clone())),
             None => (ReplicaState::Ready, None),
