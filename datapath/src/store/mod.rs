@@ -56,7 +56,6 @@ use crate::units::{Epoch, Pcn, Seq, SlotIndex};
 use crate::volume::{ClusterLocks, Space, Volume};
 
 pub use crate::alloc::Extent;
-pub use checked::{BlockRepair, CHECKED_BLOCKS_MAX, CheckedBlock};
 pub use crate::format::object::ObjectKind;
 pub use checked::{BlockRepair, CHECKED_BLOCKS_MAX, CheckedBlock};
 pub(crate) use copy::CopiedCluster;
