@@ -26,6 +26,7 @@ mod node;
 mod object;
 mod process;
 mod remove_devices;
+mod replica;
 pub mod run;
 mod run_lock;
 mod seen_paths;
