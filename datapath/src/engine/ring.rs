@@ -104,6 +104,26 @@ impl Ring {
             .map(drop)
     }
 
+    /// Puts memory into slot `slot` of the buffer table, for good.
+    ///
+    /// # Errors
+    /// What `io_uring_register` answers.
+    ///
+    /// # Safety
+    /// The memory must outlive the ring's operations, and be left to them.
+    pub unsafe fn install_buffer(&self, slot: u32, start: *mut u8, len: usize) -> io::Result<()> {
+        let buffer = libc::iovec {
+            iov_base: start.cast(),
+            iov_len: len,
+        };
+        // SAFETY: the caller vouches for the memory.
+        unsafe {
+            self.uring
+                .submitter()
+                .register_buffers_update(slot, &[buffer], None)
+        }
+    }
+
     /// Queues an entry; it is handed to the kernel by the next [`Ring::submit_and_wait`], or before, if the queue is full.
     ///
     /// # Safety

@@ -13,10 +13,10 @@ fn entry(pcn: u32, mask: u32) -> u64 {
 }
 
 fn layer(disk: u16, entries: Vec<u64>) -> Layer {
-    Layer {
-        map: Arc::new(LayerMap::from_entries(entries)),
-        disk: DiskIndex::new(disk),
-    }
+    Layer::new(
+        Arc::new(LayerMap::from_entries(entries)),
+        DiskIndex::new(disk),
+    )
 }
 
 fn disk_run(request_offset: u32, len_bytes: u32, disk: u16, at: u64) -> Run {
