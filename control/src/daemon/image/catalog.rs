@@ -165,6 +165,7 @@ fn state_of(
     }
     match &object.state {
         StoredState::Failed(damage) => (ReplicaState::Failed, Some(damage.to_string())),
+        StoredState::Building { .. } => (ReplicaState::InProgress, None),
         StoredState::Ready => match images
             .get(object.uuid)
             .and_then(|runtime| runtime.damage.clone())

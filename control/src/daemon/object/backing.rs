@@ -83,7 +83,7 @@ pub fn held(found: &Located, lost: Option<&str>) -> Option<ApiError> {
             )
             .remedy(errors::accept_loss_remedy(name))
         }
-        Stored::Ready => return None,
+        Stored::Ready | Stored::Building { .. } => return None,
     };
     Some(error.object(name.clone()).disk(found.disk_path.clone()))
 }

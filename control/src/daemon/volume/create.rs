@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bedplate_datapath::store::NewVolume;
+use bedplate_datapath::store::{NewVolume, Parent};
 use uuid::Uuid;
 
 use super::size;
@@ -40,7 +40,10 @@ pub async fn create(node: &Arc<Node>, request: CreateVolume) -> Result<Volume, A
         name: name.clone(),
         object_uuid: Uuid::new_v4(),
         size_bytes,
-        parent: image.as_ref().map(|image| image.object.uuid),
+        parent: image.as_ref().map(|image| Parent {
+            uuid: image.object.uuid,
+            size_bytes: image.object.size_bytes,
+        }),
         created_unix_s: unix_ms() / 1000,
     };
     let made = actor.change(move |store| store.create_volume(new)).await?;
