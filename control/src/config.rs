@@ -30,6 +30,9 @@ pub struct Config {
     pub socket_group: String,
     /// Address of this machine's own (127.0.0.0/8 or ::1) on which metrics are offered to Prometheus, besides the socket; none when absent.
     pub metrics_listen: Option<SocketAddr>,
+    /// What tells this node from others that may see the same disks: any word that never changes. Disks that are formatted or adopted here
+    /// carry it, and a disk that carries another one is refused. Without one, disks of any node are used, and none is marked.
+    pub node_id: Option<String>,
     /// Filter of the log, in the syntax of `tracing`'s `EnvFilter`.
     pub log: String,
     /// How disks are found.
@@ -42,6 +45,8 @@ pub struct Config {
     pub ublk: Ublk,
     /// How images are read again.
     pub scrub: Scrub,
+    /// How missing replicas are made.
+    pub rebuild: Rebuild,
     /// When a disk counts as nearly full.
     pub space: Space,
     /// How the daemon's memory is kept from being paged out.
@@ -110,6 +115,20 @@ pub struct Ublk {
     pub devices_max: u32,
     /// How long a device of a dead daemon may take to be handed over, in milliseconds, before this is logged as an error. It goes on being tried.
     pub recovery_warn_ms: u64,
+    /// How long a read of an image may take before another copy is asked, in milliseconds; 0 never asks.
+    pub read_deadline_ms: u64,
+}
+
+/// How missing replicas are made.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rebuild {
+    /// Bytes a second that each replica in the making may take of its disks; 0 is no limit. Less than what guests on them notice.
+    pub limit_bytes_per_s: u64,
+    /// Replicas that are made at once, never two on one disk; the others wait.
+    pub at_once: usize,
+    /// How full a rebuild may make a disk, in percent: what is left is for volumes.
+    pub fill_percent: u8,
 }
 
 /// How images are read again and compared with their checksums: in the background, one replica at a time.
@@ -173,12 +192,14 @@ impl Default for Config {
             socket: None,
             socket_group: "bedplate".to_owned(),
             metrics_listen: None,
+            node_id: None,
             log: "info".to_owned(),
             discovery: Discovery::default(),
             health: Health::default(),
             import: Import::default(),
             ublk: Ublk::default(),
             scrub: Scrub::default(),
+            rebuild: Rebuild::default(),
             space: Space::default(),
             memory: Memory::default(),
             jobs_remembered: 256,
@@ -228,6 +249,17 @@ impl Default for Ublk {
             data_mode: DataMode::Auto,
             devices_max: 1024,
             recovery_warn_ms: 10_000,
+            read_deadline_ms: 2000,
+        }
+    }
+}
+
+impl Default for Rebuild {
+    fn default() -> Self {
+        Self {
+            limit_bytes_per_s: 100 << 20,
+            at_once: 4,
+            fill_percent: 95,
         }
     }
 }
@@ -321,6 +353,11 @@ impl Config {
         Ok(config)
     }
 
+    /// How long a disk may be away before copies are made elsewhere.
+    pub fn grace(&self) -> Duration {
+        Duration::from_millis(self.health.grace_ms)
+    }
+
     /// Refuses values that cannot work.
     ///
     /// # Errors
@@ -362,6 +399,12 @@ impl Config {
                 ),
             });
         }
+        at_least_one("rebuild.at_once", self.rebuild.at_once as u64)?;
+        between(
+            "rebuild.fill_percent",
+            self.rebuild.fill_percent.into(),
+            100,
+        )?;
         between("space.warn_percent", self.space.warn_percent.into(), 100)?;
         between(
             "space.critical_percent",

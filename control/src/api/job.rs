@@ -14,6 +14,10 @@ pub enum JobKind {
     Verify,
     /// The same, to take back that replicas are not trusted.
     Recheck,
+    /// Makes a replica of an image from another one.
+    Rebuild,
+    /// Moves the replicas of a disk to other disks.
+    Drain,
 }
 
 /// State of a job.
@@ -73,8 +77,10 @@ pub struct Job {
     pub id: u64,
     /// What it does.
     pub kind: JobKind,
-    /// The image that it is about.
+    /// The image that it is about; empty for a whole disk.
     pub image: String,
+    /// The disk that it is about, where it is about one: its path.
+    pub disk: Option<String>,
     /// State.
     pub state: JobState,
     /// How far.

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bedplate_datapath::replica::ReplicaSet;
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
@@ -16,6 +15,7 @@ use super::errors;
 use super::jobs::Jobs;
 use super::metrics::Counters;
 use super::object::runtime::ObjectTable;
+use super::replica::Replicas;
 use super::scrub::{DamageTable, ScrubMemory};
 use super::seen_paths::SeenPaths;
 use super::serving::Serving;
@@ -37,6 +37,8 @@ pub struct Node {
     pub serving: Serving,
     /// What is counted.
     pub metrics: Counters,
+    /// Copies of images, and who looks after them.
+    pub replicas: Replicas,
     /// Imports that may copy now.
     pub import_turns: Semaphore,
     disks: Mutex<Vec<DiskEntry>>,
@@ -47,8 +49,6 @@ pub struct Node {
     block_devices: watch::Sender<u64>,
     pub(super) damage_table: Mutex<DamageTable>,
     pub(super) scrub_memory: Mutex<ScrubMemory>,
-    /// By image: what devices that read it share.
-    pub(super) sets: Mutex<HashMap<Uuid, Arc<ReplicaSet>>>,
     stopping: watch::Sender<bool>,
     no_attach: AtomicBool,
 }
@@ -63,6 +63,7 @@ impl Node {
             jobs: Jobs::new(config.jobs_remembered),
             serving,
             metrics: Counters::default(),
+            replicas: Replicas::new(&config.rebuild),
             import_turns: Semaphore::new(config.import.at_once),
             disks: Mutex::default(),
             runtimes: Mutex::default(),
@@ -72,7 +73,6 @@ impl Node {
             block_devices: watch::Sender::new(0),
             damage_table: Mutex::default(),
             scrub_memory: Mutex::new(ScrubMemory::load(&config.state_dir)),
-            sets: Mutex::default(),
             stopping: watch::Sender::new(false),
             no_attach: AtomicBool::new(false),
             config,
@@ -232,13 +232,18 @@ impl Node {
         })
     }
 
-    /// The disk that has most free space among those that can be written to.
+    /// The disk that has most free space among those that can be written to, and that nobody wants empty.
     ///
     /// # Errors
     /// `DiskOffline` when there is none.
     pub fn disk_with_most_space(&self) -> Result<Arc<DiskActor>, ApiError> {
         let disks = self.disks();
-        let writable = disks.iter().filter_map(DiskEntry::writable);
+        let seen = self.seen();
+        let is_taken = |entry: &&DiskEntry| entry.uuid.is_none_or(|uuid| !seen.is_draining(uuid));
+        let writable = disks
+            .iter()
+            .filter(is_taken)
+            .filter_map(DiskEntry::writable);
         writable
             .max_by_key(|actor| actor.free_bytes())
             .cloned()

@@ -18,6 +18,8 @@ daemon_settings() {
   printf '%s\n%s\n' "${TOP_SETTINGS:-}" "${MORE_SETTINGS:-}"
   printf '[discovery]\ninterval_ms = 500\nall_block_devices = %s\n' "${LAB_LOOK_EVERYWHERE:-true}"
   printf '[ublk]\ndata_mode = "%s"\nqueues = %s\n' "$LAB_DATA_MODE" "${QUEUES:-1}"
+  # Of a scenario that wants more.
+  printf '%b' "${SETTINGS:-}"
 }
 
 # One that hangs is no answer, and must not keep the scenario from saying so.

@@ -133,6 +133,7 @@ pub async fn take_down(node: &Arc<Node>, object: &Object, number: u32) -> Result
     }
     device_files::forget(&node.config.run_dir, number);
     node.runtimes().of(object.uuid).device = None;
+    node.replicas.sets.released(object.uuid);
     Ok(())
 }
 

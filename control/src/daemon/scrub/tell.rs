@@ -104,12 +104,10 @@ impl Node {
         self.refresh_replicas(found.disk);
     }
 
-    /// Forgets a replica that was deleted, and who reads the image.
-    pub fn forget_scrubbed(&self, image: Uuid, replica: Uuid) {
+    /// Forgets a replica that was deleted.
+    pub fn forget_scrubbed(&self, replica: Uuid) {
         self.damage().forget(replica);
         self.scrub_memory().forget(replica);
-        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        sets.remove(&image);
     }
 
     fn remember(&self, found: &Located, is_damaged: bool) {
