@@ -42,7 +42,7 @@ killed_while_copying() {
 
 boot_2() {
   daemon_start
-  within 30 is_ready golden
+  within 30 image_is_ready
   volume_back_on vm "$(kept vm)"
   within 120 copies_ready golden 3
   equal "imports after a reboot" 0 "$(jobs_of import)"
@@ -56,6 +56,8 @@ boot_2() {
   must bedplate image detach golden
   daemon_stop
 }
+
+image_is_ready() { [ "$(image_field golden state)" = Ready ]; }
 
 # Under the reading clone.
 lowered_and_raised() {
