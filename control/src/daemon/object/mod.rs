@@ -45,7 +45,7 @@ impl Noun {
         match object.kind {
             ObjectKind::Volume => Self::Volume,
             // What cannot be told apart, a lost slot for instance, is listed and deleted with the images.
-            ObjectKind::ImageReplica | ObjectKind::Snapshot => Self::Image,
+            ObjectKind::ImageReplica | ObjectKind::Snapshot | ObjectKind::Grave => Self::Image,
         }
     }
 
