@@ -244,17 +244,22 @@ fn a_replica_that_differs_is_refused_and_not_merged() {
 }
 
 #[test]
-fn a_named_disk_without_a_copy_is_pending_until_there_are_enough() {
+fn a_named_disk_without_a_copy_is_pending_and_stays_named() {
     let mut disks = vec![says(1, vec![copy(IMAGE, 1, 2, &[1, 2])]), says(2, vec![])];
     assert_eq!(
         states(&settle(&mut disks)),
         [(1, CatalogueState::Ready), (2, CatalogueState::Pending)]
     );
     disks.push(says(3, vec![copy(IMAGE, 3, 2, &[1, 2, 3])]));
+    // Though there are enough: a drain names a disk before the copy on it is begun.
     let settled = settle(&mut disks);
     assert_eq!(
         states(&settled),
-        [(1, CatalogueState::Ready), (3, CatalogueState::Ready)]
+        [
+            (1, CatalogueState::Ready),
+            (2, CatalogueState::Pending),
+            (3, CatalogueState::Ready)
+        ]
     );
 }
 

@@ -73,7 +73,7 @@ fn merge_one(
             .keys()
             .map(|disk| Conflict::Identity { uuid, disk: *disk }),
     );
-    let description = describe(uuid, &same, believed, catalogue);
+    let description = describe(uuid, &same, catalogue);
 
     for (disk, copy) in &same {
         let is_writable = believed.get(disk).is_some_and(|says| says.is_writable);
@@ -137,12 +137,7 @@ fn is_same_image(a: &Object, b: &Object) -> bool {
 }
 
 /// The description that holds, with every copy named that is there.
-fn describe(
-    uuid: Uuid,
-    copies: &Copies<'_>,
-    believed: &Disks<'_>,
-    catalogue: &mut Catalogue,
-) -> Description {
+fn describe(uuid: Uuid, copies: &Copies<'_>, catalogue: &mut Catalogue) -> Description {
     let Some((holds, newest)) = copies
         .iter()
         .max_by_key(|(_, copy)| (copy.generation, copy.replica_uuid))
@@ -170,14 +165,12 @@ fn describe(
         }
     }
 
-    let ready = copies.values().filter(|copy| copy.state.is_ready()).count();
-    let has_enough = u32::try_from(ready).is_ok_and(|ready| ready >= description.wanted_copies);
     let mut members: Vec<Uuid> = newest.member_disks.clone();
     members.sort_unstable();
     members.dedup();
     let named = members.clone();
-    // A removal that a crash has cut short, or a copy that is not needed any more: the disk is there and has none.
-    members.retain(|disk| copies.contains_key(disk) || !believed.contains_key(disk) || !has_enough);
+    // A name without a copy stays: it may be that of a copy that is about to be begun, for a disk that is drained for instance. Whether it
+    // is needed is for the supervisor to say.
     // A copy that nobody names any more (its disk was forgotten, and came back) is a good copy: it is named again, and whether there
     // are too many is for others to say.
     let unnamed: Vec<Uuid> = copies

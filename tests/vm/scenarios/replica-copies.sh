@@ -2,7 +2,8 @@
 # Copies on three disks: made, shown, raised, lowered, moved; kill -9 and reboot while they are made and while a disk is drained end Ready, with no
 # second import. A clone that reads meanwhile meets no error.
 GUESTS="quick"
-DISKS="256 256 256"
+DISKS="256 256 256 16"
+KEEP_DISK=4
 TOOLS=
 LIMIT_S=600
 # Slow enough to be met half way.
