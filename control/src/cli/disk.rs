@@ -7,6 +7,7 @@ use super::follow::{Interrupts, wait_for};
 use super::progress::Reporter;
 use crate::api::{ApiError, Disk, DiskDetail, DiskPath, DiskState, Forgotten, Job};
 use crate::error_kind::ErrorKind;
+use std::fmt::Write as _;
 use std::path::Path;
 
 /// Does what the command says.
@@ -90,7 +91,8 @@ async fn forget(context: &Context, disk: &str) -> Result<(), ApiError> {
             ("volumes that are lost", &gone.volumes_lost),
         ] {
             if !names.is_empty() {
-                text.push_str(&format!("\n  {what}: {}", names.join(", ")));
+                // Writing to a String cannot fail.
+                let _ = write!(text, "\n  {what}: {}", names.join(", "));
             }
         }
         text

@@ -333,7 +333,7 @@ fn a_disk_that_is_there_is_not_forgotten_and_one_that_is_lost_is() {
         (&shown["state"], &shown["degraded"]),
         (&"Ready".into(), &true.into())
     );
-    assert_eq!(disks_in(&node, "a", "Unknown"), [lost.clone()], "{shown}");
+    assert_eq!(disks_in(&node, "a", "Unknown"), [lost.as_str()], "{shown}");
     let gone = node.ok(&["disk", "forget", &node.text(&lost)]).stdout;
     assert!(gone.contains("images with other replicas: a"), "{gone}");
     until("a copy elsewhere", || node.image("a")["copies_ready"] == 2);

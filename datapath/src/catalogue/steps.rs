@@ -2,9 +2,10 @@
 
 use uuid::Uuid;
 
-use super::{Catalogue, MergeStep};
+use super::{Catalogue, CatalogueState, MergeStep, RemoveWhy};
+use crate::format::members::MEMBERS_MAX;
 use crate::medium::Medium;
-use crate::store::{RemoveReplica, Store, StoreError};
+use crate::store::{Grave, RemoveReplica, Store, StoreError};
 
 /// What became of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +67,53 @@ pub fn apply<M: Medium>(store: &mut Store<M>, step: &MergeStep) -> Result<Applie
     }
 }
 
-/// What deletes an image, over the disks that are there: graves first, so that a crash in between leaves it deleted. Empty if there is no
-/// such image.
-pub fn delete_steps(_catalogue: &Catalogue, _uuid: Uuid, _deleted_unix_s: u64) -> Vec<MergeStep> {
-    Vec::new()
+/// What deletes an image, over the disks that are there: from the first of these steps on, it is deleted over any crash. Merge and apply
+/// afterwards, until no steps are left: whoever was told leaves the graves. Empty if there is no such image.
+///
+/// Whether it is in use, by devices or clones, was looked at before.
+pub fn delete_steps(catalogue: &Catalogue, uuid: Uuid, deleted_unix_s: u64) -> Vec<MergeStep> {
+    let Some(image) = catalogue.images.iter().find(|image| image.uuid == uuid) else {
+        return Vec::new();
+    };
+    let is_there = |replica: &&super::CatalogueReplica| {
+        matches!(
+            replica.state,
+            CatalogueState::Ready | CatalogueState::Building { .. } | CatalogueState::Failed(_)
+        )
+    };
+    let there: Vec<Uuid> = image
+        .replicas
+        .iter()
+        .filter(is_there)
+        .map(|replica| replica.disk)
+        .collect();
+    let mut named = image.description.member_disks.clone();
+    named.extend(
+        there
+            .iter()
+            .filter(|disk| !image.description.member_disks.contains(disk)),
+    );
+    if let ([only], [_]) = (there.as_slice(), named.as_slice()) {
+        // Nobody else ever had a copy: nobody is to be told.
+        return vec![MergeStep::RemoveReplica {
+            disk: *only,
+            uuid,
+            why: RemoveWhy::Deleted,
+        }];
+    }
+    let grave = |disk: &Uuid| {
+        let mut pending: Vec<Uuid> = named.iter().copied().filter(|one| one != disk).collect();
+        pending.truncate(MEMBERS_MAX);
+        MergeStep::Bury {
+            disk: *disk,
+            grave: Grave {
+                object_uuid: uuid,
+                name: image.object.name.clone(),
+                generation: image.description.generation,
+                deleted_unix_s,
+                pending,
+            },
+        }
+    };
+    there.iter().map(grave).collect()
 }

@@ -2,7 +2,8 @@
 # Copies on three disks: made, shown, raised, lowered, moved; kill -9 and reboot while they are made and while a disk is drained end Ready, with no
 # second import. A clone that reads meanwhile meets no error.
 GUESTS="quick"
-DISKS="256 256 256"
+DISKS="256 256 256 16"
+KEEP_DISK=4
 TOOLS=
 LIMIT_S=600
 # Slow enough to be met half way.
@@ -42,7 +43,7 @@ killed_while_copying() {
 
 boot_2() {
   daemon_start
-  within 30 is_ready golden
+  within 30 image_is_ready
   volume_back_on vm "$(kept vm)"
   within 120 copies_ready golden 3
   equal "imports after a reboot" 0 "$(jobs_of import)"
@@ -56,6 +57,8 @@ boot_2() {
   must bedplate image detach golden
   daemon_stop
 }
+
+image_is_ready() { [ "$(image_field golden state)" = Ready ]; }
 
 # Under the reading clone.
 lowered_and_raised() {

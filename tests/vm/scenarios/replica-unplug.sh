@@ -2,7 +2,8 @@
 # An image on two disks, a clone on the third that reads it. One of the two is unplugged: the reader meets no error. A disk that is late starts no copy; one
 # that is gone does; an image that was deleted meanwhile stays deleted when the disk is back.
 GUESTS="quick"
-DISKS="256 256 256"
+DISKS="256 256 256 16"
+KEEP_DISK=4
 LIMIT_S=600
 SETTINGS='[health]\ninterval_ms = 500\n'
 

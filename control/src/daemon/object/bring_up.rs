@@ -79,7 +79,7 @@ pub async fn bring_up(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError
         // The device answers already, but nobody was told. If the daemon dies before this is durable, the next one finds a
         // device that nobody wishes for, and removes it.
         if let Err(error) = commit(node, found, DevId::new(number), true).await {
-            if let Err(error) = take_down(node, object, number).await {
+            if let Err(error) = take_down(node, object.uuid, &object.name, number).await {
                 tracing::error!(
                     object = object.name,
                     number,

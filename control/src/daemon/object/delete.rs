@@ -72,19 +72,39 @@ async fn delete_everywhere(node: &Arc<Node>, found: &Located) -> Result<(), ApiE
     let uuid = found.object.uuid;
     // A copy that is being made would be a new one.
     replica::stop_all_of(node, uuid, None).await;
-    let steps = delete_steps(&node.catalogue(), uuid, unix_ms() / 1000);
+    let mut steps = delete_steps(&node.catalogue(), uuid, unix_ms() / 1000);
+    // A disk that is open and does not answer is told like one that is away: by the graves on the others.
+    steps.retain(|step| node.is_disk_online(step.disk()));
     let mut is_deleted = false;
+    let mut first_error = None;
     for step in steps {
         match replica::carry_out(node, &step).await {
-            Ok(()) => is_deleted = true,
             // The first grave decides. What is left is done when the disks are merged next.
-            Err(error) if is_deleted => {
-                tracing::warn!(image = found.object.name, "its copies go later: {error}");
+            Ok(()) => is_deleted = true,
+            Err(error) => {
+                tracing::warn!(image = found.object.name, "deleting a copy: {error}");
+                first_error.get_or_insert(error);
             }
-            Err(error) => return Err(error),
         }
     }
-    Ok(())
+    if is_deleted {
+        return Ok(());
+    }
+    Err(match first_error {
+        Some(error) => error,
+        None => node.actor(found.disk).err().unwrap_or_else(|| {
+            let name = &found.object.name;
+            ApiError::new(
+                ErrorKind::DiskOffline,
+                format!(
+                    "the image {name} cannot be deleted now: no disk with a copy of it answers"
+                ),
+            )
+            .object(name.clone())
+            .disk(found.disk_path.clone())
+            .remedy("delete it when one of its disks is back; `bedplate disk list` says more")
+        }),
+    })
 }
 
 fn require_unused(node: &Node, found: &Located) -> Result<(), ApiError> {

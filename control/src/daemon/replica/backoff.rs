@@ -68,7 +68,7 @@ fn pause(times: u32, jitter: u64) -> Duration {
     let whole = FIRST.saturating_mul(1 << doublings).min(LONGEST);
     let quarter = u64::try_from(whole.as_millis() / 4).unwrap_or(u64::MAX);
     let spread = Duration::from_millis(jitter % (2 * quarter + 1));
-    whole - Duration::from_millis(quarter) + spread
+    whole.saturating_sub(Duration::from_millis(quarter)) + spread
 }
 
 #[cfg(test)]

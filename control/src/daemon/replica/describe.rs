@@ -40,7 +40,9 @@ pub async fn describe(
     for replica in &found.replicas {
         // One that is named no more loses its copy before; one that is named and has none learns of it with its first slot.
         let has_copy = replica.replica_uuid.is_some();
-        if !has_copy || !next.member_disks.contains(&replica.disk) {
+        // One that does not answer learns of it when the disks are merged.
+        let answers = node.is_disk_online(replica.disk);
+        if !has_copy || !answers || !next.member_disks.contains(&replica.disk) {
             continue;
         }
         match on_disk(node, replica.disk, image, &next).await {

@@ -1,6 +1,6 @@
 //! What is done when a reactor finds a copy failing or late: it is avoided by then. Here it is looked at, and taken back when it answers.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -54,39 +54,38 @@ pub fn listen(node: &Arc<Node>) {
     node.serving.listen(Arc::new(Ears(ears)));
     let node = Arc::clone(node);
     tokio::spawn(async move {
-        let looked_at = Arc::new(Mutex::new(HashMap::new()));
+        let looked_at = Arc::new(Mutex::new(HashSet::new()));
         loop {
             let event = tokio::select! {
                 () = node.stopped() => return,
                 event = events.recv() => event,
             };
             match event {
-                Some(event) => take(&node, &looked_at, event),
+                Some(event) => take(&node, &looked_at, &event),
                 None => return,
             }
         }
     });
 }
 
-type LookedAt = Arc<Mutex<HashMap<DiskIndex, ()>>>;
+type LookedAt = Arc<Mutex<HashSet<DiskIndex>>>;
 
-fn take(node: &Arc<Node>, looked_at: &LookedAt, event: Event) {
-    let index = match &event {
+fn take(node: &Arc<Node>, looked_at: &LookedAt, event: &Event) {
+    let index = match event {
         Event::Failed(failed) => failed.disk,
         Event::Late(late) => late.disk,
     };
     let Some(disk) = node.replicas.sets.disk_at(index) else {
         return;
     };
-    if let Event::Failed(failed) = &event {
+    if let Event::Failed(failed) = event {
         let (node, failed) = (Arc::clone(node), *failed);
         tokio::spawn(async move { look_at_blocks(&node, disk, failed).await });
     }
     let is_news = looked_at
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-        .insert(index, ())
-        .is_none();
+        .insert(index);
     if !is_news {
         return;
     }

@@ -6,7 +6,7 @@ use bedplate_datapath::catalogue::MergeStep;
 use uuid::Uuid;
 
 use super::{carry_out, describe};
-use crate::api::{ApiError, Forgotten};
+use crate::api::{ApiError, DiskState, Forgotten};
 use crate::daemon::disk;
 use crate::daemon::node::Node;
 use crate::daemon::object::Noun;
@@ -132,6 +132,7 @@ async fn forget_in_graves(node: &Arc<Node>, disk: Uuid) -> Result<(), ApiError> 
         .disks()
         .iter()
         .filter(|entry| entry.uuid != Some(disk))
+        .filter(|entry| entry.state.get() == DiskState::Online)
         .filter_map(|entry| entry.actor.clone())
         .collect();
     for actor in holding {
@@ -155,6 +156,7 @@ async fn forget_as_peer(node: &Arc<Node>, disk: Uuid) {
     let others: Vec<_> = node
         .disks()
         .iter()
+        .filter(|entry| entry.state.get() == DiskState::Online)
         .filter_map(|entry| entry.actor.clone())
         .collect();
     for actor in others {

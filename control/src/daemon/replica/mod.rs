@@ -11,6 +11,7 @@
 //!   rebuild   makes one copy, as a job
 //!     throttle how fast it may be; pure
 //!   leave     takes one copy away
+//!   unwanted  devices that are not to be
 //! sets        which copies devices read
 //!   failover  what is done when one of them fails
 //!   damage    blocks that are bad
@@ -34,6 +35,7 @@ pub mod sets;
 mod settle;
 mod situation;
 mod throttle;
+mod unwanted;
 mod view;
 
 pub use describe::describe;

@@ -163,7 +163,7 @@ fn nothing_is_begun_while_a_disk_is_within_its_grace_time_and_a_copy_elsewhere_a
     let since = Duration::from_secs(900);
     disks[1].standing = Standing::Away(since);
     let mut situation = situation(disks, image);
-    situation.now = since + GRACE - Duration::from_millis(1);
+    situation.now = since + Duration::from_millis(59_999);
     let waiting = plan(&situation);
     assert_eq!(waiting.actions, []);
     assert_eq!(waiting.blocked, [(id(100), Blocked::Late(id(2)))]);

@@ -220,7 +220,7 @@ impl Copying<'_> {
         let description = &found.description;
         source.generation = description.generation;
         source.wanted_copies = description.wanted_copies;
-        source.member_disks = description.member_disks.clone();
+        source.member_disks.clone_from(&description.member_disks);
         source.dev_id = description.dev_id;
         source.want_attached = description.want_attached;
         Ok(source)
