@@ -282,8 +282,7 @@ impl LayerStack {
         self.plan_read_without(&Excluded::NONE, at, len_bytes, out)
     }
 
-    /// As [`Self::plan_read`], from replicas that are not on the excluded disks. Layers that only one disk has are read from it all the
-    /// same.
+    /// As [`Self::plan_read`], from replicas that are not excluded. Layers that only one disk has are read from it all the same.
     ///
     /// # Errors
     /// As [`Self::plan_read`].

@@ -9,7 +9,7 @@
 use bedplate_datapath::engine::executor::{FailedIo, RequestIndex};
 use bedplate_datapath::plan::DiskIndex;
 use bedplate_datapath::replica::Excluded;
-use bedplate_datapath::units::{ByteOffset, SECTOR_BYTES};
+use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, SECTOR_BYTES};
 use io_uring::{opcode, types};
 
 use super::requests::{Need, Slot, State};
@@ -52,7 +52,7 @@ impl Reactor {
             return Excluded::NONE;
         }
         let found = failing.iter().find(|failing| failing.number == number);
-        found.map_or(Excluded::NONE, |failing| failing.excluded)
+        found.map_or(Excluded::NONE, |failing| failing.excluded.clone())
     }
 
     /// The request ends: what was noted of it is forgotten.
@@ -74,7 +74,11 @@ impl Reactor {
         };
         let descriptor = self.descriptor(number);
         let device_at = descriptor.map_or(0, |d| d.start_sector.saturating_mul(SECTOR_BYTES));
-        let goes_on = self.has_alternatives(number, disk) && self.exclude(number, disk, errno);
+        let start = device_at + u64::from(failed.request_offset);
+        let end = start + u64::from(failed.len_bytes);
+        let blocks = start / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
+        let goes_on =
+            self.has_alternatives(number, disk) && self.exclude(number, disk, blocks, errno);
         self.report_failed(number, failed, device_at, errno, goes_on);
         if goes_on {
             self.begin_again(number);
@@ -134,16 +138,22 @@ impl Reactor {
             .is_some_and(|queue| queue.stack.has_alternatives(disk))
     }
 
-    /// Notes that a request does not ask a disk any more. False if it did not ask it already.
-    fn exclude(&mut self, number: u32, disk: DiskIndex, errno: i32) -> bool {
+    /// Notes that a request does not ask a disk for some blocks any more. False if it did not ask it already.
+    fn exclude(
+        &mut self,
+        number: u32,
+        disk: DiskIndex,
+        blocks: std::ops::Range<u64>,
+        errno: i32,
+    ) -> bool {
         self.slots[number as usize].has_failed = true;
         let found = self.failing.iter_mut().find(|f| f.number == number);
         if let Some(failing) = found {
             failing.errno = errno;
-            return failing.excluded.add(disk);
+            return failing.excluded.add(disk, blocks);
         }
         let mut excluded = Excluded::NONE;
-        excluded.add(disk);
+        excluded.add(disk, blocks);
         self.failing.push(Failing {
             number,
             excluded,
@@ -266,7 +276,7 @@ impl Reactor {
         }
         let mut excluded = Self::excluded_by(&self.failing, &slot, number);
         for disk in silent {
-            excluded.add(*disk);
+            excluded.add(*disk, 0..u64::MAX);
         }
         let start = ByteOffset::new(descriptor.start_sector.saturating_mul(SECTOR_BYTES));
         let Some(Some(queue)) = self.queues.get(slot.queue as usize) else {
@@ -297,7 +307,7 @@ impl Reactor {
         slot.pin = None;
         self.orphans += 1;
         for disk in silent {
-            self.exclude(number, *disk, libc::ETIMEDOUT);
+            self.exclude(number, *disk, 0..u64::MAX, libc::ETIMEDOUT);
         }
         true
     }
