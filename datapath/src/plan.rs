@@ -282,8 +282,7 @@ impl LayerStack {
         self.plan_read_without(&Excluded::NONE, at, len_bytes, out)
     }
 
-    /// As [`Self::plan_read`], from replicas that are not on the excluded disks. Layers that only one disk has are read from it all the
-    /// same.
+    /// As [`Self::plan_read`], from replicas that are not excluded. Layers that only one disk has are read from it all the same.
     ///
     /// # Errors
     /// As [`Self::plan_read`].
@@ -335,6 +334,14 @@ impl LayerStack {
     pub fn source_below(&self, excluded: &Excluded, position: u64) -> Option<RunSource> {
         let below = self.layers.get(1..).unwrap_or(&[]);
         Self::source_in(below, excluded, position).map(|(source, _)| source)
+    }
+
+    /// The layer that holds the block at `position`.
+    pub fn holder(&self, position: u64) -> Option<&Layer> {
+        let lcn = Lcn::new(((position / CLUSTER_BYTES) & 0xffff_ffff) as u32);
+        let block = ((position % CLUSTER_BYTES / BLOCK_BYTES) & 0x1f) as u32;
+        let mut layers = self.layers.iter();
+        layers.find(|layer| layer.map.get(lcn).mask().contains(block))
     }
 
     /// Whether one of the layers may be read from another disk where this one fails.

@@ -50,17 +50,21 @@ struct Place {
     late: AtomicU64,
 }
 
-/// Disks that a request has had an error from: none of their replicas answers it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Places that a request has had an error from, and does not read again. By blocks, not by disks: each of two disks may have a bad place, and
+/// the other one's copy of it be good.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Excluded {
-    disks: [DiskIndex; REPLICAS_MAX],
+    places: [(DiskIndex, Range<u64>); EXCLUDED_MAX],
     len: u8,
 }
+
+/// Errors of one request, after which it ends with the next one.
+const EXCLUDED_MAX: usize = 8;
 
 impl Excluded {
     /// None.
     pub const NONE: Self = Self {
-        disks: [DiskIndex::new(0); REPLICAS_MAX],
+        places: [const { (DiskIndex::new(0), 0..0) }; EXCLUDED_MAX],
         len: 0,
     };
 
@@ -70,20 +74,31 @@ impl Excluded {
         self.len == 0
     }
 
-    /// Whether a disk is one of them.
-    pub fn contains(&self, disk: DiskIndex) -> bool {
-        self.disks[..usize::from(self.len)].contains(&disk)
-    }
-
-    /// Adds one. False if it is there already, or there is no room: a request that has tried as many as there can be has no one left.
-    pub fn add(&mut self, disk: DiskIndex) -> bool {
+    /// Adds blocks (the object's own numbers) on one disk. False if all of them are there already, or there is no room: then the request ends.
+    pub fn add(&mut self, disk: DiskIndex, blocks: Range<u64>) -> bool {
         let at = usize::from(self.len);
-        if self.contains(disk) || at == REPLICAS_MAX {
+        let mut places = self.places[..at].iter();
+        let is_known = places.any(|(known, there)| {
+            *known == disk && there.start <= blocks.start && blocks.end <= there.end
+        });
+        if is_known || at == EXCLUDED_MAX {
             return false;
         }
-        self.disks[at] = disk;
+        self.places[at] = (disk, blocks);
         self.len += 1;
         true
+    }
+
+    /// For how many blocks from `block` on a disk may be read, as far as a cluster goes; 0: it must not be asked for this one.
+    fn free_blocks(&self, disk: DiskIndex, block: u64) -> u32 {
+        let places = self.places[..usize::from(self.len)].iter();
+        let on_disk = places.filter(|(known, _)| *known == disk);
+        let free = on_disk.map(|(_, there)| match there.start.checked_sub(block) {
+            Some(before) if before > 0 => u32::try_from(before).unwrap_or(u32::MAX),
+            _ if there.end <= block => u32::MAX,
+            _ => 0,
+        });
+        free.min().unwrap_or(u32::MAX)
     }
 }
 
@@ -313,11 +328,15 @@ impl Replicas {
                 disk,
                 blocks: 0,
             });
-            if damage & 1 == 0 && !excluded.contains(disk) {
+            let position = u64::from(lcn.get()) * u64::from(BLOCKS_PER_CLUSTER) + u64::from(block);
+            let blocks = damage
+                .trailing_zeros()
+                .min(excluded.free_blocks(disk, position));
+            if blocks > 0 {
                 return Answer {
                     entry,
                     disk,
-                    blocks: damage.trailing_zeros(),
+                    blocks,
                 };
             }
         }

@@ -482,7 +482,10 @@ impl WriteOp {
     /// As [`Self::io_ended`], for a list of which an I/O on `disk` failed with `errno` (positive). A block of a lower layer that another
     /// replica has is read from there with the next step.
     pub fn io_failed(&mut self, stack: &LayerStack, disk: DiskIndex, errno: i32) {
-        if self.phase == Phase::ReadUp && stack.has_alternatives(disk) && self.excluded.add(disk) {
+        if self.phase == Phase::ReadUp
+            && stack.has_alternatives(disk)
+            && self.excluded.add(disk, 0..u64::MAX)
+        {
             self.excluded_errno = errno;
             self.reads_again = true;
         } else {

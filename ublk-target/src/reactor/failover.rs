@@ -6,10 +6,12 @@
 //! pages (zero copy), nobody can answer the request before it ends: the kernel itself keeps the request until the last I/O on its pages has
 //! ended. So it waits, and only those that come after it are read elsewhere.
 
+use std::sync::Arc;
+
 use bedplate_datapath::engine::executor::{FailedIo, RequestIndex};
 use bedplate_datapath::plan::DiskIndex;
-use bedplate_datapath::replica::Excluded;
-use bedplate_datapath::units::{ByteOffset, SECTOR_BYTES};
+use bedplate_datapath::replica::{Excluded, ReplicaSet};
+use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, SECTOR_BYTES};
 use io_uring::{opcode, types};
 
 use super::requests::{Need, Slot, State};
@@ -52,7 +54,7 @@ impl Reactor {
             return Excluded::NONE;
         }
         let found = failing.iter().find(|failing| failing.number == number);
-        found.map_or(Excluded::NONE, |failing| failing.excluded)
+        found.map_or(Excluded::NONE, |failing| failing.excluded.clone())
     }
 
     /// The request ends: what was noted of it is forgotten.
@@ -74,8 +76,20 @@ impl Reactor {
         };
         let descriptor = self.descriptor(number);
         let device_at = descriptor.map_or(0, |d| d.start_sector.saturating_mul(SECTOR_BYTES));
-        let goes_on = self.has_alternatives(number, disk) && self.exclude(number, disk, errno);
-        self.report_failed(number, failed, device_at, errno, goes_on);
+        let start = device_at + u64::from(failed.request_offset);
+        let end = start + u64::from(failed.len_bytes);
+        let blocks = start / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
+        // The layer whose block that is, and no other one: what a disk has of another image may be good.
+        let set = self.queue_of(number).and_then(|queue| {
+            let replicas = queue.stack.holder(start)?.replicas()?;
+            Some(Arc::clone(replicas.set()))
+        });
+        let has_others = set
+            .as_ref()
+            .is_some_and(|set| set.len() > 1 && set.on_disk(disk).is_some());
+        let goes_on = has_others && self.exclude(number, disk, blocks, errno);
+        let sets: Vec<_> = set.into_iter().collect();
+        self.report_failed(number, failed, device_at, (errno, goes_on), &sets);
         if goes_on {
             self.begin_again(number);
         }
@@ -87,8 +101,16 @@ impl Reactor {
         let Some(disk) = failed.disk else { return };
         let descriptor = self.descriptor(number);
         let device_at = descriptor.map_or(0, |d| d.start_sector.saturating_mul(SECTOR_BYTES));
-        let goes_on = self.has_alternatives(number, disk);
-        self.report_failed(number, failed, device_at, errno, goes_on);
+        let Some(queue) = self.queue_of(number) else {
+            return;
+        };
+        let goes_on = queue.stack.has_alternatives(disk);
+        let layers = queue.stack.layers.iter();
+        let replicas = layers.filter_map(|layer| layer.replicas());
+        let sets: Vec<_> = replicas
+            .map(|replicas| Arc::clone(replicas.set()))
+            .collect();
+        self.report_failed(number, failed, device_at, (errno, goes_on), &sets);
     }
 
     fn report_failed(
@@ -96,21 +118,15 @@ impl Reactor {
         number: u32,
         failed: FailedIo,
         device_at: u64,
-        errno: i32,
-        goes_on: bool,
+        (errno, goes_on): (i32, bool),
+        sets: &[Arc<ReplicaSet>],
     ) {
         let (Some(disk), Some(queue)) = (failed.disk, self.queue_of(number)) else {
             return;
         };
         let dev_id = queue.dev_id;
         let mut is_first = false;
-        for set in queue
-            .stack
-            .layers
-            .iter()
-            .filter_map(|layer| layer.replicas())
-        {
-            let set = set.set();
+        for set in sets {
             if let Some(number) = set.on_disk(disk) {
                 is_first |= set.read_failed(number);
             }
@@ -129,21 +145,22 @@ impl Reactor {
         });
     }
 
-    fn has_alternatives(&mut self, number: u32, disk: DiskIndex) -> bool {
-        self.queue_of(number)
-            .is_some_and(|queue| queue.stack.has_alternatives(disk))
-    }
-
-    /// Notes that a request does not ask a disk any more. False if it did not ask it already.
-    fn exclude(&mut self, number: u32, disk: DiskIndex, errno: i32) -> bool {
+    /// Notes that a request does not ask a disk for some blocks any more. False if it did not ask it already.
+    fn exclude(
+        &mut self,
+        number: u32,
+        disk: DiskIndex,
+        blocks: std::ops::Range<u64>,
+        errno: i32,
+    ) -> bool {
         self.slots[number as usize].has_failed = true;
         let found = self.failing.iter_mut().find(|f| f.number == number);
         if let Some(failing) = found {
             failing.errno = errno;
-            return failing.excluded.add(disk);
+            return failing.excluded.add(disk, blocks);
         }
         let mut excluded = Excluded::NONE;
-        excluded.add(disk);
+        excluded.add(disk, blocks);
         self.failing.push(Failing {
             number,
             excluded,
@@ -221,7 +238,7 @@ impl Reactor {
         let Some(Some(queue)) = self.queues.get(self.slots[number as usize].queue as usize) else {
             return;
         };
-        let stack = std::sync::Arc::clone(&queue.stack);
+        let stack = Arc::clone(&queue.stack);
         let dev_id = queue.dev_id;
         let silent: Vec<DiskIndex> = silent
             .into_iter()
@@ -266,7 +283,7 @@ impl Reactor {
         }
         let mut excluded = Self::excluded_by(&self.failing, &slot, number);
         for disk in silent {
-            excluded.add(*disk);
+            excluded.add(*disk, 0..u64::MAX);
         }
         let start = ByteOffset::new(descriptor.start_sector.saturating_mul(SECTOR_BYTES));
         let Some(Some(queue)) = self.queues.get(slot.queue as usize) else {
@@ -297,7 +314,7 @@ impl Reactor {
         slot.pin = None;
         self.orphans += 1;
         for disk in silent {
-            self.exclude(number, *disk, libc::ETIMEDOUT);
+            self.exclude(number, *disk, 0..u64::MAX, libc::ETIMEDOUT);
         }
         true
     }
