@@ -195,10 +195,9 @@ fn push_damage(text: &mut String, detail: &ImageDetail) {
         } else {
             ""
         };
-        text.push_str(&format!(
-            "\ndamaged on {disk} (byte + length): {}{more}\n",
-            parts.join(", ")
-        ));
+        let parts = parts.join(", ");
+        let line = format!("\ndamaged on {disk} (byte + length): {parts}{more}\n");
+        text.push_str(&line);
     }
 }
 
