@@ -39,4 +39,4 @@ boot_1() {
 }
 
 scrape() { must wget -q -O "$LAB_TMP/metrics" http://127.0.0.1:9470/metrics; }
-value() { grep -F "$1 " "$LAB_TMP/metrics" | sed 's/.* //'; }
+value() { grep -v '^#' "$LAB_TMP/metrics" | grep -F "$1 " | sed 's/.* //'; }

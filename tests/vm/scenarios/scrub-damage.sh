@@ -35,7 +35,7 @@ boot_1() {
   daemon_start
   within 30 image_is marked Damaged
   within 30 is_attached marked "$device"
-  within 30 volume_ready clone "$clone"
+  within 30 clone_is_back
   damaged_as_it_must_be
   note "kill -9: read first, and found again"
 
@@ -51,6 +51,8 @@ boot_1() {
 }
 
 image_is() { [ "$(image_field "$1" state)" = "$2" ]; }
+# Degraded: its image has no copy that is wholly good.
+clone_is_back() { [ "$(volume_field clone state)" = Degraded ] && [ "$(volume_field clone device)" = "$clone" ]; }
 is_attached() { [ "$(image_field "$1" device)" = "$2" ]; }
 
 # Its one bad block fails, for the image's device and for the clone's; the ones beside it do not.

@@ -35,11 +35,15 @@ boot_1() {
   grep -q 'blocks repaired' "$LAB_TMP/out" || note "the scrub was faster than verify"
   is_repaired 1 "$one" || fail "verify did not repair"
 
+  # While the daemon is away: it would repair the one before the other is spoilt.
+  daemon_stop
   flip_byte 1 "$one"
   flip_byte 2 "$two"
-  within 60 image_is marked Damaged
+  daemon_start
+  within 60 both_are_damaged
   equal "copies that are Ready" 0 "$(image_field marked copies_ready)"
   drop_caches
+  within 30 is_attached
   block=$(($(bedplate -o json image show marked | json_field offset) / 4096))
   ! dd if="$device" of=/dev/null bs=4096 skip="$block" count=1 iflag=direct 2>"$LAB_TMP/out" || fail "a block that is damaged in both copies was read"
   must dd if="$device" of=/dev/null bs=4096 skip=$((block - 1)) count=1 iflag=direct
@@ -56,7 +60,9 @@ boot_1() {
   daemon_stop
 }
 
+is_attached() { [ "$(image_field marked device)" = "$device" ]; }
 image_is() { [ "$(image_field "$1" state)" = "$2" ]; }
+both_are_damaged() { [ "$(bedplate -o json image show marked | grep -c '"state": "Damaged"')" = 3 ]; }
 copies_ready() { [ "$(image_field "$1" copies_ready)" = "$2" ]; }
 
 # place_on N LINE: where the block with that line lies on disk N.

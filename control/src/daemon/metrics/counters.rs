@@ -19,7 +19,7 @@ pub struct Counters {
 /// Counters of one disk.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct OfDisk {
-    /// Blocks that did not match their checksum, or could not be read, each time that was found.
+    /// Blocks that did not match their checksum, or could not be read, when that was news.
     pub checksum_errors: u64,
     /// Blocks that were written again from another replica.
     pub blocks_repaired: u64,

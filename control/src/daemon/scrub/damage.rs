@@ -49,14 +49,16 @@ impl DamageTable {
             .collect()
     }
 
-    /// These blocks are bad too. The first words stay: they name the place where it was seen first.
-    pub fn found(&mut self, replica: Uuid, blocks: &[u64], why: &str) {
+    /// These blocks are bad too. The first words stay: they name the place where it was seen first. Answers how many of them are news.
+    pub fn found(&mut self, replica: Uuid, blocks: &[u64], why: &str) -> u64 {
         let damage = self.0.entry(replica).or_insert_with(|| Damage {
             ranges: Vec::new(),
             why: why.to_owned(),
         });
+        let before = damage.blocks();
         let known = damage.ranges.iter().cloned().flatten();
         damage.ranges = joined(known.chain(blocks.iter().copied()).collect());
+        damage.blocks() - before
     }
 
     /// These blocks are good again. A replica of which none is bad any more is not damaged, unless more than blocks is.
@@ -116,8 +118,8 @@ mod tests {
     fn damage_grows_and_shrinks_by_blocks_and_its_first_words_stay() {
         let (replica, other) = (Uuid::new_v4(), Uuid::new_v4());
         let mut table = DamageTable::default();
-        table.found(replica, &[7, 3, 4], "first");
-        table.found(replica, &[5, 3], "second");
+        assert_eq!(table.found(replica, &[7, 3, 4], "first"), 3);
+        assert_eq!(table.found(replica, &[5, 3], "second"), 1);
         assert_eq!(table.ranges(replica), [3..6, 7..8]);
         assert_eq!(table.of(replica).unwrap().why, "first");
         assert_eq!(table.blocks_by_replica()[&replica], 4);

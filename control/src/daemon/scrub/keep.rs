@@ -142,7 +142,7 @@ async fn scrub_one(node: &Arc<Node>, found: &Located) -> bool {
     match read(node, found, reading).await {
         Ok(outcome) => {
             let (bad, left) = (outcome.bad.len(), outcome.left().len());
-            tracing::info!(image, disk, bad, left, "scrubbed");
+            tracing::debug!(image, disk, bad, left, "scrubbed");
             true
         }
         // Deleted, or its disk went away, or a job came.

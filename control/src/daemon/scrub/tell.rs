@@ -62,10 +62,11 @@ impl Node {
         let replica = found.object.replica_uuid;
         let blocks: Vec<u64> = bad.iter().map(block_of).collect();
         let why = words(found, bad);
-        tracing::error!(image = found.object.name, disk = found.disk_path, "{why}");
-        self.damage().found(replica, &blocks, &why);
-        self.metrics
-            .checksum_errors(found.disk, blocks.len() as u64);
+        let news = self.damage().found(replica, &blocks, &why);
+        if news > 0 {
+            tracing::error!(image = found.object.name, disk = found.disk_path, "{why}");
+        }
+        self.metrics.checksum_errors(found.disk, news);
         for range in joined(blocks) {
             self.mark(found, range, true);
         }
