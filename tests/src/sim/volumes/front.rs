@@ -11,7 +11,7 @@ use bedplate_datapath::volume::space::Gate;
 use bedplate_datapath::volume::write::{Blocked, WriteIo, WriteIoList, WriteKind, WriteStep};
 use bedplate_datapath::volume::{Quarantine, Space, Volume};
 
-use super::oracle::{Moment, Oracle, Rule, Which};
+use super::oracle::{Moment, Oracle, Rule, Which, image_word};
 use super::request::{Request, Server, State, What};
 use super::word::{SECTOR, Word};
 use crate::sim::disk::{EIO, ESHUTDOWN, SimDisk};
@@ -115,7 +115,7 @@ pub struct Front {
     quarantines: Vec<(Quarantine, u64)>,
     list: WriteIoList,
     run_list: RunList,
-    buffer: Vec<u8>,
+    buffer: Vec<u64>,
 }
 
 impl Front {
@@ -624,12 +624,13 @@ impl Front {
                 len_bytes,
                 at,
             } => {
-                self.buffer.resize(len_bytes as usize, 0);
                 let first = request.first + request_offset as usize / SECTOR;
-                for (sector, bytes) in (first..).zip(self.buffer.chunks_exact_mut(SECTOR)) {
-                    self.oracle.word(which, sector, request.write).fill(bytes);
-                }
-                disk.write_sectors(at, &self.buffer)
+                let sectors = first..first + len_bytes as usize / SECTOR;
+                self.buffer.clear();
+                self.buffer.extend(
+                    sectors.map(|sector| self.oracle.word(which, sector, request.write).bits()),
+                );
+                disk.write_words(at, &self.buffer)
             }
             WriteIo::Zeroes { len_bytes, at } => disk.zero_sectors(at, u64::from(len_bytes)),
             WriteIo::FromScratch {
@@ -648,11 +649,7 @@ impl Front {
                 let into = &mut request.scratch[scratch_offset as usize..][..len_bytes as usize];
                 match source {
                     RunSource::Zero => into.fill(0),
-                    RunSource::Disk { at, .. } => {
-                        disk.look(at, len_bytes as usize / SECTOR, |nth, bytes| {
-                            into[nth * SECTOR..][..SECTOR].copy_from_slice(bytes);
-                        });
-                    }
+                    RunSource::Disk { at, .. } => disk.read_sectors(at, into),
                 }
                 Ok(())
             }
@@ -696,8 +693,8 @@ impl Front {
             RunSource::Zero => {
                 (first..first + sectors).for_each(|sector| check(sector, Word::ZERO));
             }
-            RunSource::Disk { at, .. } => self.disk.borrow().look(at, sectors, |nth, bytes| {
-                check(first + nth, Word::of(bytes));
+            RunSource::Disk { at, .. } => self.disk.borrow().look(at, sectors, |nth, word| {
+                check(first + nth, Word::repeated(word));
             }),
         }
         result
@@ -750,8 +747,8 @@ impl Front {
                         (first..first + sectors).for_each(|sector| check(sector, Word::ZERO));
                     }
                     RunSource::Disk { at, .. } => {
-                        self.disk.borrow().look(at, sectors, |nth, bytes| {
-                            check(first + nth, Word::of(bytes));
+                        self.disk.borrow().look(at, sectors, |nth, word| {
+                            check(first + nth, Word::repeated(word));
                         });
                     }
                 }
@@ -761,6 +758,41 @@ impl Front {
         }
         if settle {
             self.oracle.settled(which);
+        }
+        Ok(())
+    }
+
+    /// Reads every sector of an image and checks it.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn read_image_back(&mut self, stack: &LayerStack, image: u8) -> Result<(), String> {
+        let sectors = usize::try_from(stack.device_bytes()).expect("a small image") / SECTOR;
+        let mut first = 0;
+        while first < sectors {
+            let count = (sectors - first).min(REQUEST_SECTORS_MAX);
+            let len_bytes = u32::try_from(count * SECTOR).expect("a request");
+            let at = ByteOffset::new((first * SECTOR) as u64);
+            stack
+                .plan_read(at, len_bytes, &mut self.run_list)
+                .map_err(|error| error.to_string())?;
+            for run in self.run_list.as_slice() {
+                let first = first + run.request_offset as usize / SECTOR;
+                let sectors = run.len_bytes as usize / SECTOR;
+                let mut good = true;
+                let mut check = |nth: usize, word| good &= word == image_word(image, first + nth);
+                match run.source {
+                    RunSource::Zero => (0..sectors).for_each(|nth| check(nth, Word::ZERO)),
+                    RunSource::Disk { at, .. } => {
+                        let disk = self.disk.borrow();
+                        disk.look(at, sectors, |nth, word| check(nth, Word::repeated(word)));
+                    }
+                }
+                if !good {
+                    return Err("the image has changed".to_owned());
+                }
+            }
+            first += count;
         }
         Ok(())
     }

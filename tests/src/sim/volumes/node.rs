@@ -17,8 +17,9 @@ use uuid::Uuid;
 use super::front::{Break, Front, server};
 use super::hooked::{Died, HookedDisk};
 use super::oracle::{Rule, Which, image_word};
-use super::word::{SECTOR, Word};
+use super::word::SECTOR;
 use crate::sim::content::Content;
+use crate::sim::disk::pages::Pages;
 use crate::sim::disk::{Crash, EIO, ESHUTDOWN, Phase, Sabotage, SimDisk};
 use crate::sim::node;
 use crate::sim::rng::{Rng, mix};
@@ -102,6 +103,8 @@ pub struct Node {
     pub front: Rc<RefCell<Front>>,
     /// Decides what the node does.
     pub rng: Rng,
+    /// See [`Self::make_base`].
+    base: Option<Pages>,
     live: HeapLive,
     store: Option<Store<HookedDisk>>,
     known: Vec<Known>,
@@ -136,6 +139,7 @@ impl Default for Node {
             disk,
             front,
             rng: Rng::new(0),
+            base: None,
             live: HeapLive::default(),
             store: None,
             known: Vec::new(),
@@ -162,13 +166,26 @@ impl Node {
     /// # Errors
     /// When that does not work.
     pub fn reset(&mut self, seed: u64, broken: Broken) -> Result<(), String> {
-        self.store = None;
-        self.ballast.clear();
-        self.disk.borrow_mut().reset(mix(seed));
+        if self.base.is_none() {
+            self.clear(Broken::default());
+            self.base = Some(self.make_base()?);
+        }
+        self.clear(broken);
+        if let Some(base) = &self.base {
+            self.disk.borrow_mut().reset_to(base, mix(seed));
+        }
         self.rng = Rng::new(mix(seed ^ 0xbed5));
         self.front
             .borrow_mut()
             .reset(self.rng.fork(1), broken.breaks);
+        self.first_open()?;
+        self.disk.borrow_mut().sabotage(broken.sabotage);
+        Ok(())
+    }
+
+    fn clear(&mut self, broken: Broken) {
+        self.store = None;
+        self.ballast.clear();
         self.live = HeapLive::default();
         self.known.clear();
         (self.boot, self.diskseq) = (1, 1);
@@ -176,23 +193,33 @@ impl Node {
         (self.powerless, self.may_lose, self.leaky) = (false, false, false);
         self.uuids = 0x1000;
         (self.operations, self.losses, self.adopted) = (0, 0, 0);
+    }
+
+    /// The disk that every schedule begins with: formatted, with the image, closed. No schedule crashes before that, so it is made once.
+    fn make_base(&mut self) -> Result<Pages, String> {
+        self.disk.borrow_mut().reset(0);
+        self.front.borrow_mut().reset(Rng::new(0), Break::Nothing);
         let params = FormatParams {
-            disk_uuid: Uuid::from_u128(u128::from(mix(seed)) | 1 << 100),
+            disk_uuid: Uuid::from_u128(0xd15c << 100),
             hardware_id_hash: [0; 32],
             created_unix_s: 1,
         };
         format(&mut *self.disk.borrow_mut(), &params)
             .map_err(|error| format!("format: {error}"))?;
-        match self.open() {
-            Ok(()) => {}
-            Err(Halt::Violation(why)) => return Err(why),
-            Err(halt) => return Err(format!("the first open: {halt:?}")),
-        }
-        let store = self.store.as_mut().expect("just opened");
-        node::import(store, "image", IMAGE_UUID, &image())
+        self.first_open()?;
+        let mut store = self.store.take().ok_or("the first open leaves a store")?;
+        node::import(&mut store, "image", IMAGE_UUID, &image())
             .map_err(|error| format!("import: {error}"))?;
-        self.disk.borrow_mut().sabotage(broken.sabotage);
-        Ok(())
+        store.close().map_err(|error| format!("close: {error}"))?;
+        Ok(self.disk.borrow_mut().flushed_pages())
+    }
+
+    fn first_open(&mut self) -> Result<(), String> {
+        match self.open() {
+            Ok(()) => Ok(()),
+            Err(Halt::Violation(why)) => Err(why),
+            Err(halt) => Err(format!("the first open: {halt:?}")),
+        }
     }
 
     /// Volumes that are there.
@@ -788,18 +815,12 @@ impl Node {
             return Ok(());
         }
         // The image below is as it was.
-        let store = self.store()?;
-        let bytes = node::read_image(store, IMAGE_UUID, (IMAGE_SECTORS * SECTOR) as u64)
-            .map_err(|error| Halt::Violation(format!("the image cannot be read: {error}")))?;
-        let good = bytes
-            .chunks_exact(SECTOR)
-            .enumerate()
-            .all(|(sector, bytes)| Word::of(bytes) == image_word(IMAGE, sector));
-        if good {
-            Ok(())
-        } else {
-            Err(Halt::Violation("the image has changed".to_owned()))
-        }
+        let layers = self.store()?.layers_of(IMAGE_UUID, DISK);
+        let layers = layers.map_err(|error| self.judge("reading the image back", &error))?;
+        self.front
+            .borrow_mut()
+            .read_image_back(&layers, IMAGE)
+            .map_err(Halt::Violation)
     }
 
     fn read_back(

@@ -47,6 +47,10 @@ pub struct Sectors {
     lists: Vec<Vec<WriteId>>,
     /// By sector: whether it may show what was there before.
     base_may_show: Vec<bool>,
+    /// By sector: the last of its list, or what was there before. Nothing was issued after it, so that nothing hides it.
+    latest: Vec<WriteId>,
+    /// By sector: nothing but the latest may show.
+    is_settled: Vec<bool>,
 }
 
 /// Everything that is known.
@@ -108,9 +112,10 @@ impl Oracle {
             list.clear();
             volume.lists.push(list);
         }
-        volume
-            .base_may_show
-            .resize(sectors.max(volume.base_may_show.len()), true);
+        let sectors = sectors.max(volume.base_may_show.len());
+        volume.base_may_show.resize(sectors, true);
+        volume.latest.resize(sectors, WriteId::BASE);
+        volume.is_settled.resize(sectors, true);
     }
 
     /// Sectors that it has.
@@ -136,6 +141,9 @@ impl Oracle {
             flushed: false,
             zero,
         });
+        let volume = &mut self.volumes[which.0];
+        volume.latest[first..first + sectors].fill(id);
+        volume.is_settled[first..first + sectors].fill(false);
         for sector in first..first + sectors {
             if self.volumes[which.0].lists[sector].len() >= 4 {
                 self.prune(which, sector, floor);
@@ -189,12 +197,21 @@ impl Oracle {
         rule: Rule,
     ) -> Result<(), String> {
         let volume = &self.volumes[which.0];
-        if let [only] = volume.lists[sector][..]
-            && !volume.base_may_show[sector]
-            && found == self.shown(which, sector, only)
-        {
+        // Nearly always.
+        if found == self.shown(which, sector, volume.latest[sector]) {
             return Ok(());
         }
+        self.check_all(volume, which, sector, found, rule)
+    }
+
+    fn check_all(
+        &self,
+        volume: &Sectors,
+        which: Which,
+        sector: usize,
+        found: Word,
+        rule: Rule,
+    ) -> Result<(), String> {
         let explains = |id: WriteId| {
             self.shown(which, sector, id) == found && self.may_show(volume, sector, id, rule)
         };
@@ -244,12 +261,22 @@ impl Oracle {
         rule: Rule,
     ) -> Result<(), String> {
         self.check(which, sector, found, rule)?;
+        if self.volumes[which.0].is_settled[sector] {
+            return Ok(());
+        }
         let mut list = std::mem::take(&mut self.volumes[which.0].lists[sector]);
         let base = self.base_word(which, sector);
         // All that are left look the same.
         list.retain(|id| self.shown(which, sector, *id) == found);
         let volume = &mut self.volumes[which.0];
         volume.base_may_show[sector] &= base == found;
+        let base_may_show = volume.base_may_show[sector];
+        volume.latest[sector] = list.last().copied().unwrap_or(WriteId::BASE);
+        volume.is_settled[sector] = match list[..] {
+            [] => true,
+            [_] => !base_may_show,
+            _ => false,
+        };
         volume.lists[sector] = list;
         Ok(())
     }
