@@ -116,6 +116,7 @@ pub struct Front {
     list: WriteIoList,
     run_list: RunList,
     buffer: Vec<u64>,
+    found: Vec<Word>,
 }
 
 impl Front {
@@ -148,6 +149,7 @@ impl Front {
             list: WriteIoList::new(),
             run_list: RunList::new(),
             buffer: Vec::new(),
+            found: Vec::new(),
         }
     }
 
@@ -676,28 +678,28 @@ impl Front {
 
     /// Checks what a run shows.
     fn look_at(
-        &self,
+        &mut self,
         which: Which,
         first: usize,
         sectors: usize,
         source: RunSource,
         rule: Rule,
     ) -> Result<(), String> {
-        let mut result = Ok(());
-        let mut check = |sector: usize, word: Word| {
-            if result.is_ok() {
-                result = self.oracle.check(which, sector, word, rule);
-            }
-        };
+        self.fetch(sectors, source);
+        self.oracle.check(which, first, &self.found, rule)
+    }
+
+    /// What a run shows, into `found`.
+    fn fetch(&mut self, sectors: usize, source: RunSource) {
+        self.found.clear();
         match source {
-            RunSource::Zero => {
-                (first..first + sectors).for_each(|sector| check(sector, Word::ZERO));
+            RunSource::Zero => self.found.resize(sectors, Word::ZERO),
+            RunSource::Disk { at, .. } => {
+                let found = &mut self.found;
+                let disk = self.disk.borrow();
+                disk.look(at, sectors, |_, word| found.push(Word::repeated(word)));
             }
-            RunSource::Disk { at, .. } => self.disk.borrow().look(at, sectors, |nth, word| {
-                check(first + nth, Word::repeated(word));
-            }),
         }
-        result
     }
 
     /// Reads every sector of a volume and checks it. With `settle`, what is found is what is there from now on.
@@ -728,31 +730,15 @@ impl Front {
                     &mut self.run_list,
                 )
                 .map_err(|error| error.to_string())?;
-            for run in self.run_list.as_slice() {
+            for nth in 0..self.run_list.as_slice().len() {
+                let run = self.run_list.as_slice()[nth];
                 let first = first + run.request_offset as usize / SECTOR;
-                let sectors = run.len_bytes as usize / SECTOR;
-                if !settle {
-                    self.look_at(which, first, sectors, run.source, rule)?;
-                    continue;
+                self.fetch(run.len_bytes as usize / SECTOR, run.source);
+                if settle {
+                    self.oracle.settle(which, first, &self.found, rule)?;
+                } else {
+                    self.oracle.check(which, first, &self.found, rule)?;
                 }
-                let oracle = &mut self.oracle;
-                let mut result = Ok(());
-                let mut check = |sector: usize, word: Word| {
-                    if result.is_ok() {
-                        result = oracle.settle(which, sector, word, rule);
-                    }
-                };
-                match run.source {
-                    RunSource::Zero => {
-                        (first..first + sectors).for_each(|sector| check(sector, Word::ZERO));
-                    }
-                    RunSource::Disk { at, .. } => {
-                        self.disk.borrow().look(at, sectors, |nth, word| {
-                            check(first + nth, Word::repeated(word));
-                        });
-                    }
-                }
-                result?;
             }
             first += count;
         }
@@ -776,19 +762,12 @@ impl Front {
             stack
                 .plan_read(at, len_bytes, &mut self.run_list)
                 .map_err(|error| error.to_string())?;
-            for run in self.run_list.as_slice() {
+            for nth in 0..self.run_list.as_slice().len() {
+                let run = self.run_list.as_slice()[nth];
                 let first = first + run.request_offset as usize / SECTOR;
-                let sectors = run.len_bytes as usize / SECTOR;
-                let mut good = true;
-                let mut check = |nth: usize, word| good &= word == image_word(image, first + nth);
-                match run.source {
-                    RunSource::Zero => (0..sectors).for_each(|nth| check(nth, Word::ZERO)),
-                    RunSource::Disk { at, .. } => {
-                        let disk = self.disk.borrow();
-                        disk.look(at, sectors, |nth, word| check(nth, Word::repeated(word)));
-                    }
-                }
-                if !good {
+                self.fetch(run.len_bytes as usize / SECTOR, run.source);
+                let mut words = (first..).zip(&self.found);
+                if words.any(|(sector, word)| *word != image_word(image, sector)) {
                     return Err("the image has changed".to_owned());
                 }
             }
