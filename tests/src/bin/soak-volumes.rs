@@ -99,17 +99,10 @@ fn main() -> ExitCode {
     }
     write_note(note.as_deref(), count, violations);
     times.sort_unstable();
-    if let Some(median) = times.get(times.len() / 2) {
-        let slowest = times.last().copied().unwrap_or_default();
-        println!(
-            "volume soak: {} crashes, {} recoveries, {} operations, {} disk faults, {} volumes held, {} adopted; median {median:.2?}, slowest {slowest:.2?}",
-            tally.crashes,
-            tally.recoveries,
-            tally.operations,
-            tally.latched,
-            tally.losses,
-            tally.adopted
-        );
+    if let (Some(median), Some(slowest)) = (times.get(times.len() / 2), times.last()) {
+        let p99 = times.get(times.len() * 99 / 100).unwrap_or(slowest);
+        println!("volume soak: {tally:?}");
+        println!("volume soak: median {median:.2?}, 99 % within {p99:.2?}, slowest {slowest:.2?}");
     }
     println!("volume soak: {count} schedules, {violations} violations");
     if violations == 0 {

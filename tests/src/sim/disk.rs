@@ -6,6 +6,7 @@
 
 pub mod pages;
 
+use bedplate_datapath::format::geometry::ROOT_OFFSETS;
 use bedplate_datapath::medium::{HEAD_BYTES, IoFault, IoOp, Medium};
 use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, PAGE_BYTES, Page, SECTOR_BYTES};
 
@@ -127,6 +128,7 @@ pub struct SimDisk {
     phase: Phase,
     flushes_in_phase: u64,
     last_write: u64,
+    full_rings: u64,
 }
 
 impl SimDisk {
@@ -148,6 +150,7 @@ impl SimDisk {
             phase: Phase::Other,
             flushes_in_phase: 0,
             last_write: 0,
+            full_rings: 0,
         }
     }
 
@@ -174,6 +177,7 @@ impl SimDisk {
     fn forget_history(&mut self) {
         self.operations = 0;
         self.reads = 0;
+        self.full_rings = 0;
         self.power_on();
         self.faults.clear();
         self.log = None;
@@ -189,6 +193,11 @@ impl SimDisk {
     /// Reads so far.
     pub fn reads(&self) -> u64 {
         self.reads
+    }
+
+    /// Checkpoints that a commit began, for want of room in the ring: roots written in its phase.
+    pub fn full_rings(&self) -> u64 {
+        self.full_rings
     }
 
     /// The machine stops in place of operation `operation` (counted as [`Self::operations`] does): it fails, and so does
@@ -366,6 +375,8 @@ impl SimDisk {
         durable: bool,
     ) -> Result<(), IoFault> {
         let (first, sectors) = (sector_of(at.get()), data.sectors());
+        let is_root = ROOT_OFFSETS.contains(&at.get());
+        self.full_rings += u64::from(is_root && self.phase == Phase::Commit);
         let fault = |errno| {
             Err(IoFault {
                 op,
