@@ -43,10 +43,7 @@ fn stack(layers: Vec<Arc<LayerMap>>) -> LayerStack {
     let clusters = layers.iter().map(|map| map.len()).max().unwrap_or(0) as u64;
     let layers = layers
         .into_iter()
-        .map(|map| Layer {
-            map,
-            disk: DiskIndex::new(0),
-        })
+        .map(|map| Layer::new(map, DiskIndex::new(0)))
         .collect();
     LayerStack {
         layers,

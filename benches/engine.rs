@@ -68,10 +68,7 @@ fn shuffled_image(random: &mut Random) -> LayerStack {
     ));
     let size_bytes = map.len() as u64 * CLUSTER_BYTES;
     LayerStack {
-        layers: vec![Layer {
-            map,
-            disk: DiskIndex::new(0),
-        }],
+        layers: vec![Layer::new(map, DiskIndex::new(0))],
         size_bytes,
     }
 }

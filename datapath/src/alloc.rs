@@ -12,6 +12,9 @@ const FULL: u64 = u64::MAX;
 /// Free ranges looked at for one that is long enough, before the longest of them is taken.
 const RANGES_EXAMINED_MAX: u32 = 64;
 
+/// Clusters that are left behind the first one of a stream: 1 MiB.
+const ROOM_FOR_A_STREAM: u32 = 8;
+
 /// Clusters that follow each other on a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Extent {
@@ -117,6 +120,35 @@ impl Allocator {
         let (start, count) = self.best_range(max)?;
         self.set_used(start, count);
         self.cursor = start + count as usize;
+        Some(Extent {
+            pcn: self.pcn_of(start)?,
+            count,
+        })
+    }
+
+    /// Takes up to `max` clusters that follow each other, from `wanted` on if that is free: so a stream of writes that goes on, goes on
+    /// on the disk. If it is taken, another stream is in the way: this one begins anew where there is room for more than it needs now, and
+    /// the next one who has no wish begins behind that room.
+    pub fn allocate_at(&mut self, wanted: Pcn, max: u32) -> Option<Extent> {
+        if max == 0 || self.free == 0 {
+            return None;
+        }
+        let (start, count) = match self.index_of(wanted) {
+            Ok(at) if !self.is_used(at) => {
+                let count = self.free_from(at, max);
+                let end = at + count as usize;
+                if (at..end).contains(&self.cursor) {
+                    self.cursor = end;
+                }
+                (at, count)
+            }
+            _ => {
+                let (start, room) = self.best_range(max.max(ROOM_FOR_A_STREAM))?;
+                self.cursor = start + room as usize;
+                (start, room.min(max))
+            }
+        };
+        self.set_used(start, count);
         Some(Extent {
             pcn: self.pcn_of(start)?,
             count,
@@ -300,6 +332,39 @@ mod tests {
     }
 
     #[test]
+    fn two_streams_that_take_turns_lie_apart() {
+        let mut allocator = allocator(1000);
+        let mut streams: [Vec<u32>; 2] = Default::default();
+        for _ in 0..64 {
+            for stream in &mut streams {
+                let extent = match stream.last() {
+                    Some(last) => allocator.allocate_at(Pcn::new(last + 1), 1),
+                    None => allocator.allocate(1),
+                };
+                stream.push(extent.unwrap().pcn.get());
+            }
+        }
+        for stream in &streams {
+            let breaks = stream.windows(2).filter(|two| two[1] != two[0] + 1);
+            assert!(breaks.count() <= 64 / 8, "{stream:?}");
+        }
+        assert_eq!(allocator.free(), 1000 - 128);
+    }
+
+    #[test]
+    fn who_comes_too_early_leaves_room_for_the_others() {
+        let mut allocator = allocator(1000);
+        let first = allocator.allocate(8).unwrap().pcn.get();
+        let later = allocator.allocate_at(Pcn::new(first + 16), 8).unwrap();
+        let between = allocator.allocate_at(Pcn::new(first + 8), 8).unwrap();
+        assert_eq!(later.pcn.get(), first + 16);
+        assert_eq!((between.pcn.get(), between.count), (first + 8, 8));
+        // Beyond the end there is nothing to go on with.
+        let end = Pcn::new(FIRST + 1000);
+        assert!(allocator.allocate_at(end, 1).is_some());
+    }
+
+    #[test]
     fn releasing_what_is_free_changes_nothing() {
         let mut allocator = allocator(100);
         let extent = allocator.allocate(10).unwrap();
@@ -339,6 +404,7 @@ mod tests {
     enum Step {
         Mark(u32),
         Allocate(u32),
+        AllocateAt(u32, u32),
         Release(usize),
     }
 
@@ -346,6 +412,7 @@ mod tests {
         prop_oneof![
             (0u32..700).prop_map(Step::Mark),
             (0u32..200).prop_map(Step::Allocate),
+            (0u32..700, 0u32..40).prop_map(|(at, max)| Step::AllocateAt(at, max)),
             any::<usize>().prop_map(Step::Release),
         ]
     }
@@ -382,6 +449,21 @@ mod tests {
                             taken.push(extent);
                         }
                     },
+                    Step::AllocateAt(at, max) => {
+                        let wanted = Pcn::new(FIRST + at);
+                        let was_free = free.contains(&wanted.get());
+                        match allocator.allocate_at(wanted, max) {
+                            None => prop_assert!(max == 0 || free.is_empty()),
+                            Some(extent) => {
+                                prop_assert!((1..=max).contains(&extent.count));
+                                prop_assert!(!was_free || extent.pcn == wanted);
+                                for pcn in extent.clusters() {
+                                    prop_assert!(free.remove(&pcn.get()));
+                                }
+                                taken.push(extent);
+                            }
+                        }
+                    }
                     Step::Release(_) if taken.is_empty() => {}
                     Step::Release(at) => {
                         let extent = taken.swap_remove(at % taken.len());

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! units, format          what lies on a disk: types, pure codecs, zones        no I/O
-//! map, plan, alloc       maps in memory, reads planned, free clusters          no I/O
+//! map, replica, plan      maps in memory, who answers, reads planned           no I/O
+//! alloc                  free clusters                                         no I/O
 //! medium                 the disk as the core sees it: a trait
 //! store, import, verify  what is done with it, over any medium
 //! engine                 io_uring: a disk claimed, a medium, plans carried out
@@ -20,6 +21,7 @@ pub mod live;
 pub mod map;
 pub mod medium;
 pub mod plan;
+pub mod replica;
 pub mod store;
 mod superblock_set;
 pub mod units;

@@ -129,6 +129,19 @@ impl LayerMap {
             })
     }
 
+    /// Brings the entry of a cluster towards the CPU, for a look at it soon. Changes nothing, whatever `lcn` is.
+    #[inline]
+    pub fn prefetch(&self, lcn: Lcn) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(word) = self.entries.get(lcn.get() as usize) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a hint, of an address that is valid.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(word).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = lcn;
+    }
+
     /// How many clusters it covers.
     #[inline]
     pub fn len(&self) -> usize {

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::map::LayerMap;
+use crate::replica::{self, Excluded, Replica, ReplicaSet, Replicas};
 use crate::units::{BLOCK_BYTES, BLOCKS_PER_CLUSTER, ByteOffset, CLUSTER_BYTES, Lcn, SECTOR_BYTES};
 
 /// The longest request.
@@ -170,15 +171,75 @@ pub enum PlanError {
         /// The device's length.
         device_bytes: u64,
     },
+    /// Held by a layer of which no replica can be read: damaged there, or failed this very request.
+    #[error("the block at {at} cannot be read from any replica")]
+    Unreadable {
+        /// The first byte that cannot.
+        at: ByteOffset,
+    },
 }
 
 /// One layer of an object: what it holds, and on which disk.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// Its map.
+    /// Its map; of several replicas, the nearest one's.
     pub map: Arc<LayerMap>,
-    /// Its disk's place in the registered-file table of every reactor.
+    /// Its disk's place in the registered-file table of every reactor; of several replicas, the nearest one's.
     pub disk: DiskIndex,
+    /// All of its replicas, where there may be several, or damage. What is written (a volume's own layer) has none.
+    replicas: Option<Replicas>,
+}
+
+impl Layer {
+    /// A layer that one disk has.
+    pub fn new(map: Arc<LayerMap>, disk: DiskIndex) -> Self {
+        Self {
+            map,
+            disk,
+            replicas: None,
+        }
+    }
+
+    /// A layer that each replica of the set can answer; `nearest` is the number of the one that is read first. `None` if there is no
+    /// such replica.
+    pub fn of_replicas(set: Arc<ReplicaSet>, nearest: usize) -> Option<Self> {
+        let Replica { map, disk } = set.iter().nth(nearest)?.clone();
+        Some(Self {
+            map,
+            disk,
+            replicas: Replicas::new(set, nearest),
+        })
+    }
+
+    /// Its replicas, if it was made of some.
+    pub fn replicas(&self) -> Option<&Replicas> {
+        self.replicas.as_ref()
+    }
+
+    /// Every disk that it may read.
+    pub fn disks(&self) -> impl Iterator<Item = DiskIndex> {
+        let others = self
+            .replicas
+            .iter()
+            .flat_map(|replicas| replicas.set().iter());
+        let others = others.map(|replica| replica.disk);
+        std::iter::once(self.disk).chain(others.filter(|disk| *disk != self.disk))
+    }
+
+    /// What it says of a block, and for how many blocks from it on; 0: the block is held, and no replica of it can be read.
+    #[inline]
+    fn answer(&self, lcn: Lcn, block: u32, excluded: &Excluded) -> replica::Answer {
+        if let Some(replicas) = &self.replicas
+            && !(replicas.is_plain() && excluded.is_empty())
+        {
+            return replicas.answer(lcn, block, excluded);
+        }
+        replica::Answer {
+            entry: self.map.get(lcn),
+            disk: self.disk,
+            blocks: BLOCKS_PER_CLUSTER,
+        }
+    }
 }
 
 /// The layers of an object that is served: an image has one; a clone has its own above its image's.
@@ -197,14 +258,38 @@ impl LayerStack {
         self.size_bytes.saturating_add(SECTOR_BYTES - 1) / SECTOR_BYTES * SECTOR_BYTES
     }
 
+    /// Brings what a plan from byte `at` on looks at first towards the CPU.
+    #[inline]
+    pub fn prefetch(&self, at: u64) {
+        let lcn = Lcn::new(((at / CLUSTER_BYTES) & 0xffff_ffff) as u32);
+        for layer in &self.layers {
+            layer.map.prefetch(lcn);
+        }
+    }
+
     /// Plans a read of the device. Bytes between the object's end and the device's are read as the
     /// last block's padding, which is zero. `out` is cleared first, and empty on an error.
     ///
     /// # Errors
-    /// If the request is not in whole sectors, too long, or past the device's end.
+    /// If the request is not in whole sectors, too long, past the device's end, or in a block that no replica can answer.
     #[inline]
     pub fn plan_read(
         &self,
+        at: ByteOffset,
+        len_bytes: u32,
+        out: &mut RunList,
+    ) -> Result<(), PlanError> {
+        self.plan_read_without(&Excluded::NONE, at, len_bytes, out)
+    }
+
+    /// As [`Self::plan_read`], from replicas that are not excluded. Layers that only one disk has are read from it all the same.
+    ///
+    /// # Errors
+    /// As [`Self::plan_read`].
+    #[inline]
+    pub fn plan_read_without(
+        &self,
+        excluded: &Excluded,
         at: ByteOffset,
         len_bytes: u32,
         out: &mut RunList,
@@ -228,7 +313,13 @@ impl LayerStack {
         }
         let mut position = at.get();
         while position < end {
-            let (source, source_bytes) = self.source_of(position);
+            let Some((source, source_bytes)) = Self::source_in(&self.layers, excluded, position)
+            else {
+                out.clear();
+                return Err(PlanError::Unreadable {
+                    at: ByteOffset::new(position),
+                });
+            };
             let len_bytes = source_bytes.min(end - position);
             // Both fit: neither is longer than the request.
             let request_offset = ((position - at.get()) & 0xffff_ffff) as u32;
@@ -238,44 +329,53 @@ impl LayerStack {
         Ok(())
     }
 
-    /// What the layers below the first say of the block at `position`, a multiple of 4096: where a copy-up reads.
-    pub fn source_below(&self, position: u64) -> RunSource {
-        Self::source_in(self.layers.get(1..).unwrap_or(&[]), position).0
+    /// What the layers below the first say of the block at `position`, a multiple of 4096: where a copy-up reads. `None` if no replica can
+    /// answer it.
+    pub fn source_below(&self, excluded: &Excluded, position: u64) -> Option<RunSource> {
+        let below = self.layers.get(1..).unwrap_or(&[]);
+        Self::source_in(below, excluded, position).map(|(source, _)| source)
+    }
+
+    /// Whether one of the layers may be read from another disk where this one fails.
+    pub fn has_alternatives(&self, disk: DiskIndex) -> bool {
+        self.layers.iter().any(|layer| {
+            let set = layer.replicas.as_ref().map(Replicas::set);
+            set.is_some_and(|set| set.len() > 1 && set.on_disk(disk).is_some())
+        })
     }
 
     /// Where the bytes from `position` on come from, and for how many bytes that is so: at most to the
     /// cluster's end. An upper layer that does not hold the first block ends the run where it holds one.
     #[inline]
-    fn source_of(&self, position: u64) -> (RunSource, u64) {
-        Self::source_in(&self.layers, position)
-    }
-
-    #[inline]
-    fn source_in(layers: &[Layer], position: u64) -> (RunSource, u64) {
+    fn source_in(layers: &[Layer], excluded: &Excluded, position: u64) -> Option<(RunSource, u64)> {
         let lcn = Lcn::new(((position / CLUSTER_BYTES) & 0xffff_ffff) as u32);
         let in_cluster = position % CLUSTER_BYTES;
         let block = ((in_cluster / BLOCK_BYTES) & 0x1f) as u32;
         let in_block = in_cluster % BLOCK_BYTES;
         let mut blocks = BLOCKS_PER_CLUSTER - block;
         for layer in layers {
-            let entry = layer.map.get(lcn);
+            let answer = layer.answer(lcn, block, excluded);
+            let entry = answer.entry;
             let held = entry.mask().get() >> block;
             if held & 1 == 0 {
                 blocks = blocks.min(held.trailing_zeros());
                 continue;
             }
-            blocks = blocks.min(held.trailing_ones());
+            if answer.blocks == 0 {
+                return None;
+            }
+            blocks = blocks.min(held.trailing_ones()).min(answer.blocks);
             let source = if entry.pcn().is_none() {
                 RunSource::Zero
             } else {
                 RunSource::Disk {
-                    disk: layer.disk,
+                    disk: answer.disk,
                     at: entry.pcn().offset().plus(in_cluster),
                 }
             };
-            return (source, u64::from(blocks) * BLOCK_BYTES - in_block);
+            return Some((source, u64::from(blocks) * BLOCK_BYTES - in_block));
         }
-        (RunSource::Zero, u64::from(blocks) * BLOCK_BYTES - in_block)
+        Some((RunSource::Zero, u64::from(blocks) * BLOCK_BYTES - in_block))
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bedplate_datapath::plan::{LayerStack, REQUEST_BYTES_MAX};
+use bedplate_datapath::plan::{Layer, LayerStack, REQUEST_BYTES_MAX};
 use bedplate_datapath::units::DevId;
 use nix::errno::Errno;
 
@@ -158,8 +158,8 @@ impl Target {
             dma_alignment_bytes: spec.dma_alignment.max(1),
             ..DiskLimits::NONE
         };
-        for layer in &stack.layers {
-            let index = layer.disk.get();
+        for disk in stack.layers.iter().flat_map(Layer::disks) {
+            let index = disk.get();
             let disk = disks.get(usize::from(index)).copied();
             limits = limits.and(disk.and_then(DiskEntry::limits).ok_or(TargetError::Disk {
                 index,

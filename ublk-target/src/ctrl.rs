@@ -23,6 +23,9 @@ const CONTROL_PATH: &str = "/dev/ublk-control";
 /// How long a command may take that has nothing to wait for but the kernel.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Rings that wait for the next call.
+const IDLE_RINGS_MAX: usize = 16;
+
 /// How much longer than its patience a `QUIESCE_DEV` may take.
 const QUIESCE_EXTRA: Duration = Duration::from_secs(1);
 
@@ -275,10 +278,7 @@ impl Control {
         loop {
             let answer = ring.completion().next();
             if let Some(answer) = answer {
-                self.idle
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(ring);
+                self.keep(ring);
                 let result = answer.result();
                 return if result < 0 {
                     Err(failed(Errno::from_raw(-result)))
@@ -307,6 +307,14 @@ impl Control {
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::ETIME)) => {}
                 Err(error) => return Err(io_failed(error)),
             }
+        }
+    }
+
+    /// Keeps a ring for the next call; of the rings of a whole recovery at once, some.
+    fn keep(&self, ring: ControlRing) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_RINGS_MAX {
+            idle.push(ring);
         }
     }
 

@@ -96,8 +96,8 @@ impl KernelDevice {
         }
     }
 
-    /// All of them, by number.
-    pub(crate) fn list(control: &Control) -> Result<Vec<Self>, TargetError> {
+    /// Numbers of all of them.
+    pub(crate) fn numbers() -> Vec<u32> {
         let mut numbers: Vec<u32> = std::fs::read_dir("/sys/class/ublk-char")
             .into_iter()
             .flatten()
@@ -112,8 +112,19 @@ impl KernelDevice {
             })
             .collect();
         numbers.sort_unstable();
-        let mut devices = Vec::with_capacity(numbers.len());
-        for number in numbers {
+        numbers
+    }
+
+    /// Those that are asked for, by number.
+    pub(crate) fn list(
+        control: &Control,
+        is_asked_for: impl Fn(DevId) -> bool,
+    ) -> Result<Vec<Self>, TargetError> {
+        let mut devices = Vec::new();
+        for number in Self::numbers() {
+            if !is_asked_for(DevId::new(number)) {
+                continue;
+            }
             // One that went away meanwhile is not there.
             if let Some(info) = control.info(DevId::new(number))? {
                 devices.push(Self::of(&info));

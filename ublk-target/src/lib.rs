@@ -8,7 +8,8 @@
 //! target         the reactors, the disks, the devices: what a daemon holds
 //!   attach       ADD_DEV, SET_PARAMS, FETCH, START_DEV
 //!   recovery     START_USER_RECOVERY, FETCH, END_USER_RECOVERY
-//!   resize       UPDATE_SIZE
+//!   resize       UPDATE_SIZE; and other replicas below
+//!   replica_events   who is told of reads that fail or are late
 //!   detach       STOP_DEV, DEL_DEV; and leaving devices to the next process
 //! reactor        one thread, one ring, the queues of many devices
 //!   requests     a request's way: fetched, begun, answered
@@ -35,6 +36,7 @@ mod queue;
 mod ranges;
 mod reactor;
 mod recovery;
+mod replica_events;
 mod resize;
 mod support;
 mod sys;
@@ -47,6 +49,9 @@ pub use error::TargetError;
 pub use kernel_device::{DeviceState, KernelDevice};
 pub use openers::Opener;
 pub use owner::OwnerTag;
+#[cfg(feature = "rig")]
+pub use reactor::rig;
+pub use replica_events::{ReadFailed, ReadLate, ReplicaEvents};
 pub use support::{DataMode, KernelSupport};
 pub use sys::Features;
 pub use target::{Beat, Target, TargetConfig};

@@ -3,6 +3,7 @@
 //! First every reactor gets the longer layers and the longer volume, then the kernel the new length: no request beyond the old end
 //! reaches a reactor that knows only the old volume.
 
+use bedplate_datapath::plan::Layer;
 use bedplate_datapath::units::{DevId, SECTOR_BYTES};
 
 use crate::attach::whole_blocks;
@@ -10,7 +11,7 @@ use crate::backing::Backing;
 use crate::error::TargetError;
 use crate::params::DiskLimits;
 use crate::sys::Features;
-use crate::target::{DeviceEntry, REACTOR_TIMEOUT, Target, locked, reactor_failed};
+use crate::target::{DeviceEntry, DiskEntry, REACTOR_TIMEOUT, Target, locked, reactor_failed};
 
 impl Target {
     /// Whether the kernel can change the length of a device that is up.
@@ -41,6 +42,85 @@ impl Target {
         outcome
     }
 
+    /// Gives a device that is served here the layers in `backing`: of the same length and with the same volume, over other replicas.
+    /// Requests in flight go on with the ones they have: a disk that is not among the new ones is read until a grace period
+    /// ([`Target::after_grace`]) is over.
+    ///
+    /// # Errors
+    /// [`TargetError::NotFound`]; [`TargetError::Busy`]; [`TargetError::Mismatch`] if the length or the volume is another one;
+    /// [`TargetError::Disk`] if one of its disks is not known here.
+    pub fn replace_layers(&self, dev_id: DevId, backing: Backing) -> Result<(), TargetError> {
+        let (reactors, old) = self.take_served(dev_id, Some(&backing.stack))?;
+        let (now_served, outcome) = self.relayer(dev_id, &reactors, old, backing);
+        let entry = DeviceEntry::Served {
+            reactors,
+            backing: now_served,
+        };
+        locked(&self.devices).insert(dev_id, entry);
+        outcome
+    }
+
+    fn relayer(
+        &self,
+        dev_id: DevId,
+        reactors: &[usize],
+        old: Backing,
+        new: Backing,
+    ) -> (Backing, Result<(), TargetError>) {
+        if let Err(error) = self.are_known(&new) {
+            return (old, Err(error));
+        }
+        // As the device was added with: the new replicas lie on disks that take what it takes.
+        let new = match &old.stack {
+            stack if stack.size_bytes == new.stack.size_bytes => new,
+            _ => whole_blocks(new, &self.blocks_below(&old)),
+        };
+        let lengths = [&old, &new].map(|backing| backing.stack.device_bytes());
+        if lengths[0] != lengths[1] {
+            let error = TargetError::Mismatch {
+                dev_id,
+                what: "a size in bytes of",
+                actual: lengths[0],
+                expected: lengths[1],
+            };
+            return (old, Err(error));
+        }
+        if let Err(error) = is_grown(dev_id, &old, &new) {
+            return (old, Err(error));
+        }
+        let told = self.tell(dev_id, reactors, &new);
+        (new, told)
+    }
+
+    fn are_known(&self, backing: &Backing) -> Result<(), TargetError> {
+        let disks = locked(&self.disks);
+        for disk in backing.stack.layers.iter().flat_map(Layer::disks) {
+            let entry = disks.get(usize::from(disk.get())).copied();
+            if entry.and_then(DiskEntry::limits).is_none() {
+                return Err(TargetError::Disk {
+                    index: disk.get(),
+                    why: "is not known here",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when every reactor has it.
+    fn tell(&self, dev_id: DevId, reactors: &[usize], new: &Backing) -> Result<(), TargetError> {
+        let asked: Vec<_> = reactors
+            .iter()
+            .filter_map(|number| self.reactors.get(*number))
+            .map(|reactor| (reactor, reactor.resize(dev_id, new.clone())))
+            .collect();
+        for (reactor, answer) in asked {
+            answer
+                .wait(REACTOR_TIMEOUT)
+                .map_err(|source| reactor_failed(reactor, "cannot take other layers", source))?;
+        }
+        Ok(())
+    }
+
     /// Answers with what the reactors have then.
     fn grow(
         &self,
@@ -55,16 +135,8 @@ impl Target {
         if let Err(error) = is_grown(dev_id, &old, &new) {
             return (old, Err(error));
         }
-        let asked: Vec<_> = reactors
-            .iter()
-            .filter_map(|number| self.reactors.get(*number))
-            .map(|reactor| (reactor, reactor.resize(dev_id, new.clone())))
-            .collect();
-        for (reactor, answer) in asked {
-            if let Err(source) = answer.wait(REACTOR_TIMEOUT) {
-                let error = reactor_failed(reactor, "cannot take a longer volume", source);
-                return (new, Err(error));
-            }
+        if let Err(error) = self.tell(dev_id, reactors, &new) {
+            return (new, Err(error));
         }
         let updated = self.control.update_size(dev_id, sectors);
         (new, updated)
@@ -77,7 +149,8 @@ impl Target {
             .stack
             .layers
             .iter()
-            .filter_map(|layer| disks.get(usize::from(layer.disk.get()))?.limits())
+            .flat_map(Layer::disks)
+            .filter_map(|disk| disks.get(usize::from(disk.get()))?.limits())
             .fold(DiskLimits::NONE, DiskLimits::and)
     }
 
@@ -125,7 +198,8 @@ fn is_grown(dev_id: DevId, old: &Backing, new: &Backing) -> Result<(), TargetErr
         let own = backing.stack.layers.first();
         own.map_or(u64::MAX, |layer| u64::from(layer.disk.get()))
     });
-    if volumes[0] != volumes[1] || disks[0] != disks[1] {
+    // A volume's own layer has one disk for ever; an image may be read from any that has it.
+    if volumes[0] != volumes[1] || (volumes[0].is_some() && disks[0] != disks[1]) {
         return mismatch("another volume, on disk", disks[0], disks[1]);
     }
     Ok(())

@@ -1,12 +1,12 @@
 //! What a daemon holds: the reactors, the disks that they read, the devices that they serve.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bedplate_datapath::engine::DiskFile;
-use bedplate_datapath::plan::{DiskIndex, LayerStack};
+use bedplate_datapath::plan::{DiskIndex, Layer, LayerStack};
 use bedplate_datapath::units::DevId;
 use bedplate_datapath::volume::space::Waker;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -17,11 +17,15 @@ use crate::error::TargetError;
 use crate::kernel_device::KernelDevice;
 use crate::params::DiskLimits;
 use crate::reactor::{self, AfterGrace, ReactorConfig, ReactorHandle};
+use crate::replica_events::{EventsTo, ReplicaEvents};
 use crate::support::{DataMode, KernelSupport};
 use crate::sys::Features;
 
 /// How long a reactor may take for a request from its own process. It answers within one turn of its loop.
 pub(crate) const REACTOR_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Descriptors of a daemon besides those of its devices: rings, connections, disks, sources of imports.
+const OTHER_DESCRIPTORS: u64 = 1024;
 
 /// Settings of a [`Target`]; fixed for its life.
 #[derive(Clone, Debug)]
@@ -44,6 +48,8 @@ pub struct TargetConfig {
     pub recovery_patience: Duration,
     /// How long requests in flight may take when the process leaves.
     pub drain_patience: Duration,
+    /// After how long a read of a layer with several replicas is late; `None` for never.
+    pub read_deadline: Option<Duration>,
 }
 
 impl Default for TargetConfig {
@@ -58,6 +64,7 @@ impl Default for TargetConfig {
             copy_buffers: 64,
             recovery_patience: Duration::from_secs(60),
             drain_patience: Duration::from_secs(30),
+            read_deadline: Some(Duration::from_secs(2)),
         }
     }
 }
@@ -91,7 +98,7 @@ impl DeviceEntry {
     pub(crate) fn changing<'a>(stacks: impl IntoIterator<Item = &'a LayerStack>) -> Self {
         let layers = stacks.into_iter().flat_map(|stack| &stack.layers);
         Self::Changing {
-            disks: layers.map(|layer| layer.disk).collect(),
+            disks: layers.flat_map(Layer::disks).collect(),
         }
     }
 
@@ -100,7 +107,7 @@ impl DeviceEntry {
             Self::Changing { disks } => disks.contains(&disk),
             Self::Served { backing, .. } => {
                 let mut layers = backing.stack.layers.iter();
-                layers.any(|layer| layer.disk == disk)
+                layers.any(|layer| layer.disks().any(|read| read == disk))
             }
         }
     }
@@ -135,6 +142,7 @@ pub struct Target {
     pub(crate) devices: Mutex<BTreeMap<DevId, DeviceEntry>>,
     /// By [`DiskIndex`].
     pub(crate) disks: Mutex<Vec<DiskEntry>>,
+    events: EventsTo,
 }
 
 impl Target {
@@ -153,22 +161,34 @@ impl Target {
             // Devices from before may want it, whatever new ones are to use.
             zero_copy: support.zero_copy(),
             scan_is_optional: support.features.contains(Features::NO_AUTO_PART_SCAN),
+            read_deadline: config.read_deadline,
+            buffers_at: 0,
         };
-        raise_file_limit(u64::from(reactor_config.file_slots()));
+        // The table itself; on kernels where commands name devices by descriptor, one of those a device; and what else a daemon has open.
+        let descriptors = u64::from(reactor_config.file_slots()) + u64::from(config.devices_max);
+        raise_file_limit(descriptors + OTHER_DESCRIPTORS);
         let mut target = Self {
             support,
             control,
             reactors: Vec::new(),
             devices: Mutex::default(),
             disks: Mutex::default(),
+            events: EventsTo::default(),
             config,
         };
         for number in 0..target.config.reactors.max(1) {
-            target
-                .reactors
-                .push(reactor::spawn(number, reactor_config)?);
+            target.reactors.push(reactor::spawn(
+                number,
+                reactor_config,
+                target.events.clone(),
+            )?);
         }
         Ok(target)
+    }
+
+    /// Who is told of replicas that give trouble. The first one stays.
+    pub fn set_replica_events(&self, events: Arc<dyn ReplicaEvents>) {
+        self.events.listen(events);
     }
 
     /// What the kernel can do.
@@ -328,7 +348,32 @@ impl Target {
     /// # Errors
     /// [`TargetError::NoUblk`], or what `GET_DEV_INFO` answered.
     pub fn kernel_devices() -> Result<Vec<KernelDevice>, TargetError> {
-        KernelDevice::list(&Control::open()?)
+        KernelDevice::list(&Control::open()?, |_| true)
+    }
+
+    /// The ublk devices that the kernel has, but those of these numbers: it is asked nothing about them, however many they are.
+    ///
+    /// # Errors
+    /// What `GET_DEV_INFO` answered.
+    pub fn other_kernel_devices(
+        &self,
+        known: &BTreeSet<u32>,
+    ) -> Result<Vec<KernelDevice>, TargetError> {
+        KernelDevice::list(&self.control, |dev_id| !known.contains(&dev_id.get()))
+    }
+
+    /// The ublk device of this number, if the kernel has it.
+    ///
+    /// # Errors
+    /// What `GET_DEV_INFO` answered.
+    pub fn kernel_device(&self, dev_id: DevId) -> Result<Option<KernelDevice>, TargetError> {
+        let info = self.control.info(dev_id)?;
+        Ok(info.map(|info| KernelDevice::of(&info)))
+    }
+
+    /// Numbers that the kernel has devices under, ours and others. It is not asked about each.
+    pub fn numbers_in_kernel() -> BTreeSet<u32> {
+        KernelDevice::numbers().into_iter().collect()
     }
 }
 
@@ -366,12 +411,13 @@ fn raise_file_limit(slots: u64) {
 mod tests {
     use super::*;
     use bedplate_datapath::map::LayerMap;
-    use bedplate_datapath::plan::Layer;
 
     fn stack(disks: &[u16]) -> Arc<LayerStack> {
-        let layers = disks.iter().map(|disk| Layer {
-            map: Arc::new(LayerMap::from_entries(Vec::new())),
-            disk: DiskIndex::new(*disk),
+        let layers = disks.iter().map(|disk| {
+            Layer::new(
+                Arc::new(LayerMap::from_entries(Vec::new())),
+                DiskIndex::new(*disk),
+            )
         });
         Arc::new(LayerStack {
             layers: layers.collect(),

@@ -1,5 +1,6 @@
 //! The target, and the lack of one: a daemon on a kernel without ublk still formats, imports and verifies.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -136,6 +137,19 @@ impl Serving {
     /// Of these, the ones with our tag.
     pub fn devices_of_ours() -> Vec<KernelDevice> {
         let mut devices = Self::kernel_devices();
+        devices.retain(|device| device.owner.is_some());
+        devices
+    }
+
+    /// And of these, the ones whose number is not known to be in use: the kernel is asked about no others.
+    pub fn stray_devices_of_ours(&self, known: &BTreeSet<u32>) -> Vec<KernelDevice> {
+        let Some(target) = self.started() else {
+            return Self::devices_of_ours();
+        };
+        let mut devices = target.other_kernel_devices(known).unwrap_or_else(|error| {
+            tracing::debug!("listing ublk devices: {error}");
+            Vec::new()
+        });
         devices.retain(|device| device.owner.is_some());
         devices
     }

@@ -9,6 +9,7 @@ use io_uring::squeue;
 use super::operation::{Buffers, Operation, Step, Way};
 use super::ring::{Completion, Ring};
 use crate::plan::{DiskIndex, Run, RunSource};
+use crate::units::ByteOffset;
 use crate::volume::write::WriteIo;
 
 /// Operations in flight of one executor; a longest plan must fit.
@@ -70,19 +71,68 @@ pub struct Ended {
     pub request: RequestIndex,
     /// How.
     pub outcome: Result<(), i32>,
+    /// Of an error, where it was.
+    pub failed: Option<FailedIo>,
 }
 
+/// The first operation of a request that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailedIo {
+    /// The disk; `None` for zeros.
+    pub disk: Option<DiskIndex>,
+    /// Where on the disk.
+    pub at: ByteOffset,
+    /// Where in the request, or in the scratch buffer.
+    pub request_offset: u32,
+    /// What was asked for there.
+    pub len_bytes: u32,
+    /// It was to be read.
+    pub is_read: bool,
+}
+
+impl FailedIo {
+    const NONE: Self = Self {
+        disk: None,
+        at: ByteOffset::new(0),
+        request_offset: 0,
+        len_bytes: 0,
+        is_read: false,
+    };
+
+    fn of(operation: &Operation) -> Self {
+        let (disk, at) = match operation.file {
+            RunSource::Disk { disk, at } => (Some(disk), at),
+            RunSource::Zero => (None, ByteOffset::new(0)),
+        };
+        Self {
+            disk,
+            at,
+            request_offset: operation.offset,
+            len_bytes: operation.len_bytes,
+            is_read: matches!(operation.way, Way::IntoRequest | Way::IntoScratch),
+        }
+    }
+}
+
+/// No request: of an operation that is not in flight.
+const NOBODY: u32 = u32::MAX;
+
+/// A cache line each.
 #[derive(Clone, Copy)]
+#[repr(align(64))]
 struct Progress {
     buffers: Buffers,
     operations: u32,
     /// First error, positive; 0 for none.
     errno: i32,
+    /// Where that was; says nothing without an error.
+    failed: FailedIo,
 }
 
 /// Plans in flight on one [`Ring`].
 pub struct Executor {
     files: FileSlots,
+    buffers_at: usize,
     /// Upper bits of `user_data` that tell our completions from others on the ring.
     tag: u64,
     operations: Box<[Operation]>,
@@ -98,13 +148,24 @@ impl Executor {
             0,
             "the low bits are the operation's"
         );
-        let idle = Operation::new(0, Way::IntoRequest, 0, 0, RunSource::Zero);
+        let idle = Operation::new(NOBODY, Way::IntoRequest, 0, 0, RunSource::Zero);
         Self {
             files,
+            buffers_at: 0,
             tag,
             operations: vec![idle; OPERATIONS_MAX as usize].into_boxed_slice(),
             free: (0..OPERATIONS_MAX).rev().collect(),
             requests: Vec::new(),
+        }
+    }
+
+    /// Says at which address registered buffers begin: 0 for those that ublk registers, which is the default. Others begin where their
+    /// memory does.
+    #[must_use]
+    pub fn with_buffers_at(self, address: usize) -> Self {
+        Self {
+            buffers_at: address,
+            ..self
         }
     }
 
@@ -117,6 +178,7 @@ impl Executor {
             },
             operations: 0,
             errno: 0,
+            failed: FailedIo::NONE,
         };
         let count = (count as usize).max(self.requests.len());
         self.requests.resize(count, idle);
@@ -232,11 +294,10 @@ impl Executor {
         if operations == 0 {
             return Begun::Done;
         }
-        self.requests[request.0 as usize] = Progress {
-            buffers,
-            operations,
-            errno: 0,
-        };
+        let progress = &mut self.requests[request.0 as usize];
+        progress.buffers = buffers;
+        progress.operations = operations;
+        progress.errno = 0;
         Begun::InFlight
     }
 
@@ -269,28 +330,54 @@ impl Executor {
             Step::Failed(errno) => {
                 if progress.errno == 0 {
                     progress.errno = errno;
+                    progress.failed = FailedIo::of(operation);
                 }
             }
         }
+        operation.request = NOBODY;
         self.free.push(number);
         progress.operations -= 1;
         if progress.operations > 0 {
             return None;
         }
-        let outcome = if progress.errno == 0 {
-            Ok(())
+        let (outcome, failed) = if progress.errno == 0 {
+            (Ok(()), None)
         } else {
-            Err(progress.errno)
+            (Err(progress.errno), Some(progress.failed))
         };
         Some(Ended {
             request: RequestIndex(request),
             outcome,
+            failed,
         })
+    }
+
+    /// The disks that have not answered yet what a request asked of them. Looks at every operation: not for the request path.
+    pub fn disks_of(&self, request: RequestIndex) -> Vec<DiskIndex> {
+        let mut disks = Vec::new();
+        for operation in self.operations.iter().filter(|op| op.request == request.0) {
+            if let RunSource::Disk { disk, .. } = operation.file
+                && !disks.contains(&disk)
+            {
+                disks.push(disk);
+            }
+        }
+        disks
+    }
+
+    /// Makes what is in flight of one request that of another one, which has nothing in flight. Looks at every operation, too.
+    pub fn move_request(&mut self, from: RequestIndex, to: RequestIndex) {
+        debug_assert_eq!(self.requests[to.0 as usize].operations, 0);
+        for operation in self.operations.iter_mut().filter(|op| op.request == from.0) {
+            operation.request = to.0;
+        }
+        self.requests[to.0 as usize] = self.requests[from.0 as usize];
+        self.requests[from.0 as usize].operations = 0;
     }
 
     fn entry(&self, number: u32, buffers: Buffers) -> squeue::Entry {
         self.operations[number as usize]
-            .entry(self.files, buffers)
+            .entry(self.files, self.buffers_at, buffers)
             .user_data(self.tag | u64::from(number))
     }
 }

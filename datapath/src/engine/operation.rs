@@ -125,7 +125,12 @@ impl Operation {
     }
 
     /// The entry for what is left. It names memory of `buffers`, or the zeros, which live for ever.
-    pub(super) fn entry(&self, files: FileSlots, buffers: Buffers) -> squeue::Entry {
+    pub(super) fn entry(
+        &self,
+        files: FileSlots,
+        buffers_at: usize,
+        buffers: Buffers,
+    ) -> squeue::Entry {
         let (file, at) = match self.file {
             RunSource::Disk { disk, at } => (files.of(disk), at.get()),
             // It has no position; 0 is accepted and ignored.
@@ -133,8 +138,7 @@ impl Operation {
         };
         let file = types::Fixed(file);
         let (offset, len) = (self.offset as usize, self.len_bytes);
-        // A request's registered buffer starts at address 0: the address is the offset in the request.
-        let in_registered = std::ptr::without_provenance_mut(offset);
+        let in_registered = std::ptr::without_provenance_mut(buffers_at + offset);
         let read =
             |start: *mut u8| opcode::Read::new(file, start.wrapping_add(offset), len).offset(at);
         let write =

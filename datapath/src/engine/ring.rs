@@ -104,6 +104,26 @@ impl Ring {
             .map(drop)
     }
 
+    /// Puts memory into slot `slot` of the buffer table, for good.
+    ///
+    /// # Errors
+    /// What `io_uring_register` answers.
+    ///
+    /// # Safety
+    /// The memory must outlive the ring's operations, and be left to them.
+    pub unsafe fn install_buffer(&self, slot: u32, start: *mut u8, len: usize) -> io::Result<()> {
+        let buffer = libc::iovec {
+            iov_base: start.cast(),
+            iov_len: len,
+        };
+        // SAFETY: the caller vouches for the memory.
+        unsafe {
+            self.uring
+                .submitter()
+                .register_buffers_update(slot, &[buffer], None)
+        }
+    }
+
     /// Queues an entry; it is handed to the kernel by the next [`Ring::submit_and_wait`], or before, if the queue is full.
     ///
     /// # Safety
@@ -215,6 +235,15 @@ impl Ring {
         let completion = *self.batch[..self.batch_len].get(self.batch_next)?;
         self.batch_next += 1;
         Some(completion)
+    }
+
+    /// Takes the next completions out of the shared ring, and tells them; [`Ring::next_completion`] gives out each of them all the same.
+    #[inline]
+    pub fn look_ahead(&mut self) -> &[Completion] {
+        if self.batch_next == self.batch_len {
+            self.take_batch();
+        }
+        &self.batch[self.batch_next..self.batch_len]
     }
 
     fn take_batch(&mut self) {

@@ -13,10 +13,10 @@ fn entry(pcn: u32, mask: u32) -> u64 {
 }
 
 fn layer(disk: u16, entries: Vec<u64>) -> Layer {
-    Layer {
-        map: Arc::new(LayerMap::from_entries(entries)),
-        disk: DiskIndex::new(disk),
-    }
+    Layer::new(
+        Arc::new(LayerMap::from_entries(entries)),
+        DiskIndex::new(disk),
+    )
 }
 
 fn disk_run(request_offset: u32, len_bytes: u32, disk: u16, at: u64) -> Run {
@@ -244,5 +244,96 @@ proptest! {
         for pair in runs.windows(2) {
             prop_assert!(!follows(&pair[0], pair[1].source), "neighbours were not joined");
         }
+    }
+}
+
+mod replicas {
+    use super::*;
+    use crate::replica::{Excluded, Replica, ReplicaSet};
+
+    /// One full cluster, on disk 1 at cluster 10 and on disk 2 at cluster 20.
+    fn two() -> (Arc<ReplicaSet>, LayerStack) {
+        let replica = |disk, pcn| Replica {
+            map: Arc::new(LayerMap::from_entries(vec![entry(pcn, u32::MAX)])),
+            disk: DiskIndex::new(disk),
+        };
+        let set = ReplicaSet::new(vec![replica(1, 10), replica(2, 20)]).expect("two");
+        let stack = LayerStack {
+            layers: vec![Layer::of_replicas(Arc::clone(&set), 0).expect("the first")],
+            size_bytes: CLUSTER_BYTES,
+        };
+        (set, stack)
+    }
+
+    /// Which disk answers each block of the cluster; 0 for none.
+    fn answers(stack: &LayerStack, excluded: &Excluded) -> Vec<u16> {
+        let mut runs = RunList::new();
+        (0..u64::from(BLOCKS_PER_CLUSTER))
+            .map(|block| {
+                let at = ByteOffset::new(block * BLOCK_BYTES);
+                match stack.plan_read_without(excluded, at, 4096, &mut runs) {
+                    Ok(()) => match runs.as_slice()[0].source {
+                        RunSource::Disk { disk, .. } => disk.get(),
+                        RunSource::Zero => panic!("nothing is zero here"),
+                    },
+                    Err(PlanError::Unreadable { at: told }) if told == at => 0,
+                    Err(error) => panic!("{error}"),
+                }
+            })
+            .collect()
+    }
+
+    fn but(most: u16, others: &[(usize, u16)]) -> Vec<u16> {
+        let mut all = vec![most; BLOCKS_PER_CLUSTER as usize];
+        for (block, disk) in others {
+            all[*block] = *disk;
+        }
+        all
+    }
+
+    #[test]
+    fn the_nearest_answers_until_it_is_avoided_and_again_when_it_is_back() {
+        let (set, stack) = two();
+        assert_eq!(answers(&stack, &Excluded::NONE), but(1, &[]));
+        assert!(set.avoid(0) && !set.avoid(0));
+        assert_eq!(answers(&stack, &Excluded::NONE), but(2, &[]));
+        // Both: better than nobody.
+        set.avoid(1);
+        assert_eq!(answers(&stack, &Excluded::NONE), but(1, &[]));
+        assert!(set.readmit(0) && set.readmit(1) && !set.readmit(1));
+        assert_eq!(answers(&stack, &Excluded::NONE), but(1, &[]));
+    }
+
+    #[test]
+    fn damage_is_read_elsewhere_and_where_both_have_it_nowhere() {
+        let (set, stack) = two();
+        set.mark_damaged(0, 4..6);
+        assert_eq!(answers(&stack, &Excluded::NONE), but(1, &[(4, 2), (5, 2)]));
+        set.mark_damaged(1, 5..7);
+        assert_eq!(answers(&stack, &Excluded::NONE), but(1, &[(4, 2), (5, 0)]));
+        assert_eq!((set.damaged_blocks(0), set.damaged_blocks(1)), (2, 2));
+        // A long read ends where the damage is, and says so.
+        let mut runs = RunList::new();
+        let planned = stack.plan_read(ByteOffset::new(0), 131_072, &mut runs);
+        let at = ByteOffset::new(5 * BLOCK_BYTES);
+        assert_eq!(planned, Err(PlanError::Unreadable { at }));
+        assert!(runs.as_slice().is_empty());
+        set.mark_repaired(0, 0..32);
+        assert_eq!(answers(&stack, &Excluded::NONE), but(1, &[]));
+    }
+
+    #[test]
+    fn a_bad_place_on_each_disk_leaves_each_block_a_good_one() {
+        let (_set, stack) = two();
+        let mut excluded = Excluded::NONE;
+        assert!(excluded.add(DiskIndex::new(1), 3..5));
+        assert!(excluded.add(DiskIndex::new(2), 8..9));
+        assert!(!excluded.add(DiskIndex::new(1), 4..5), "known already");
+        assert_eq!(answers(&stack, &excluded), but(1, &[(3, 2), (4, 2)]));
+        excluded.add(DiskIndex::new(1), 8..9);
+        assert_eq!(
+            answers(&stack, &excluded),
+            but(1, &[(3, 2), (4, 2), (8, 0)])
+        );
     }
 }

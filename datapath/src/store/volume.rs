@@ -325,7 +325,7 @@ impl<M: Medium> Store<M> {
         let mut next = Some(uuid);
         while let Some(layer) = next {
             let map = self.map_of(layer)?;
-            layers.push(Layer { map, disk });
+            layers.push(Layer::new(map, disk));
             next = self.entry(layer)?.object.parent;
             if layers.len() > usize_of(u64::from(self.geometry().slots())) {
                 let context = format!("the layers below object {uuid} go round in a circle");

@@ -112,13 +112,25 @@ impl Space {
     /// # Errors
     /// Why there is none.
     pub fn take(&self, max: u32) -> Result<Extent, Unavailable> {
+        self.take_at(None, max)
+    }
+
+    /// As [`Self::take`], from `wanted` on if that can be.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn take_at(&self, wanted: Option<Pcn>, max: u32) -> Result<Extent, Unavailable> {
         let mut inner = self.lock();
         match inner.gate {
             Gate::Open => {}
             Gate::Rebuilding => return Err(Unavailable::Soon),
             Gate::Refused => return Err(Unavailable::Refused),
         }
-        inner.allocator.allocate(max).ok_or_else(|| {
+        let taken = match wanted {
+            Some(wanted) => inner.allocator.allocate_at(wanted, max),
+            None => inner.allocator.allocate(max),
+        };
+        taken.ok_or_else(|| {
             if inner.returning.is_empty() {
                 Unavailable::Full
             } else {

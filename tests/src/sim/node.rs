@@ -131,10 +131,7 @@ pub fn read_image<M: Medium>(
 ) -> Result<Vec<u8>, NodeError> {
     let disk = DiskIndex::new(0);
     let stack = LayerStack {
-        layers: vec![Layer {
-            map: store.map_of(uuid)?,
-            disk,
-        }],
+        layers: vec![Layer::new(store.map_of(uuid)?, disk)],
         size_bytes,
     };
     let mut bytes = vec![0xee; usize::try_from(stack.device_bytes()).expect("images are small")];

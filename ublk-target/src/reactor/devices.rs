@@ -33,6 +33,8 @@ pub(super) struct Served {
     buffers: Buffers,
     pub(super) descriptors: Descriptors,
     pub(super) stack: Arc<LayerStack>,
+    /// Some layer may be read from another disk than its first.
+    pub(super) has_replicas: bool,
     /// Of a device that can be written.
     pub(super) writes: Option<Writes>,
     /// Tags whose FETCH the kernel has.
@@ -50,36 +52,45 @@ pub(super) struct Served {
 enum Buffers {
     /// Copied; the device was added without auto buffer registration.
     Copied,
-    /// Copied, though the device was added with it: the buffer table had no room.
-    NoRoom,
+    /// Copied, though the device was added with it: this kernel gives us no table.
+    NoTable,
     /// Registered by the kernel, from this slot of the buffer table on.
     Registered(u16),
+    /// The same, with slots that other queues have too. Whose request comes while the other's is in the slot is delivered without a buffer
+    /// (`UBLK_AUTO_BUF_REG_FALLBACK`), and is copied.
+    Shared(u16),
 }
 
 /// What this reactor has of a device.
 pub(super) struct Device {
-    dev_id: DevId,
     file: u32,
     /// Kept only where commands name it.
     plain: Option<Arc<File>>,
-    queues_left: usize,
+    /// Numbers of its queues in the reactor.
+    queues: Vec<u32>,
     /// Told when nothing is left.
     forgotten: Vec<Reply<()>>,
+}
+
+/// Whether a layer has several replicas.
+fn has_replicas(stack: &LayerStack) -> bool {
+    let mut sets = stack.layers.iter().filter_map(|layer| layer.replicas());
+    sets.any(|replicas| replicas.set().len() > 1)
 }
 
 impl Served {
     pub(super) fn registered_buffer(&self, tag: u16) -> Option<u16> {
         match self.buffers {
-            Buffers::Registered(first) => Some(first + tag),
-            Buffers::Copied | Buffers::NoRoom => None,
+            Buffers::Registered(first) | Buffers::Shared(first) => Some(first + tag),
+            Buffers::Copied | Buffers::NoTable => None,
         }
     }
 
     pub(super) fn address(&self, tag: u16) -> TagAddress {
         let buffer = match self.buffers {
             Buffers::Copied => None,
-            Buffers::NoRoom => Some(NO_BUFFER),
-            Buffers::Registered(first) => Some(first + tag),
+            Buffers::NoTable => Some(NO_BUFFER),
+            Buffers::Registered(first) | Buffers::Shared(first) => Some(first + tag),
         };
         TagAddress {
             slot: self.file,
@@ -153,19 +164,16 @@ impl Reactor {
                 Some(new.device),
             )
         };
-        self.devices.push(Device {
-            dev_id: new.dev_id,
+        let device = Device {
             file,
             plain,
-            queues_left: ranges.len(),
+            queues: Vec::with_capacity(ranges.len()),
             forgotten: Vec::new(),
-        });
+        };
+        self.devices.insert(new.dev_id, device);
         let mut placed = Vec::with_capacity(ranges.len());
         for (NewQueue { queue, descriptors }, first_slot) in new.queues.into_iter().zip(ranges) {
             let buffers = self.place_buffers(new.auto_buffers, depth);
-            if buffers == Buffers::NoRoom {
-                tracing::warn!(dev_id = %new.dev_id, queue, "the buffer table is full: this queue's data is copied");
-            }
             self.place(Served {
                 dev_id: new.dev_id,
                 queue,
@@ -175,6 +183,7 @@ impl Reactor {
                 first_slot,
                 buffers,
                 descriptors,
+                has_replicas: has_replicas(&new.backing.stack),
                 stack: Arc::clone(&new.backing.stack),
                 writes: new
                     .backing
@@ -195,27 +204,44 @@ impl Reactor {
         if !wanted {
             return Buffers::Copied;
         }
-        let first = self
-            .buffers
-            .take(depth)
-            .and_then(|first| u16::try_from(first).ok());
-        first.map_or(Buffers::NoRoom, Buffers::Registered)
+        let slot = |first: u32| u16::try_from(first).ok();
+        if let Some(first) = self.buffers.take(depth).and_then(slot) {
+            return Buffers::Registered(first);
+        }
+        // A table holds the tags of 256 queues of depth 64. Most of a thousand devices are idle, so two requests seldom meet in a slot.
+        // Each next queue shares the next slots, so that no slot has many more than others.
+        let last = self.buffer_slots.saturating_sub(depth);
+        if self.buffer_slots < depth {
+            return Buffers::NoTable;
+        }
+        if self.next_shared > last {
+            self.next_shared = 0;
+        }
+        let first = self.next_shared;
+        self.next_shared += depth;
+        slot(first).map_or(Buffers::NoTable, Buffers::Shared)
     }
 
     fn place(&mut self, served: Served) {
-        let number = self
-            .queues
-            .iter()
-            .position(Option::is_none)
-            .unwrap_or_else(|| {
-                self.queues.push(None);
-                self.queues.len() - 1
-            });
-        // TAGS_MAX bounds the number of queues.
-        let Ok(queue) = u32::try_from(number) else {
-            return;
-        };
+        let queue = self.free_queues.pop().unwrap_or_else(|| {
+            self.queues.push(None);
+            // TAGS_MAX bounds the number of queues.
+            u32::try_from(self.queues.len() - 1).unwrap_or(u32::MAX)
+        });
+        let number = queue as usize;
+        if let Some(device) = self.devices.get_mut(&served.dev_id) {
+            device.queues.push(queue);
+        }
         let end = served.first_slot + u32::from(served.depth);
+        self.make_room(end);
+        for (tag, slot) in (0..served.depth).zip(served.first_slot..) {
+            self.slots[slot as usize] = Slot::new(queue, tag);
+        }
+        self.queues[number] = Some(served);
+    }
+
+    /// Room for slots below `end`.
+    pub(super) fn make_room(&mut self, end: u32) {
         debug_assert!(end <= TAGS_MAX, "ranges are handed out below the limit");
         if self.slots.len() < end as usize {
             self.slots.resize(end as usize, Slot::new(0, 0));
@@ -225,18 +251,18 @@ impl Reactor {
             }
             self.blocked.reserve(self.slots.len() - self.blocked.len());
         }
-        for (tag, slot) in (0..served.depth).zip(served.first_slot..) {
-            self.slots[slot as usize] = Slot::new(queue, tag);
-        }
-        self.queues[number] = Some(served);
     }
 
     /// Takes longer layers, and a longer volume, for a device's queues. Reads in flight have their plans; see [`Writes::grow`] for writes.
     pub(super) fn resize(&mut self, dev_id: DevId, backing: &Backing) {
-        for queue in self.queues.iter_mut().flatten() {
-            if queue.dev_id != dev_id {
+        let Some(device) = self.devices.get(&dev_id) else {
+            return;
+        };
+        for number in &device.queues {
+            let Some(Some(queue)) = self.queues.get_mut(*number as usize) else {
                 continue;
-            }
+            };
+            queue.has_replicas = has_replicas(&backing.stack);
             queue.stack = Arc::clone(&backing.stack);
             if let (Some(writes), Some(writable)) = (&mut queue.writes, &backing.writable) {
                 writes.grow(writable);
@@ -246,11 +272,7 @@ impl Reactor {
 
     /// Answers when nothing is left of a device; the kernel must have been told to stop it.
     pub(super) fn forget(&mut self, dev_id: DevId, reply: Reply<()>) {
-        match self
-            .devices
-            .iter_mut()
-            .find(|device| device.dev_id == dev_id)
-        {
+        match self.devices.get_mut(&dev_id) {
             Some(device) => device.forgotten.push(reply),
             None => {
                 // The one who asked may be gone.
@@ -261,15 +283,12 @@ impl Reactor {
 
     /// The errno with which the kernel refused a command of this device, if it did.
     pub(super) fn refused(&self, dev_id: DevId) -> Option<i32> {
-        if !self.devices.iter().any(|device| device.dev_id == dev_id) {
+        let Some(device) = self.devices.get(&dev_id) else {
             // Every tag came back, and the device is released already.
             return Some(libc::ENODEV);
-        }
-        self.queues
-            .iter()
-            .flatten()
-            .filter(|queue| queue.dev_id == dev_id)
-            .find_map(|queue| queue.refused)
+        };
+        let mut queues = device.queues.iter();
+        queues.find_map(|number| self.queues.get(*number as usize)?.as_ref()?.refused)
     }
 
     /// Lets go of a queue when the kernel has taken all its tags back, and of the device with its last queue: this is the fence
@@ -285,26 +304,24 @@ impl Reactor {
             return;
         }
         let Some(queue) = place.take() else { return };
+        self.free_queues.push(number);
         let depth = u32::from(queue.depth);
         self.tags.give(queue.first_slot, depth);
         if let Buffers::Registered(first) = queue.buffers {
             self.buffers.give(u32::from(first), depth);
         }
-        let Some(index) = self
-            .devices
-            .iter()
-            .position(|device| device.dev_id == queue.dev_id)
-        else {
+        let Some(device) = self.devices.get_mut(&queue.dev_id) else {
             return;
         };
-        let device = &mut self.devices[index];
-        device.queues_left -= 1;
-        if device.queues_left > 0 {
+        device.queues.retain(|left| *left != number);
+        if !device.queues.is_empty() {
             return;
         }
-        let device = self.devices.swap_remove(index);
+        let Some(device) = self.devices.remove(&queue.dev_id) else {
+            return;
+        };
         if let Err(error) = self.ring.clear_file(device.file) {
-            tracing::error!(dev_id = %device.dev_id, %error, "cannot let go of /dev/ublkcN");
+            tracing::error!(dev_id = %queue.dev_id, %error, "cannot let go of /dev/ublkcN");
         }
         self.free_device_files.push(device.file);
         drop(device.plain);

@@ -6,21 +6,30 @@
 mod command;
 mod commits;
 mod devices;
+mod failover;
+#[cfg(test)]
+mod failover_tests;
 mod grace;
 mod reads;
 mod requests;
+#[cfg(any(test, feature = "rig"))]
+pub mod rig;
+#[cfg(test)]
+mod steady_path_tests;
 mod writes;
 
 use std::cell::UnsafeCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bedplate_datapath::engine::executor::{Executor, FileSlots};
 use bedplate_datapath::engine::ring::{Completion, Ring, RingConfig};
 use bedplate_datapath::plan::RunList;
+use bedplate_datapath::units::DevId;
 use bedplate_datapath::volume::write::{SCRATCH_BYTES, WriteIoList};
 use caps::{CapSet, Capability};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
@@ -30,10 +39,12 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::buffer_pool::{BufferPool, COPY_BYTES};
 use crate::error::TargetError;
 use crate::ranges::Ranges;
+use crate::replica_events::EventsTo;
 use command::{Command, Reply};
 pub(crate) use command::{NewQueue, NewQueues, ReactorHandle};
 pub(crate) use commits::{AfterGrace, CommitReply};
 use devices::{Device, Served};
+use failover::{Failing, LateClock};
 use grace::Grace;
 use requests::{Need, Slot};
 
@@ -59,6 +70,8 @@ mod kind {
     pub(super) const COPY: u64 = 3 << 32;
     /// The eventfd.
     pub(super) const WAKE: u64 = 4 << 32;
+    /// The clock of late reads.
+    pub(super) const TICK: u64 = 5 << 32;
 }
 
 /// include/uapi/linux/prctl.h
@@ -78,6 +91,10 @@ pub(crate) struct ReactorConfig {
     pub(crate) zero_copy: bool,
     /// Whether devices can be added without a scan of their partitions at START.
     pub(crate) scan_is_optional: bool,
+    /// After how long a read that another replica could answer is late.
+    pub(crate) read_deadline: Option<Duration>,
+    /// See [`Executor::with_buffers_at`]: 0 but in a rig.
+    pub(crate) buffers_at: usize,
 }
 
 impl ReactorConfig {
@@ -104,7 +121,8 @@ pub(super) struct Reactor {
     /// By tag of the reactor: each queue has a contiguous range.
     slots: Vec<Slot>,
     queues: Vec<Option<Served>>,
-    devices: Vec<Device>,
+    free_queues: Vec<u32>,
+    devices: BTreeMap<DevId, Device>,
     /// Slots whose request is not begun, by what it waits for, oldest first.
     waiting: [VecDeque<u32>; Need::COUNT],
     /// Slots whose write is tried again in every turn.
@@ -113,12 +131,26 @@ pub(super) struct Reactor {
     has_more: bool,
     /// Requests that rely on what maps say.
     grace: Grace<Arc<AfterGrace>>,
+    /// Requests that have had an error, and go on.
+    failing: Vec<Failing>,
+    late: LateClock,
+    half_deadline: Duration,
+    /// Late reads whose requests have gone on without them.
+    orphans: u32,
+    copy_buffers: u16,
+    events: EventsTo,
     /// Questions to committers so far.
     questions: u64,
     /// Requests between their FETCH and their COMMIT.
     working: u32,
+    /// Requests that were answered, and those of them with an error.
+    answered: u64,
+    failed: u64,
     tags: Ranges,
     buffers: Ranges,
+    buffer_slots: u32,
+    /// The first slot for the next queue that finds no range of its own.
+    next_shared: u32,
     free_device_files: Vec<u32>,
     /// Whether FETCHes may come by the file table; see `CommandFile`.
     commands_by_table: bool,
@@ -128,12 +160,16 @@ pub(super) struct Reactor {
     wake: Arc<EventFd>,
     wake_count: Box<UnsafeCell<u64>>,
     /// Devices whose first FETCHes have not been looked at yet.
-    starting: Vec<(bedplate_datapath::units::DevId, Reply<io::Result<()>>)>,
+    starting: Vec<(DevId, Reply<io::Result<()>>)>,
     leaving: Option<Reply<()>>,
 }
 
 /// Starts a reactor's thread, and waits until its ring is ready.
-pub(crate) fn spawn(number: usize, config: ReactorConfig) -> Result<ReactorHandle, TargetError> {
+pub(crate) fn spawn(
+    number: usize,
+    config: ReactorConfig,
+    events: EventsTo,
+) -> Result<ReactorHandle, TargetError> {
     let failed = |doing| {
         move |source| TargetError::Reactor {
             reactor: number,
@@ -152,7 +188,7 @@ pub(crate) fn spawn(number: usize, config: ReactorConfig) -> Result<ReactorHandl
         .name(format!("ublk-reactor-{number}"))
         .spawn(move || {
             prepare_thread(number);
-            match Reactor::new(number, &config, commands, reactor_wake) {
+            match Reactor::new(number, &config, commands, reactor_wake, events) {
                 Ok(reactor) => {
                     if !config.scan_is_optional {
                         seem_untrusted(number);
@@ -210,6 +246,7 @@ impl Reactor {
         config: &ReactorConfig,
         (own_commands, commands): (Sender<Command>, Receiver<Command>),
         wake: Arc<EventFd>,
+        events: EventsTo,
     ) -> io::Result<Self> {
         let buffer_slots = if config.zero_copy { BUFFERS_MAX } else { 0 };
         let ring = Ring::new(&RingConfig {
@@ -230,22 +267,34 @@ impl Reactor {
                     first_disk: FILE_FIRST_DISK,
                 },
                 kind::OPERATION,
-            ),
+            )
+            .with_buffers_at(config.buffers_at),
             plan: Box::default(),
             ios: Box::default(),
             pool: BufferPool::new(config.copy_buffers, COPY_BYTES)?,
             scratch: BufferPool::new(SCRATCH_BUFFERS, SCRATCH_BYTES)?,
             slots: Vec::new(),
             queues: Vec::new(),
-            devices: Vec::new(),
+            free_queues: Vec::new(),
+            devices: BTreeMap::new(),
             waiting: Default::default(),
             blocked: VecDeque::new(),
             has_more: false,
             grace: Grace::default(),
+            failing: Vec::new(),
+            late: LateClock::new(config.read_deadline),
+            half_deadline: config.read_deadline.unwrap_or_default() / 2,
+            orphans: 0,
+            copy_buffers: config.copy_buffers,
+            events,
             questions: 0,
             working: 0,
+            answered: 0,
+            failed: 0,
             tags: Ranges::new(TAGS_MAX),
             buffers: Ranges::new(buffer_slots),
+            buffer_slots,
+            next_shared: 0,
             free_device_files: (first_device..first_device + config.devices_max)
                 .rev()
                 .collect(),
@@ -264,32 +313,75 @@ impl Reactor {
 
     fn run(mut self) -> Remains {
         loop {
-            let entered = if std::mem::take(&mut self.has_more) {
-                self.ring.submit_and_look()
-            } else {
-                self.ring.submit_and_wait()
-            };
-            if let Err(error) = entered {
+            if let Err(error) = self.enter() {
                 tracing::error!(reactor = self.number, %error, "the ring failed: the reactor ends, its devices wait");
                 break;
             }
-            self.take_completions();
-            self.retry_blocked();
-            self.retry_waiting();
-            self.answer_started();
-            // Dropped: the last reactor that does runs what waits for the grace period.
-            drop(self.grace.take_ended());
-            if self.leaving.is_some() && self.working == 0 {
+            self.turn();
+            if self.leaving.is_some() && self.working == 0 && self.orphans == 0 {
                 break;
             }
         }
         self.wind_up()
     }
 
-    fn take_completions(&mut self) {
-        while let Some(completion) = self.ring.next_completion() {
-            self.dispatch(completion);
+    /// Hands over what the last turn queued, and waits, unless there is more to do.
+    fn enter(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.has_more) {
+            self.ring.submit_and_look()
+        } else {
+            self.ring.submit_and_wait()
         }
+    }
+
+    /// All that is to be done now. It queues entries, and enters the kernel for nothing but a device that comes.
+    fn turn(&mut self) {
+        self.take_completions();
+        self.retry_blocked();
+        self.retry_waiting();
+        self.answer_started();
+        // Dropped: the last reactor that does runs what waits for the grace period.
+        drop(self.grace.take_ended());
+    }
+
+    fn take_completions(&mut self) {
+        loop {
+            let count = self.foresee();
+            if count == 0 {
+                return;
+            }
+            for _ in 0..count {
+                if let Some(completion) = self.ring.next_completion() {
+                    self.dispatch(completion);
+                }
+            }
+        }
+    }
+
+    /// Looks at the requests of a batch of completions, and has their map entries fetched while the first ones are being worked on: a map of a
+    /// terabyte is in no cache. Answers with the number of completions.
+    #[inline]
+    fn foresee(&mut self) -> usize {
+        let ahead = self.ring.look_ahead();
+        if ahead.len() > 1 {
+            for completion in ahead {
+                if completion.user_data & !u64::from(u32::MAX) != kind::COMMAND
+                    || completion.result != 0
+                {
+                    continue;
+                }
+                // The low half is a number of 32 bits: nothing is cut off.
+                #[expect(clippy::cast_possible_truncation)]
+                let number = completion.user_data as u32;
+                if let Some(slot) = self.slots.get(number as usize)
+                    && let Some(Some(queue)) = self.queues.get(slot.queue as usize)
+                {
+                    let start = queue.descriptors.get(slot.tag).start_sector;
+                    queue.stack.prefetch(start.saturating_mul(512));
+                }
+            }
+        }
+        ahead.len()
     }
 
     #[inline]
@@ -300,11 +392,12 @@ impl Reactor {
         match completion.user_data & !u64::from(u32::MAX) {
             kind::OPERATION => {
                 if let Some(ended) = self.executor.complete(&mut self.ring, completion) {
-                    self.io_ended(ended.request.0, ended.outcome);
+                    self.io_ended(ended.request.0, ended.outcome, ended.failed);
                 }
             }
             kind::COMMAND => self.command_ended(number, completion.result),
             kind::COPY => self.copied(number, completion.result),
+            kind::TICK => self.ticked(),
             kind::WAKE => {
                 self.listen();
                 self.take_commands();

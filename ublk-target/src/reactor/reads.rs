@@ -2,7 +2,8 @@
 //!
 //! What is missing of an answered read would be kernel memory: success is only ever said of all bytes.
 
-use bedplate_datapath::engine::executor::{Begun, RequestBuffer, RequestIndex};
+use bedplate_datapath::engine::executor::{Begun, FailedIo, RequestBuffer, RequestIndex};
+use bedplate_datapath::plan::PlanError;
 use bedplate_datapath::units::{ByteOffset, SECTOR_BYTES};
 
 use super::requests::{Answer, State};
@@ -30,13 +31,24 @@ impl Reactor {
             return Err(-libc::EINVAL);
         };
         self.plan.clear();
-        if let Err(error) = queue
-            .stack
-            .plan_read(ByteOffset::new(start), len_bytes, &mut self.plan)
-        {
+        let at = ByteOffset::new(start);
+        let planned = if slot.has_failed {
+            let excluded = Self::excluded_by(&self.failing, &slot, number);
+            queue
+                .stack
+                .plan_read_without(&excluded, at, len_bytes, &mut self.plan)
+        } else {
+            queue.stack.plan_read(at, len_bytes, &mut self.plan)
+        };
+        if let Err(PlanError::Unreadable { at }) = planned {
+            tracing::error!(dev_id = %queue.dev_id, start, len_bytes, %at, "no replica can answer a read");
+            return Err(-self.last_error(number));
+        }
+        if let Err(error) = planned {
             tracing::error!(dev_id = %queue.dev_id, start, len_bytes, %error, "a read cannot be planned");
             return Err(-libc::EIO);
         }
+        let has_replicas = queue.has_replicas;
         let registered = queue
             .registered_buffer(slot.tag)
             .filter(|_| !descriptor.lacks_buffer());
@@ -70,22 +82,35 @@ impl Reactor {
         slot.copied_bytes = 0;
         slot.retries = 0;
         slot.copy_buffer = copy_buffer;
+        slot.is_watched = has_replicas;
+        slot.begun_tick = self.late.tick;
         if begun == Begun::Done {
-            self.data_ready(number, Ok(()));
+            self.data_ready(number, Ok(()), None);
         } else {
             // The plan names clusters that must not be handed out again under it. Nothing came between: this thread answers for
             // grace periods too.
             slot.pin = Some(self.grace.enter());
+            if has_replicas {
+                self.watch();
+            }
         }
         Ok(true)
     }
 
     /// All reads of a request have ended.
-    pub(super) fn data_ready(&mut self, number: u32, outcome: Result<(), i32>) {
+    pub(super) fn data_ready(
+        &mut self,
+        number: u32,
+        outcome: Result<(), i32>,
+        failed: Option<FailedIo>,
+    ) {
         self.unpin(number);
         let slot = self.slots[number as usize];
         match (outcome, slot.copy_buffer) {
             (Err(errno), _) => {
+                if self.fail_over(number, failed, errno) {
+                    return;
+                }
                 if let Some(queue) = self.queue_of(number) {
                     tracing::error!(dev_id = %queue.dev_id, errno, "a read failed");
                 }

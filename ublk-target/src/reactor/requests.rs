@@ -3,6 +3,7 @@
 //! A request that ends is committed exactly once, with its answer or with an errno; never with its length unless all of its
 //! bytes are where they belong.
 
+use bedplate_datapath::engine::executor::FailedIo;
 use libublk::sys as lib;
 
 use super::grace::Pin;
@@ -35,6 +36,8 @@ pub(super) enum State {
     Committing,
     /// Its request is left to the next server.
     Held,
+    /// No tag: a late read is in flight, whose request has gone on without it.
+    Orphan,
 }
 
 /// What a request cannot begin without. Those that wait for one thing do not wait behind those that wait for another; a request that needs
@@ -115,6 +118,11 @@ pub(super) struct Slot {
     /// While it relies on what maps say.
     pub(super) pin: Option<Pin>,
     pub(super) space: SpaceWait,
+    /// It has had an error from a replica, which is not asked again.
+    pub(super) has_failed: bool,
+    /// A read that another replica could answer, and when it began.
+    pub(super) is_watched: bool,
+    pub(super) begun_tick: u32,
     /// The last question to a committer; 0 for none.
     pub(super) question: u64,
     /// To be durable before it is answered.
@@ -137,11 +145,19 @@ impl Slot {
             needs_scratch: false,
             pin: None,
             space: SpaceWait::NotAsked,
+            has_failed: false,
+            is_watched: false,
+            begun_tick: 0,
             question: 0,
             is_fua: false,
             len_bytes: 0,
             copied_bytes: 0,
         }
+    }
+
+    #[cfg(any(test, feature = "rig"))]
+    pub(super) fn is_fetching(&self) -> bool {
+        self.state == State::Fetching
     }
 
     /// Whether a write has the buffers that it needs; not while it waits for space.
@@ -220,7 +236,7 @@ impl Reactor {
         }
     }
 
-    fn need(&self, number: u32) -> Option<Need> {
+    pub(super) fn need(&self, number: u32) -> Option<Need> {
         let slot = self.slots.get(number as usize)?;
         let queue = self.queues.get(slot.queue as usize)?.as_ref()?;
         let descriptor = queue.descriptors.get(slot.tag);
@@ -228,7 +244,7 @@ impl Reactor {
         Need::of(&descriptor, has_pages)
     }
 
-    fn wait(&mut self, number: u32, need: Need) {
+    pub(super) fn wait(&mut self, number: u32, need: Need) {
         self.slots[number as usize].state = State::Waiting;
         self.waiting[need as usize].push_back(number);
     }
@@ -236,6 +252,9 @@ impl Reactor {
     /// Leaves a request to the next server.
     pub(super) fn hold(&mut self, number: u32) {
         self.give_buffers(number);
+        if self.slots[number as usize].has_failed {
+            self.forget_failures(number);
+        }
         self.slots[number as usize].state = State::Held;
         self.working -= 1;
         if let Some(queue) = self.queue_of(number) {
@@ -244,7 +263,7 @@ impl Reactor {
     }
 
     /// Begins a request. False, and nothing done, if it has to wait.
-    fn begin(&mut self, number: u32) -> bool {
+    pub(super) fn begin(&mut self, number: u32) -> bool {
         let slot = self.slots[number as usize];
         let Some(Some(queue)) = self.queues.get(slot.queue as usize) else {
             return true;
@@ -268,10 +287,16 @@ impl Reactor {
     }
 
     /// The last I/O of a request, or one list of it, has ended.
-    pub(super) fn io_ended(&mut self, number: u32, outcome: Result<(), i32>) {
+    pub(super) fn io_ended(
+        &mut self,
+        number: u32,
+        outcome: Result<(), i32>,
+        failed: Option<FailedIo>,
+    ) {
         match self.slots[number as usize].state {
-            State::Writing => self.write_io_ended(number, outcome),
-            _ => self.data_ready(number, outcome),
+            State::Writing => self.write_io_ended(number, outcome, failed),
+            State::Orphan => self.orphan_ended(number),
+            _ => self.data_ready(number, outcome, failed),
         }
     }
 
@@ -354,8 +379,13 @@ impl Reactor {
         let Some(address) = self.address(number) else {
             return;
         };
+        if self.slots[number as usize].has_failed {
+            self.forget_failures(number);
+        }
         self.slots[number as usize].state = State::Fetching;
         self.working -= 1;
+        self.answered += 1;
+        self.failed += u64::from(answer < 0);
         if let Some(queue) = self.queue_of(number) {
             queue.working -= 1;
             queue.fetching += 1;

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use bedplate_datapath::engine::executor::{Begun, RequestBuffer, RequestIndex, WriteBuffers};
+use bedplate_datapath::engine::executor::{
+    Begun, FailedIo, RequestBuffer, RequestIndex, WriteBuffers,
+};
 use bedplate_datapath::plan::LayerStack;
 use bedplate_datapath::units::{ByteOffset, SECTOR_BYTES};
 use bedplate_datapath::volume::Volume;
@@ -180,18 +182,31 @@ impl Reactor {
     }
 
     /// A list of a write's I/O has ended.
-    pub(super) fn write_io_ended(&mut self, number: u32, outcome: Result<(), i32>) {
+    pub(super) fn write_io_ended(
+        &mut self,
+        number: u32,
+        outcome: Result<(), i32>,
+        failed: Option<FailedIo>,
+    ) {
         let tag = usize::from(self.slots[number as usize].tag);
+        let failed_read = failed.filter(|failed| failed.is_read);
+        if let (Err(errno), Some(failed)) = (outcome, failed_read) {
+            self.copy_up_failed(number, failed, errno);
+        }
         if let Some(queue) = self.queue_of(number) {
             if let Err(errno) = outcome {
-                tracing::error!(dev_id = %queue.dev_id, errno, "a write failed");
+                let is_read = failed_read.is_some();
+                tracing::error!(dev_id = %queue.dev_id, errno, is_read, "I/O of a write failed");
             }
             if let Some(op) = queue
                 .writes
                 .as_mut()
                 .and_then(|writes| writes.ops.get_mut(tag))
             {
-                op.io_ended(outcome);
+                match (outcome, failed_read.and_then(|failed| failed.disk)) {
+                    (Err(errno), Some(disk)) => op.io_failed(&queue.stack, disk, errno),
+                    _ => op.io_ended(outcome),
+                }
             }
         }
         self.drive(number);

@@ -120,11 +120,12 @@ impl Image {
     }
 
     pub fn stack(&self, disks: &[DiskIndex]) -> Arc<LayerStack> {
-        let layers = self.layers.iter().map(|(disk, entries)| Layer {
-            map: Arc::new(LayerMap::from_entries(
-                entries.iter().map(|entry| entry.bits()).collect(),
-            )),
-            disk: disks[usize::from(*disk)],
+        let layers = self.layers.iter().map(|(disk, entries)| {
+            let entries = entries.iter().map(|entry| entry.bits()).collect();
+            Layer::new(
+                Arc::new(LayerMap::from_entries(entries)),
+                disks[usize::from(*disk)],
+            )
         });
         Arc::new(LayerStack {
             layers: layers.collect(),

@@ -12,7 +12,9 @@
 
 mod edges;
 mod fixture;
+mod many;
 mod reader;
+mod replicas;
 mod scenarios;
 mod server;
 mod volume;
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
                 }
             }
             fixture::remove_leftovers();
+            many::remove_leftovers();
         }
     }
     println!("{failed} failed");

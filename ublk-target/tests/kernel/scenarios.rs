@@ -13,7 +13,9 @@ use bedplate_ublk_target::{DeviceState, Opener, Target, TargetConfig, TargetErro
 use crate::Outcome;
 use crate::edges;
 use crate::fixture::{Bench, FIRST_DEVICE, Image, bench, config, disks, seed, spec};
+use crate::many;
 use crate::reader::{Aligned, Readers, check, check_all, open_direct, random_read};
+use crate::replicas;
 use crate::server::Server;
 use crate::writes;
 
@@ -90,6 +92,16 @@ pub const SCENARIOS: &[Scenario] = &[
         "a_full_buffer_table_is_copied_around",
         &[ZeroCopy],
         edges::full_buffer_table_is_copied_around,
+    ),
+    (
+        "many_devices_come_and_come_back",
+        &[ZeroCopy, UserCopy],
+        many::many_devices_come_and_come_back,
+    ),
+    (
+        "a_failed_replica_is_nobodys_error",
+        &[ZeroCopy, UserCopy],
+        replicas::a_failed_replica_is_nobodys_error,
     ),
     (
         "what_is_written_reads_back",

@@ -190,10 +190,7 @@ fn backing_of(
     volume: &Arc<Volume>,
     committer: &Arc<Syncer>,
 ) -> Backing {
-    let own = Layer {
-        map: Arc::clone(volume.map()),
-        disk: bench.indexes[0],
-    };
+    let own = Layer::new(Arc::clone(volume.map()), bench.indexes[0]);
     let stack = LayerStack {
         layers: std::iter::once(own)
             .chain(below.layers.iter().cloned())

@@ -10,7 +10,6 @@ use uuid::Uuid;
 
 use super::{Located, Noun};
 use crate::api::{ApiError, ReplicaState};
-use crate::daemon::blocking::blocking;
 use crate::daemon::disk::actor::{DiskActor, DiskStore};
 use crate::daemon::errors;
 use crate::daemon::node::Node;
@@ -170,27 +169,26 @@ async fn disk_index(node: &Arc<Node>, actor: &DiskActor) -> Result<DiskIndex, Ap
     if let Some(disk) = known {
         return Ok(disk);
     }
-    let serving = Arc::clone(node);
-    let disk = actor
-        .ask(move |store| serving.serving.add_disk(store.medium_mut().disk()))
-        .await??;
-    let extra = {
-        let mut disks = node.disks();
-        let entry = disks
-            .iter_mut()
-            .find(|entry| entry.uuid == Some(actor.uuid));
-        match entry.map(|entry| *entry.slot.get_or_insert(disk)) {
-            Some(first) if first != disk => Some((disk, first)),
-            _ => None,
-        }
+    // Looked at again on the disk's thread, which does one thing at a time: else each of a hundred volumes that come back together would
+    // add the disk.
+    let (node, uuid) = (Arc::clone(node), actor.uuid);
+    let slot_of = move |node: &Node| {
+        let disks = node.disks();
+        let entry = disks.iter().find(|entry| entry.uuid == Some(uuid));
+        entry.and_then(|entry| entry.slot)
     };
-    // Two objects of one disk came up at the same time, and both added it.
-    match extra {
-        Some((extra, first)) => {
-            let serving = Arc::clone(node);
-            blocking(move || serving.serving.remove_disk(extra)).await??;
-            Ok(first)
-        }
-        None => Ok(disk),
-    }
+    actor
+        .ask(move |store| {
+            if let Some(disk) = slot_of(&node) {
+                return Ok(disk);
+            }
+            let disk = node.serving.add_disk(store.medium_mut().disk())?;
+            let mut disks = node.disks();
+            let entry = disks.iter_mut().find(|entry| entry.uuid == Some(uuid));
+            if let Some(entry) = entry {
+                entry.slot = Some(disk);
+            }
+            Ok(disk)
+        })
+        .await?
 }

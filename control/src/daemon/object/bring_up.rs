@@ -1,5 +1,6 @@
 //! Makes the device of an image or a volume, or takes over the one that it still has.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bedplate_datapath::units::DevId;
@@ -107,34 +108,32 @@ fn up(
     backing: &Backing,
     kept: Option<u32>,
     wanted: bool,
-    in_use: &[u32],
+    in_use: &BTreeSet<u32>,
 ) -> Result<u32, TargetError> {
-    let owner = spec(0).owner;
-    let mut taken = in_use.to_vec();
-    for device in Target::kernel_devices()? {
-        let number = device.dev_id.get();
-        // Tags are short: another object may have the same one. What belongs to that one is not this one's to remove.
-        if device.owner != Some(owner) || in_use.contains(&number) {
-            taken.push(number);
-        } else if wanted && kept == Some(number) {
-            note(number);
-            target.recover(&spec(number), backing.clone())?;
-            return Ok(number);
-        } else {
-            tracing::info!(number, "removing a device that was never handed out");
-            Target::remove_device(device.dev_id)?;
-        }
-    }
+    // The kernel is asked about one device, however many there are: each of a thousand that come back at the same time would ask about all.
+    // What an object has under another number was never handed out, and is removed by `tidy`.
     if let Some(number) = kept {
         note(number);
+        let device = target.kernel_device(DevId::new(number))?;
+        // Tags are short: another object may have the same one. What belongs to that one is not this one's to remove.
+        let is_ours = device.is_some_and(|device| device.owner == Some(spec(0).owner))
+            && !in_use.contains(&number);
+        if is_ours && wanted {
+            target.recover(&spec(number), backing.clone())?;
+            return Ok(number);
+        }
+        if is_ours {
+            tracing::info!(number, "removing a device that was never handed out");
+            Target::remove_device(DevId::new(number))?;
+        }
         target.attach(&spec(number), backing.clone())?;
         return Ok(number);
     }
+    let mut taken = Target::numbers_in_kernel();
+    taken.extend(in_use);
     let mut tries = 0;
     loop {
-        let number = (0..=u32::MAX)
-            .find(|number| !taken.contains(number))
-            .unwrap_or(u32::MAX);
+        let number = first_free(&taken);
         note(number);
         match target.attach(&spec(number), backing.clone()) {
             Ok(_) => return Ok(number),
@@ -142,16 +141,28 @@ fn up(
                 if tries < NUMBER_TRIES =>
             {
                 tries += 1;
-                taken.push(number);
+                taken.insert(number);
             }
             Err(error) => return Err(error),
         }
     }
 }
 
+/// The first number that is not taken.
+fn first_free(taken: &BTreeSet<u32>) -> u32 {
+    let mut number = 0;
+    for taken in taken {
+        if *taken != number {
+            break;
+        }
+        number = taken.saturating_add(1);
+    }
+    number
+}
+
 /// Numbers that belong to other objects, attached or not.
-fn numbers_in_use(node: &Node, object: Uuid) -> Vec<u32> {
-    let mut numbers: Vec<u32> = node
+fn numbers_in_use(node: &Node, object: Uuid) -> BTreeSet<u32> {
+    let mut numbers: BTreeSet<u32> = node
         .objects()
         .into_iter()
         .filter(|other| other.object.uuid != object)

@@ -17,7 +17,6 @@ use crate::daemon::blocking::blocking;
 use crate::daemon::device_files;
 use crate::daemon::disk::actor::DiskStore;
 use crate::daemon::node::Node;
-use crate::daemon::serving::Serving;
 use crate::error_kind::ErrorKind;
 
 /// Time between two tries to attach what is held.
@@ -169,7 +168,14 @@ pub async fn keep_trying(node: Arc<Node>) {
 /// operator.
 async fn tidy(node: &Arc<Node>, dead_before: &HashSet<u32>) -> HashSet<u32> {
     let mut dead = HashSet::new();
-    let Ok(devices) = blocking(Serving::devices_of_ours).await else {
+    let serving = Arc::clone(node);
+    let attached = node
+        .runtimes()
+        .devices()
+        .map(|(_, number)| number)
+        .collect();
+    let strays = move || serving.serving.stray_devices_of_ours(&attached);
+    let Ok(devices) = blocking(strays).await else {
         return dead;
     };
     let known = node.objects();

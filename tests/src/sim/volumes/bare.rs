@@ -236,17 +236,11 @@ impl Bare {
         let volume = Arc::new(Volume::new(parts(disk), 0));
         let index = DiskIndex::new(0);
         let mut layers = LayerStack {
-            layers: vec![Layer {
-                map: Arc::clone(volume.map()),
-                disk: index,
-            }],
+            layers: vec![Layer::new(Arc::clone(volume.map()), index)],
             size_bytes,
         };
         if let Some((map, ..)) = image {
-            layers.layers.push(Layer {
-                map: Arc::clone(map),
-                disk: index,
-            });
+            layers.layers.push(Layer::new(Arc::clone(map), index));
         }
         let count = usize::try_from(sectors).expect("a small volume");
         let base = image.map(|(_, sectors, _)| (IMAGE, *sectors));
