@@ -336,6 +336,14 @@ impl LayerStack {
         Self::source_in(below, excluded, position).map(|(source, _)| source)
     }
 
+    /// The layer that holds the block at `position`.
+    pub fn holder(&self, position: u64) -> Option<&Layer> {
+        let lcn = Lcn::new(((position / CLUSTER_BYTES) & 0xffff_ffff) as u32);
+        let block = ((position % CLUSTER_BYTES / BLOCK_BYTES) & 0x1f) as u32;
+        let mut layers = self.layers.iter();
+        layers.find(|layer| layer.map.get(lcn).mask().contains(block))
+    }
+
     /// Whether one of the layers may be read from another disk where this one fails.
     pub fn has_alternatives(&self, disk: DiskIndex) -> bool {
         self.layers.iter().any(|layer| {

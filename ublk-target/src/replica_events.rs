@@ -43,7 +43,8 @@ pub struct ReadLate {
 
 /// Who is told. Called on a reactor: it must neither wait nor take long.
 ///
-/// The replica is avoided already when this is called, in every set of the device's layers that has one on that disk; whoever finds it
+/// The replica is avoided already when this is called: of the layer that failed; of a late read, or of one for a copy-up, in every set of the
+/// device that has one on that disk. Whoever finds it
 /// well takes it back with [`readmit`](bedplate_datapath::replica::ReplicaSet::readmit).
 pub trait ReplicaEvents: Send + Sync {
     /// A read of a layer failed. Also for layers that have one replica only.

@@ -6,9 +6,11 @@
 //! pages (zero copy), nobody can answer the request before it ends: the kernel itself keeps the request until the last I/O on its pages has
 //! ended. So it waits, and only those that come after it are read elsewhere.
 
+use std::sync::Arc;
+
 use bedplate_datapath::engine::executor::{FailedIo, RequestIndex};
 use bedplate_datapath::plan::DiskIndex;
-use bedplate_datapath::replica::Excluded;
+use bedplate_datapath::replica::{Excluded, ReplicaSet};
 use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, SECTOR_BYTES};
 use io_uring::{opcode, types};
 
@@ -77,9 +79,17 @@ impl Reactor {
         let start = device_at + u64::from(failed.request_offset);
         let end = start + u64::from(failed.len_bytes);
         let blocks = start / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
-        let goes_on =
-            self.has_alternatives(number, disk) && self.exclude(number, disk, blocks, errno);
-        self.report_failed(number, failed, device_at, errno, goes_on);
+        // The layer whose block that is, and no other one: what a disk has of another image may be good.
+        let set = self.queue_of(number).and_then(|queue| {
+            let replicas = queue.stack.holder(start)?.replicas()?;
+            Some(Arc::clone(replicas.set()))
+        });
+        let has_others = set
+            .as_ref()
+            .is_some_and(|set| set.len() > 1 && set.on_disk(disk).is_some());
+        let goes_on = has_others && self.exclude(number, disk, blocks, errno);
+        let sets: Vec<_> = set.into_iter().collect();
+        self.report_failed(number, failed, device_at, (errno, goes_on), &sets);
         if goes_on {
             self.begin_again(number);
         }
@@ -91,8 +101,16 @@ impl Reactor {
         let Some(disk) = failed.disk else { return };
         let descriptor = self.descriptor(number);
         let device_at = descriptor.map_or(0, |d| d.start_sector.saturating_mul(SECTOR_BYTES));
-        let goes_on = self.has_alternatives(number, disk);
-        self.report_failed(number, failed, device_at, errno, goes_on);
+        let Some(queue) = self.queue_of(number) else {
+            return;
+        };
+        let goes_on = queue.stack.has_alternatives(disk);
+        let layers = queue.stack.layers.iter();
+        let replicas = layers.filter_map(|layer| layer.replicas());
+        let sets: Vec<_> = replicas
+            .map(|replicas| Arc::clone(replicas.set()))
+            .collect();
+        self.report_failed(number, failed, device_at, (errno, goes_on), &sets);
     }
 
     fn report_failed(
@@ -100,21 +118,15 @@ impl Reactor {
         number: u32,
         failed: FailedIo,
         device_at: u64,
-        errno: i32,
-        goes_on: bool,
+        (errno, goes_on): (i32, bool),
+        sets: &[Arc<ReplicaSet>],
     ) {
         let (Some(disk), Some(queue)) = (failed.disk, self.queue_of(number)) else {
             return;
         };
         let dev_id = queue.dev_id;
         let mut is_first = false;
-        for set in queue
-            .stack
-            .layers
-            .iter()
-            .filter_map(|layer| layer.replicas())
-        {
-            let set = set.set();
+        for set in sets {
             if let Some(number) = set.on_disk(disk) {
                 is_first |= set.read_failed(number);
             }
@@ -131,11 +143,6 @@ impl Reactor {
             errno,
             goes_on,
         });
-    }
-
-    fn has_alternatives(&mut self, number: u32, disk: DiskIndex) -> bool {
-        self.queue_of(number)
-            .is_some_and(|queue| queue.stack.has_alternatives(disk))
     }
 
     /// Notes that a request does not ask a disk for some blocks any more. False if it did not ask it already.
@@ -231,7 +238,7 @@ impl Reactor {
         let Some(Some(queue)) = self.queues.get(self.slots[number as usize].queue as usize) else {
             return;
         };
-        let stack = std::sync::Arc::clone(&queue.stack);
+        let stack = Arc::clone(&queue.stack);
         let dev_id = queue.dev_id;
         let silent: Vec<DiskIndex> = silent
             .into_iter()

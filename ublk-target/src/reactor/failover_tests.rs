@@ -161,9 +161,14 @@ fn in_zero_copy_a_late_read_waits_for_its_own_disk() {
     let Some(mut rig) = rig(impatient(true), backing, first, &heard) else {
         return;
     };
-    // The disk wakes up some time after the deadline; without that the requests would wait for ever.
+    // The disk wakes up some time after its silence was noticed, and from then on nothing begins on it. Without that the requests would
+    // wait for ever.
+    let noticed = Arc::clone(&set);
     let wakes = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(400));
+        while !noticed.is_avoided(0) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(300));
         writer.write_all(&[7; 4 * 4096]).expect("a pipe");
         writer
     });

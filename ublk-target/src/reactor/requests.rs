@@ -100,6 +100,10 @@ impl SpaceWait {
 }
 
 /// A tag of a queue that this reactor serves.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, of a request that is looked at at every step"
+)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
     /// Number of the queue in the reactor.

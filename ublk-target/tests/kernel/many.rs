@@ -188,9 +188,13 @@ fn idle(time: Duration) -> Result<String, Box<dyn Error>> {
     let before = ticks()?;
     std::thread::sleep(time);
     let used = ticks()? - before;
-    let percent = used as f64 / time.as_secs_f64();
-    ensure(percent < 1.0, "idle devices take more than 1 % of a core")?;
-    Ok(format!("{percent:.1} % of a core"))
+    // Hundredths of a second a second are percent.
+    let millis = u64::try_from(time.as_millis())?;
+    ensure(
+        used * 1000 < millis,
+        "idle devices take more than 1 % of a core",
+    )?;
+    Ok(format!("{used} hundredths of a second of CPU in {time:?}"))
 }
 
 /// Removes what a failed run left.

@@ -32,12 +32,11 @@ impl ReplicaEvents for Heard {
     }
 }
 
+type Twins = (Vec<Arc<ReplicaSet>>, Arc<LayerStack>);
+
 /// For each layer of the image: a replica that is good, and before it one on the other disk all of whose clusters lie beyond the disk's
 /// end, where every read fails.
-fn with_bad_twins(
-    stack: &LayerStack,
-    disks: &[DiskIndex],
-) -> Result<(Vec<Arc<ReplicaSet>>, Arc<LayerStack>), Box<dyn Error>> {
+fn with_bad_twins(stack: &LayerStack, disks: &[DiskIndex]) -> Result<Twins, Box<dyn Error>> {
     let mut sets = Vec::new();
     let mut layers = Vec::new();
     for layer in &stack.layers {
