@@ -38,9 +38,10 @@ two_queue_round() {
   cell overwrite 4k 32 "$QUEUE_WRITERS"
 }
 
-# cell KIND SIZE DEPTH DEVICES: all devices, one after the other, each round with another one first.
+# cell KIND SIZE DEPTH DEVICES: all devices, one after the other, each round with another one first. One fio for all of them: its start costs
+# more than a measurement.
 cell() {
-  local kind=$1 size=$2 depth=$3 one count=0 number
+  local kind=$1 size=$2 depth=$3 one count=0 number rw time jobs=$QUEUES base part
   # BENCH_ONLY: a pattern of cells, for a closer look at one.
   # shellcheck disable=SC2254
   case "$kind-$size-$depth" in ${BENCH_ONLY:-*}) ;; *) return 0 ;; esac
@@ -53,42 +54,42 @@ cell() {
     set -- "$@" "$one"
     number=$((number - 1))
   done
-  for one in "$@"; do
-    # shellcheck disable=SC2254
-    case $one in ${BENCH_RIVALS:-*}) ;; *) continue ;; esac
-    has_device "${one#*=}" || continue
-    measure "$kind" "$size" "$depth" "${one%=*}" "$(device "${one#*=}")"
-    count=$((count + 1))
-  done
-  note "round $round: $kind $size depth $depth, $QUEUES queue(s): $count devices"
-}
-
-# measure KIND SIZE DEPTH NAME DEVICE
-measure() {
-  local rw time jobs=$QUEUES base
-  base=$RESULTS/$round.$1.$2.$3.$QUEUES.$4
-  time="--time_based --runtime=$BENCH_SECONDS"
-  case $1 in
+  time="time_based=1 runtime=${BENCH_MS}ms"
+  case $kind in
     read) rw=randread ;;
     overwrite) rw=randwrite ;;
     # Each block once, as long as there are some: a clone that is written for the second time is no first touch.
-    touch) rw=randwrite time="--runtime=$((BENCH_SECONDS * 2))" ;;
-    touch-fsync) rw=randwrite time="--runtime=$((BENCH_SECONDS * 2)) --fsync=1" jobs=8 ;;
+    touch) rw=randwrite time="runtime=$((BENCH_MS * 2))ms" ;;
+    touch-fsync) rw=randwrite time="runtime=$((BENCH_MS * 2))ms fsync=1" jobs=8 ;;
   esac
-  local part=$(($(image_bytes) / jobs))
+  part=$(($(image_bytes) / jobs))
+  base=$RESULTS/$round.$kind.$size.$depth.$QUEUES
   # lfsr: every block once, in random order, and no table to look up what was there.
   # The processors' time is read when the threads are ready and when they end: fio's own start is not in it.
-  # shellcheck disable=SC2086
-  if ! (cd "$LAB_TMP" && fio --name=cell --filename="$5" --rw=$rw --bs="$2" --iodepth="$3" --numjobs="$jobs" --size="$part" \
-    --offset_increment="$part" --direct=1 --ioengine=io_uring --random_generator=lfsr --randrepeat=1 --thread --group_reporting \
-    --percentile_list=50:99 --exec_prerun='cat /proc/stat' --exec_postrun='cat /proc/stat' $time \
-    --output-format=json --output="$base.json" >"$LAB_TMP/fio.out" 2>&1); then
+  {
+    printf '[global]\n'
+    printf '%s\n' "rw=$rw" "bs=$size" "iodepth=$depth" "numjobs=$jobs" "size=$part" "offset_increment=$part" direct=1 ioengine=io_uring \
+      random_generator=lfsr randrepeat=1 thread=1 group_reporting=1 percentile_list=50:99 "exec_prerun=cat /proc/stat" "exec_postrun=cat /proc/stat"
+    # shellcheck disable=SC2086
+    printf '%s\n' $time
+    for one in "$@"; do
+      # shellcheck disable=SC2254
+      case $one in ${BENCH_RIVALS:-*}) ;; *) continue ;; esac
+      has_device "${one#*=}" || continue
+      printf '[%s]\nstonewall\nfilename=%s\n' "${one%=*}" "$(device "${one#*=}")"
+    done
+  } >"$LAB_TMP/cell.job"
+  if ! (cd "$LAB_TMP" && fio --output-format=json --output="$base.json" cell.job >fio.out 2>&1); then
     cat "$LAB_TMP/fio.out" "$base.json"
-    fail "fio $1 on $4"
+    fail "fio $kind"
   fi
-  head -n 1 "$LAB_TMP/cell.prerun.txt" >"$base.cpu"
-  head -n 1 "$LAB_TMP/cell.postrun.txt" >>"$base.cpu"
-  if [ "${BENCH_LOUD:-0}" = 1 ]; then
-    note "$1 $2 $3 $4: $(sed -n 's/^ *"iops" : \([0-9]*\).*/\1/p' "$base.json" | sort -n | tail -n 1)"
-  fi
+  for one in "$@"; do
+    one=${one%=*}
+    [ -e "$LAB_TMP/$one.prerun.txt" ] || continue
+    head -n 1 "$LAB_TMP/$one.prerun.txt" >"$base.$one.cpu"
+    head -n 1 "$LAB_TMP/$one.postrun.txt" >>"$base.$one.cpu"
+    rm "$LAB_TMP/$one.prerun.txt" "$LAB_TMP/$one.postrun.txt"
+    count=$((count + 1))
+  done
+  note "round $round: $kind $size depth $depth, $QUEUES queue(s): $count devices"
 }

@@ -37,20 +37,22 @@ pub fn results(raw: &Path) -> Result<Vec<Measured>, Box<dyn Error>> {
     let mut all = Vec::new();
     for entry in fs::read_dir(raw)? {
         let path = entry?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-            continue;
-        };
-        if let Some(name) = name.strip_suffix(".json") {
-            let measured = one(&path, name).map_err(|why| format!("{}: {why}", path.display()))?;
-            all.push(measured);
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            let cell = one_cell(&path).map_err(|why| format!("{}: {why}", path.display()))?;
+            all.extend(cell);
         }
     }
     Ok(all)
 }
 
-/// `ROUND.KIND.SIZE.DEPTH.QUEUES.NAME`
-fn one(path: &Path, name: &str) -> Result<Measured, Box<dyn Error>> {
-    let mut parts = name.splitn(6, '.');
+/// `ROUND.KIND.SIZE.DEPTH.QUEUES.json`: a job a device. Beside it `ROUND....QUEUES.DEVICE.cpu`.
+fn one_cell(path: &Path) -> Result<Vec<Measured>, Box<dyn Error>> {
+    let stem = path.file_stem().and_then(|stem| stem.to_str());
+    let stem = stem.ok_or("not a name of a result")?;
+    let mut parts = stem.split('.');
     let mut part = || parts.next().ok_or("not a name of a result");
     let round = part()?.parse()?;
     let cell = Cell {
@@ -59,29 +61,32 @@ fn one(path: &Path, name: &str) -> Result<Measured, Box<dyn Error>> {
         depth: part()?.parse()?,
         queues: part()?.parse()?,
     };
-    let name = part()?.to_owned();
+    let direction = if cell.kind == "read" { "read" } else { "write" };
     let text = fs::read_to_string(path)?;
     // fio may say something before its JSON.
-    let json: Value =
-        serde_json::from_str(text.get(text.find('{').ok_or("no JSON")?..).unwrap_or(""))?;
-    let direction = if cell.kind == "read" { "read" } else { "write" };
-    let job = json
-        .pointer(&format!("/jobs/0/{direction}"))
-        .ok_or("no job in it")?;
-    let number = |pointer: &str| {
-        job.pointer(pointer)
-            .and_then(Value::as_f64)
-            .ok_or_else(|| format!("no {pointer}"))
-    };
-    let ios = number("/total_ios")?;
-    Ok(Measured {
-        round,
-        cell,
-        name,
-        iops: number("/iops")?,
-        p99_us: number("/clat_ns/percentile/99.000000")? / 1000.0,
-        cpu_us: busy_ticks(&path.with_extension("cpu")).unwrap_or(f64::NAN) * TICK_US / ios,
-    })
+    let start = text.find('{').ok_or("no JSON")?;
+    let json: Value = serde_json::from_str(text.get(start..).unwrap_or(""))?;
+    let jobs = json.pointer("/jobs").and_then(Value::as_array);
+    let mut all = Vec::new();
+    for job in jobs.ok_or("no jobs in it")? {
+        let name = job.get("jobname").and_then(Value::as_str);
+        let name = name.ok_or("a job without a name")?.to_owned();
+        let job = job.get(direction).ok_or("no such direction")?;
+        let number = |pointer: &str| {
+            let number = job.pointer(pointer).and_then(Value::as_f64);
+            number.ok_or_else(|| format!("{name}: no {pointer}"))
+        };
+        let ticks = busy_ticks(&path.with_file_name(format!("{stem}.{name}.cpu")));
+        all.push(Measured {
+            round,
+            cell: cell.clone(),
+            iops: number("/iops")?,
+            p99_us: number("/clat_ns/percentile/99.000000")? / 1000.0,
+            cpu_us: ticks.unwrap_or(f64::NAN) * TICK_US / number("/total_ios")?,
+            name,
+        });
+    }
+    Ok(all)
 }
 
 /// Ticks between two lines `cpu user nice system idle iowait irq softirq ...` in which a processor was not idle.

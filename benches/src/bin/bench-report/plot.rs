@@ -34,8 +34,10 @@ pub fn of(facts: &BTreeMap<String, String>, cells: &Cells) -> String {
     );
     let fact = |name: &str| facts.get(name).map_or("?", String::as_str);
     let machine = match fact("machine") {
-        "emulated" => "emulated processors: only ratios mean anything",
-        other => other,
+        emulated if emulated.starts_with("emulated") => {
+            format!("{emulated}: only ratios mean anything")
+        }
+        other => other.to_owned(),
     };
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \

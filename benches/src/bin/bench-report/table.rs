@@ -14,12 +14,12 @@ pub fn of(facts: &BTreeMap<String, String>, cells: &Cells, verdicts: &[Verdict])
     let reference = cells.reference();
     let _ = writeln!(
         text,
-        "Linux {}, {} CPUs, {}; medians of {} rounds of {} s, quartiles in brackets; ratio: to {reference}, round by round",
+        "Linux {}, {} CPUs, {}; medians of {} rounds of {} ms, quartiles in brackets; ratio: to {reference}, round by round",
         fact("kernel"),
         fact("cpus"),
         fact("machine"),
         fact("rounds"),
-        fact("seconds"),
+        fact("cell_ms"),
     );
     for cell in cells.cells() {
         let _ = writeln!(text, "\n{}", cell.title());
