@@ -24,6 +24,9 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// Group that may use the socket (mode 0660). Ignored where there is no such group.
     pub socket_group: String,
+    /// What tells this node from others that may see the same disks: any word that never changes. Disks that are formatted or adopted here
+    /// carry it, and a disk that carries another one is refused. Without one, disks of any node are used, and none is marked.
+    pub node_id: Option<String>,
     /// Filter of the log, in the syntax of `tracing`'s `EnvFilter`.
     pub log: String,
     /// How disks are found.
@@ -34,6 +37,8 @@ pub struct Config {
     pub import: Import,
     /// How images are served.
     pub ublk: Ublk,
+    /// How missing replicas are made.
+    pub rebuild: Rebuild,
     /// When a disk counts as nearly full.
     pub space: Space,
     /// How the daemon's memory is kept from being paged out.
@@ -96,6 +101,20 @@ pub struct Ublk {
     pub devices_max: u32,
     /// How long a device of a dead daemon may take to be handed over, in milliseconds, before this is logged as an error. It goes on being tried.
     pub recovery_warn_ms: u64,
+    /// How long a read of an image may take before another copy is asked, in milliseconds; 0 never asks.
+    pub read_deadline_ms: u64,
+}
+
+/// How missing replicas are made.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rebuild {
+    /// Bytes a second that each replica in the making may take of its disks; 0 is no limit. Less than what guests on them notice.
+    pub limit_bytes_per_s: u64,
+    /// Replicas that are made at once, never two on one disk; the others wait.
+    pub at_once: usize,
+    /// How full a rebuild may make a disk, in percent: what is left is for volumes.
+    pub fill_percent: u8,
 }
 
 /// When a disk counts as nearly full: a problem in `bedplate status`, and a line in the log.
@@ -146,11 +165,13 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/bedplate"),
             socket: None,
             socket_group: "bedplate".to_owned(),
+            node_id: None,
             log: "info".to_owned(),
             discovery: Discovery::default(),
             health: Health::default(),
             import: Import::default(),
             ublk: Ublk::default(),
+            rebuild: Rebuild::default(),
             space: Space::default(),
             memory: Memory::default(),
             jobs_remembered: 256,
@@ -198,6 +219,17 @@ impl Default for Ublk {
             data_mode: DataMode::Auto,
             devices_max: 1024,
             recovery_warn_ms: 10_000,
+            read_deadline_ms: 2000,
+        }
+    }
+}
+
+impl Default for Rebuild {
+    fn default() -> Self {
+        Self {
+            limit_bytes_per_s: 100 << 20,
+            at_once: 4,
+            fill_percent: 95,
         }
     }
 }
@@ -281,6 +313,12 @@ impl Config {
         Ok(config)
     }
 
+    /// How long a disk may be away before copies are made elsewhere.
+    pub fn grace(&self) -> Duration {
+        let misses = u64::from(self.health.offline_after);
+        Duration::from_millis(self.health.interval_ms.saturating_mul(misses))
+    }
+
     /// Refuses values that cannot work.
     ///
     /// # Errors
@@ -297,6 +335,12 @@ impl Config {
                 message: "must not be less than health.suspect_after".to_owned(),
             });
         }
+        at_least_one("rebuild.at_once", self.rebuild.at_once as u64)?;
+        between(
+            "rebuild.fill_percent",
+            self.rebuild.fill_percent.into(),
+            100,
+        )?;
         between("space.warn_percent", self.space.warn_percent.into(), 100)?;
         between(
             "space.critical_percent",

@@ -62,6 +62,8 @@ pub enum ErrorKind {
     UnknownFeature,
     /// Two disks with the same identity are present: both are refused.
     DuplicateDisk,
+    /// The disk belongs to another node.
+    ForeignNode,
     /// The disk is not Online.
     DiskOffline,
     /// The disk was latched read-only after a failed metadata write.
@@ -116,6 +118,7 @@ impl ErrorKind {
         Self::UnknownVersion,
         Self::UnknownFeature,
         Self::DuplicateDisk,
+        Self::ForeignNode,
         Self::DiskOffline,
         Self::ReadOnly,
         Self::Io,
@@ -156,6 +159,7 @@ impl ErrorKind {
             | Self::UnknownVersion
             | Self::UnknownFeature
             | Self::DuplicateDisk
+            | Self::ForeignNode
             | Self::DiskOffline
             | Self::ReadOnly
             | Self::Io
@@ -179,6 +183,7 @@ impl ErrorKind {
             | Self::Held
             | Self::ForeignSignature
             | Self::DuplicateDisk
+            | Self::ForeignNode
             | Self::Cancelled
             | Self::Interrupted => 409,
             Self::SourceNotFound
@@ -232,6 +237,7 @@ impl ErrorKind {
             Self::UnknownVersion => "unknown_version",
             Self::UnknownFeature => "unknown_feature",
             Self::DuplicateDisk => "duplicate_disk",
+            Self::ForeignNode => "foreign_node",
             Self::DiskOffline => "disk_offline",
             Self::ReadOnly => "read_only",
             Self::Io => "io",

@@ -13,10 +13,13 @@ use crate::format::pair::PairCopy;
 use crate::format::tree::{PAIRS_PER_CLUSTER, checksum_leaf_of, page_offset};
 use crate::map::MapEntry;
 use crate::store::PageOwner;
-use crate::units::{BlockMask, ByteOffset, CLUSTER_BYTES, Lcn, PAGE_BYTES, Page, Pcn};
+use crate::units::{
+    BLOCKS_PER_CLUSTER, BlockMask, ByteOffset, CLUSTER_BYTES, Lcn, PAGE_BYTES, Page, Pcn,
+};
 
 const LEAVES: usize = PAIRS_PER_CLUSTER as usize;
 const CLUSTER: usize = PAGE_BYTES * 2 * LEAVES;
+const BLOCKS: usize = BLOCKS_PER_CLUSTER as usize;
 
 /// What a cluster of an image holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,18 +100,21 @@ pub struct SealedImage {
 }
 
 /// Checksums of the clusters whose pages share one cluster.
-struct Group {
-    number: u32,
-    written: u16,
-    crcs: Vec<[u32; CRCS]>,
+pub(crate) struct Filling {
+    /// Which entry of the directory names it.
+    pub number: u32,
+    /// A bit for each page that is written.
+    pub written: u16,
+    /// Of each page.
+    pub crcs: Vec<[u32; CRCS]>,
 }
 
 /// Plans one import.
 pub struct ImportPlanner {
     owner: PageOwner,
     map: Vec<u64>,
-    filling: Option<Group>,
-    filled: VecDeque<Group>,
+    filling: Option<Filling>,
+    filled: VecDeque<Filling>,
     checksums: Vec<DirectoryEntry>,
     stored_clusters: u64,
 }
@@ -142,6 +148,27 @@ impl ImportPlanner {
         mask: BlockMask,
         bytes: &[u8],
     ) -> Result<(), ImportPlanError> {
+        let mut crcs = [0; BLOCKS];
+        for (block, (crc, bytes)) in crcs
+            .iter_mut()
+            .zip(bytes.chunks_exact(PAGE_BYTES))
+            .enumerate()
+        {
+            if mask.contains(u32::try_from(block).unwrap_or(u32::MAX)) {
+                *crc = block_crc(bytes);
+            }
+        }
+        self.stored_with(lcn, pcn, mask, &crcs)
+    }
+
+    /// As [`Self::stored`], with checksums that are known: those that a copy's source recorded. Of blocks that are not stored they are 0.
+    pub(crate) fn stored_with(
+        &mut self,
+        lcn: Lcn,
+        pcn: Pcn,
+        mask: BlockMask,
+        crcs: &[u32; BLOCKS],
+    ) -> Result<(), ImportPlanError> {
         let at = lcn.get() as usize;
         if u64::from(lcn.get()) >= IMAGE_BYTES_MAX / CLUSTER_BYTES {
             return Err(ImportPlanError::TooLarge { lcn });
@@ -162,19 +189,64 @@ impl ImportPlanner {
         {
             self.filled.extend(self.filling.take());
         }
-        let group = self.filling.get_or_insert_with(|| Group {
+        let group = self.filling.get_or_insert_with(|| Filling {
             number,
             written: 0,
             crcs: vec![[0; CRCS]; LEAVES],
         });
         group.written |= 1 << leaf.pair();
-        let crcs = &mut group.crcs[leaf.pair() as usize][first..];
-        for (block, bytes) in bytes.chunks_exact(PAGE_BYTES).enumerate() {
-            if mask.contains(u32::try_from(block).unwrap_or(u32::MAX)) {
-                crcs[block] = block_crc(bytes);
-            }
-        }
+        group.crcs[leaf.pair() as usize][first..first + BLOCKS].copy_from_slice(crcs);
         Ok(())
+    }
+
+    /// Goes on with a copy of which `map` is done. `checksums` names the clusters that are full; `filling` is what the one after them
+    /// holds so far: which pages, and their checksums.
+    pub(crate) fn resumed(
+        owner: PageOwner,
+        map: Vec<u64>,
+        checksums: Vec<DirectoryEntry>,
+        filling: Option<Filling>,
+    ) -> Self {
+        let is_stored = |word: &&u64| !MapEntry::from_bits(**word).pcn().is_none();
+        let stored_clusters = map.iter().filter(is_stored).count() as u64;
+        Self {
+            owner,
+            map,
+            filling,
+            filled: VecDeque::new(),
+            checksums,
+            stored_clusters,
+        }
+    }
+
+    /// The entries so far, up to the last cluster that is stored.
+    pub(crate) fn map(&self) -> &[u64] {
+        &self.map
+    }
+
+    /// Clusters of data so far.
+    pub(crate) fn stored_clusters(&self) -> u64 {
+        self.stored_clusters
+    }
+
+    /// The directory of the checksums so far, and what to write at `pcn`, where the cluster that is still filling goes for now.
+    pub(crate) fn checksums_with(
+        &self,
+        pcn: Option<Pcn>,
+    ) -> (Vec<DirectoryEntry>, Option<ClusterWrite>) {
+        let mut checksums = self.checksums.clone();
+        let write = self.filling.as_ref().zip(pcn).map(|(group, pcn)| {
+            let entry = group.number as usize;
+            checksums.resize(checksums.len().max(entry + 1), DirectoryEntry::EMPTY);
+            checksums[entry] = DirectoryEntry::new(pcn, group.written);
+            self.pages_of(group, pcn)
+        });
+        (checksums, write)
+    }
+
+    /// Whether a cluster of checksums is filling.
+    pub(crate) fn is_filling(&self) -> bool {
+        self.filling.is_some()
     }
 
     /// Whether a cluster of checksums is full and waits for [`Self::place`].
@@ -189,6 +261,10 @@ impl ImportPlanner {
         self.checksums
             .resize(self.checksums.len().max(entry + 1), DirectoryEntry::EMPTY);
         self.checksums[entry] = DirectoryEntry::new(pcn, group.written);
+        Some(self.pages_of(&group, pcn))
+    }
+
+    fn pages_of(&self, group: &Filling, pcn: Pcn) -> ClusterWrite {
         // Pages that are not written are zeros, for the same reason as in a cluster of data.
         let mut bytes = vec![0; CLUSTER];
         for (pair, crcs) in (0..PAIRS_PER_CLUSTER).zip(&group.crcs) {
@@ -212,10 +288,10 @@ impl ImportPlanner {
                 bytes[within..within + PAGE_BYTES].copy_from_slice(&page.encode(&stamp));
             }
         }
-        Some(ClusterWrite {
+        ClusterWrite {
             at: pcn.offset(),
             bytes,
-        })
+        }
     }
 
     /// Ends the image: what is left of the checksums is full now, and waits for [`Self::place`].

@@ -5,7 +5,8 @@
 //! map, replica, plan      maps in memory, who answers, reads planned           no I/O
 //! alloc                  free clusters                                         no I/O
 //! medium                 the disk as the core sees it: a trait
-//! store, import, verify  what is done with it, over any medium
+//! store, import, verify, rebuild   what is done with it, over any medium
+//! catalogue              what several disks say, as one                        no I/O
 //! engine                 io_uring: a disk claimed, a medium, plans carried out
 //! discover               disks found by their superblock
 //! ```
@@ -13,6 +14,7 @@
 //! Each line uses those above it. The simulator of the tests is another medium below the same core.
 
 pub mod alloc;
+pub mod catalogue;
 pub mod discover;
 pub mod engine;
 pub mod format;
@@ -21,6 +23,7 @@ pub mod live;
 pub mod map;
 pub mod medium;
 pub mod plan;
+pub mod rebuild;
 pub mod replica;
 pub mod store;
 mod superblock_set;

@@ -24,7 +24,7 @@ static ZEROS: [u8; CLUSTER] = [0; CLUSTER];
 const _: () = assert!(CLUSTER as u64 == CLUSTER_BYTES && PAGE_BYTES as u64 == BLOCK_BYTES);
 
 /// A block whose bytes are not those that were imported.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadBlock {
     /// Where in the image.
     pub object_offset: ByteOffset,

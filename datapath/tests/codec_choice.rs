@@ -4,6 +4,7 @@
 
 use bedplate_datapath::format::geometry::Geometry;
 use bedplate_datapath::format::pair::{self, PairChoice, Versioned};
+use bedplate_datapath::format::peers::Peers;
 use bedplate_datapath::format::superblock::{self, ChoiceError, Superblock, SuperblockCopy};
 use bedplate_datapath::format::{DecodeError, DecodeErrorKind, Expect, Fault, PairCopy};
 use bedplate_datapath::units::{ByteOffset, Page, Seq};
@@ -23,6 +24,8 @@ fn state(disk: u128, generation: u64) -> Superblock {
         session: generation,
         boot_id: Uuid::nil(),
         created_unix_s: 0,
+        owner_node_hash: [0; 32],
+        peers: Peers::default(),
     }
 }
 
@@ -137,11 +140,12 @@ fn another_version_is_recognised_whatever_its_other_bytes_mean_there() {
 #[test]
 fn unknown_features_refuse_restrict_or_are_kept() {
     assert_eq!(
-        forged(72, 2).unwrap_err().kind(),
+        forged(72, 4).unwrap_err().kind(),
         DecodeErrorKind::UnknownFeature
     );
-    // Bit 0 says that there are volumes.
+    // Bit 0 says that there are volumes, bit 1 that other disks are named.
     assert_eq!(forged(72, 1).unwrap().incompat, 1);
+    assert_eq!(forged(72, 3).unwrap().incompat, 3);
     let restricted = forged(80, 1).unwrap();
     assert!(restricted.must_be_read_only() && restricted.ro_compat == 1);
     let kept = forged(88, 1).unwrap();

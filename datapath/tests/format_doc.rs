@@ -13,7 +13,7 @@ use bedplate_datapath::format::journal::{self, RawJournalBatch, RawJournalRecord
 use bedplate_datapath::format::map_page::{self, RawMapPage};
 use bedplate_datapath::format::object::{self, RawObjectSlot};
 use bedplate_datapath::format::root::{self, RawCheckpointRoot};
-use bedplate_datapath::format::superblock::{self, RawSuperblock, SuperblockCopy};
+use bedplate_datapath::format::superblock::{self, RawPeer, RawSuperblock, SuperblockCopy};
 use bedplate_datapath::format::{Field, PairCopy, tree};
 use bedplate_datapath::units::{
     BLOCK_BYTES, BLOCKS_PER_CLUSTER, ByteOffset, CLUSTER_BYTES, PAGE_BYTES, Pcn, SlotIndex,
@@ -106,7 +106,8 @@ fn numbers(text: &str) -> Vec<u64> {
     numbers
 }
 
-const STRUCTURES: [(&str, &[Field], usize); 9] = [
+const STRUCTURES: [(&str, &[Field], usize); 10] = [
+    ("Peer", RawPeer::FIELDS, size_of::<RawPeer>()),
     (
         "PageHeader",
         RawPageHeader::FIELDS,

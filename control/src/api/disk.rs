@@ -2,7 +2,7 @@
 
 use super::Transition;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 /// `POST /v1/disks/format`: writes the format and brings the disk Online.
@@ -23,6 +23,39 @@ pub struct FormatDisk {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddDisk {
+    /// Absolute path of a block device or regular file that carries a Bedplate superblock.
+    pub path: String,
+}
+
+/// Query of `DELETE /v1/disks/{disk}`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, IntoParams,
+)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveDisk {
+    /// Also a disk that holds replicas or volumes. They stay on it, and out of reach.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// `POST /v1/disks/{disk}/forget`: what went with the disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Forgotten {
+    /// The disk: its UUID, or its path where that was never known.
+    pub disk: String,
+    /// Images that had a replica on it and have others.
+    pub images: Vec<String>,
+    /// Images of which no other replica is known.
+    pub images_lost: Vec<String>,
+    /// Volumes on it.
+    pub volumes_lost: Vec<String>,
+}
+
+/// `POST /v1/disks/adopt` and `POST /v1/disks/re-uuid`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DiskPath {
     /// Absolute path of a block device or regular file that carries a Bedplate superblock.
     pub path: String,
 }
@@ -55,6 +88,8 @@ pub struct Disk {
     pub why: Option<String>,
     /// Writes of metadata are refused since one failed.
     pub read_only: bool,
+    /// It is being drained: its replicas move to other disks, and it gets none.
+    pub draining: bool,
     /// Size at format.
     pub size_bytes: Option<u64>,
     /// Bytes for data and maps: its clusters.

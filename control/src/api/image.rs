@@ -31,6 +31,19 @@ pub struct ImportImage {
     pub copies: u32,
 }
 
+/// `POST /v1/images/{name}/copies`: how many replicas there are to be. What is missing is made, what is too much goes, in the background;
+/// more than there are disks is accepted, and the image stays degraded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetCopies {
+    /// Replicas wanted, each on its own disk.
+    #[schema(minimum = 1)]
+    pub copies: u32,
+    /// Bytes a second that making a replica of this image may take, 0 for no limit; null for what the settings say. Until the daemon ends.
+    #[serde(default)]
+    pub limit_bytes_per_s: Option<u64>,
+}
+
 const fn one_copy() -> u32 {
     1
 }
@@ -136,6 +149,8 @@ pub struct Image {
     pub why: Option<String>,
     /// It has fewer Ready replicas than wanted.
     pub degraded: bool,
+    /// What stands in the way of more, where something does; null while they are being made.
+    pub degraded_why: Option<String>,
     /// Exact length; null while it is imported from a stream of unknown length.
     pub size_bytes: Option<u64>,
     /// Bytes that it takes on one disk: holes and zeros take none.
@@ -161,9 +176,9 @@ pub struct Image {
 /// One copy of an image on one disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Replica {
-    /// Identity.
+    /// Identity; nil for one that was not begun, or that was never seen.
     pub uuid: Uuid,
-    /// Disk it is on.
+    /// Disk it is on, or is to be on.
     pub disk_uuid: Uuid,
     /// Where that disk was seen last.
     pub disk_path: Option<String>,
@@ -181,7 +196,7 @@ pub struct ImageDetail {
     /// What the list says.
     #[serde(flatten)]
     pub image: Image,
-    /// Its replicas.
+    /// Its replicas: one for each disk that has, is to get, or had one.
     pub replicas: Vec<Replica>,
     /// The last changes of state of its replicas and its device, oldest first.
     pub history: Vec<Transition>,

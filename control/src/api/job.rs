@@ -12,6 +12,10 @@ pub enum JobKind {
     Import,
     /// Reads an image's content again and compares it with its checksums.
     Verify,
+    /// Makes a replica of an image from another one.
+    Rebuild,
+    /// Moves the replicas of a disk to other disks.
+    Drain,
 }
 
 /// State of a job.
@@ -71,8 +75,10 @@ pub struct Job {
     pub id: u64,
     /// What it does.
     pub kind: JobKind,
-    /// The image that it is about.
+    /// The image that it is about; empty for a whole disk.
     pub image: String,
+    /// The disk that it is about, where it is about one: its path.
+    pub disk: Option<String>,
     /// State.
     pub state: JobState,
     /// How far.

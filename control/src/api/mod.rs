@@ -17,12 +17,14 @@ pub mod status;
 pub mod transition;
 pub mod volume;
 
-pub use disk::{AddDisk, Disk, DiskDetail, DiskList, DiskState, FormatDisk};
+pub use disk::{
+    AddDisk, Disk, DiskDetail, DiskList, DiskPath, DiskState, Forgotten, FormatDisk, RemoveDisk,
+};
 pub use doctor::{Check, DoctorReport, Verdict};
 pub use error::ApiError;
 pub use image::{
     Attachment, AttachmentState, Changed, Image, ImageDetail, ImageList, ImportFormat, ImportImage,
-    ImportSource, Replica, ReplicaState, WaitQuery,
+    ImportSource, Replica, ReplicaState, SetCopies, WaitQuery,
 };
 pub use job::{BadBlock, Job, JobKind, JobList, JobPhase, JobState, Progress, VerifyReport};
 pub use name::ObjectName;

@@ -3,9 +3,10 @@
 //! The daemon's router is tested against [`ENDPOINTS`]; `docs/openapi.json` is the golden copy of [`document`].
 
 use super::{
-    AddDisk, ApiError, AttachVolume, Changed, CreateVolume, Disk, DiskDetail, DiskList,
-    DoctorReport, FormatDisk, ImageDetail, ImageList, ImportImage, Job, JobList, NDJSON,
-    ResizeVolume, Status, Volume, VolumeChanged, VolumeDetail, VolumeList, WaitQuery,
+    AddDisk, ApiError, AttachVolume, Changed, CreateVolume, Disk, DiskDetail, DiskList, DiskPath,
+    DoctorReport, Forgotten, FormatDisk, ImageDetail, ImageList, ImportImage, Job, JobList, NDJSON,
+    RemoveDisk, ResizeVolume, SetCopies, Status, Volume, VolumeChanged, VolumeDetail, VolumeList,
+    WaitQuery,
 };
 use utoipa::openapi::path::{
     HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
@@ -119,7 +120,39 @@ pub const ENDPOINTS: &[Endpoint] = &[
     delete(
         "/v1/disks/{disk}",
         "disk_remove",
-        "Take a disk offline and forget it; nothing on it is changed",
+        "Take a disk out of use; nothing on it is changed. Refused while replicas that are wanted, or volumes, are on it, unless `force`",
+    ),
+    post(
+        "/v1/disks/{disk}/drain",
+        "disk_drain",
+        "Start to move the replicas of a disk to other disks; the answer is the job, and cancelling it keeps the rest",
+        202,
+        Body::Nothing,
+        Body::Json(of::<Job>),
+    ),
+    post(
+        "/v1/disks/{disk}/forget",
+        "disk_forget",
+        "Give up a disk that never comes back: nothing waits for it any more",
+        200,
+        Body::Nothing,
+        Body::Json(of::<Forgotten>),
+    ),
+    post(
+        "/v1/disks/adopt",
+        "disk_adopt",
+        "Take over a disk that another node owned, and bring it Online",
+        200,
+        Body::Json(of::<DiskPath>),
+        Body::Json(of::<Disk>),
+    ),
+    post(
+        "/v1/disks/re-uuid",
+        "disk_re_uuid",
+        "Give a copied disk, and all that is on it, identities of its own, and bring it Online",
+        200,
+        Body::Json(of::<DiskPath>),
+        Body::Json(of::<Disk>),
     ),
     get(
         "/v1/images",
@@ -169,6 +202,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
         202,
         Body::Nothing,
         Body::Json(of::<Job>),
+    ),
+    post(
+        "/v1/images/{name}/copies",
+        "image_copies",
+        "Say how many replicas an image is to have; they are made, or go, in the background",
+        200,
+        Body::Json(of::<SetCopies>),
+        Body::Json(of::<ImageDetail>),
     ),
     get(
         "/v1/images/{name}/wait",
@@ -402,6 +443,11 @@ fn operation(endpoint: &Endpoint) -> OperationBuilder {
     }
     if endpoint.path.ends_with("/wait") {
         for parameter in WaitQuery::into_params(|| Some(ParameterIn::Query)) {
+            operation = operation.parameter(parameter);
+        }
+    }
+    if endpoint.id == "disk_remove" {
+        for parameter in RemoveDisk::into_params(|| Some(ParameterIn::Query)) {
             operation = operation.parameter(parameter);
         }
     }

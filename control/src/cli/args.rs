@@ -153,10 +153,53 @@ pub enum DiskCommand {
         /// UUID or path
         disk: String,
     },
-    /// Take a disk offline and forget it; nothing on it is changed
+    /// Move what a disk holds to other disks, then take it out of use
+    #[command(
+        after_help = "Replicas of images are made elsewhere first, as by disk drain. Volumes do not move: a disk that holds \
+                            some is refused. With --force nothing is moved: what is on the disk stays on it, out of reach until \
+                            the disk is added again."
+    )]
     Remove {
         /// UUID or path
         disk: String,
+        /// At once, whatever is on it
+        #[arg(long)]
+        force: bool,
+    },
+    /// Move the replicas of a disk to other disks; it gets no more
+    #[command(
+        after_help = "Each replica is made elsewhere before it goes, so that no image has fewer than before. Goes on after \
+                            Ctrl-C and after a restart of the daemon; bedplate job cancel ends it, and disk add takes the disk into \
+                            use again. Exits 8 when other disks lack the room."
+    )]
+    Drain {
+        /// UUID or path
+        disk: String,
+    },
+    /// Give up a disk that never comes back; replicas are made elsewhere, its volumes are lost
+    #[command(
+        after_help = "Refused for a disk that is there. Should it come back after all, it is not taken into use by itself."
+    )]
+    Forget {
+        /// UUID or path
+        disk: String,
+    },
+    /// Take over a disk that another node owned, and bring it online
+    #[command(
+        after_help = "Only when that node is gone for good, or no longer sees the disk: two nodes on one disk destroy it."
+    )]
+    Adopt {
+        /// Block device, partition or regular file
+        path: PathBuf,
+    },
+    /// Give a copied disk an identity of its own, and bring it online
+    #[command(
+        name = "re-uuid",
+        after_help = "Disk, images and volumes get new UUIDs; what they are called stays, so rename or delete what is there twice."
+    )]
+    ReUuid {
+        /// Block device, partition or regular file
+        path: PathBuf,
     },
 }
 
@@ -187,6 +230,23 @@ pub enum ImageCommand {
         /// Copies to keep, each on its own disk
         #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
         copies: u32,
+    },
+    /// Say how many copies of an image there are to be, each on its own disk
+    #[command(
+        after_help = "The daemon makes what is missing, or removes what is too much, never the last Ready copy. More copies than \
+                            disks are accepted: the image is degraded until there is a disk for each.\n\n\
+                            Copies are made at the rate that the settings give ([rebuild] limit_bytes_per_s), so that guests \
+                            hardly notice; --limit is another one for this image, until the daemon ends."
+    )]
+    Copies {
+        /// Name of the image
+        name: String,
+        /// Copies to keep, at least 1
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        copies: u32,
+        /// Bytes a second for each copy that is being made: 200M; 0 is no limit
+        #[arg(long, value_name = "RATE", value_parser = size::parse)]
+        limit: Option<u64>,
     },
     /// List images
     List,

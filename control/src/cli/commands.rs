@@ -6,7 +6,7 @@ use super::follow::{Interrupts, until_final, wait_for};
 use super::output::Output;
 use super::progress::Reporter;
 use super::size::human;
-use super::{import, offline, render, volume, wait};
+use super::{disk, image, import, offline, render, volume, wait};
 use crate::api::{
     AddDisk, ApiError, Changed, Disk, DiskDetail, DiskList, DoctorReport, FormatDisk, ImageDetail,
     ImageList, Job, JobList, JobState, ObjectName, Status, Verdict,
@@ -33,8 +33,8 @@ pub struct Context {
 /// What went wrong, to be printed.
 pub async fn run(context: &Context, command: Command) -> Result<u8, ApiError> {
     match command {
-        Command::Disk(command) => disk(context, command).await?,
-        Command::Image(command) => image(context, command).await?,
+        Command::Disk(command) => self::disk(context, command).await?,
+        Command::Image(command) => self::image(context, command).await?,
         Command::Volume(command) => volume::run(context, command).await?,
         Command::Job(command) => job(context, command).await?,
         Command::Status => {
@@ -112,12 +112,7 @@ async fn disk(context: &Context, command: DiskCommand) -> Result<(), ApiError> {
             let detail: DiskDetail = client.get(&path(&["disks", &disk_key(&disk)?])).await?;
             output.result(&detail, |paint| render::disk(&detail, paint))
         }
-        DiskCommand::Remove { disk } => {
-            client.delete(&path(&["disks", &disk_key(&disk)?])).await?;
-            output.done(&serde_json::json!({ "removed": disk }), || {
-                format!("removed {disk}; nothing on it was changed")
-            })
-        }
+        command => disk::run(context, command).await,
     }
 }
 
@@ -130,7 +125,7 @@ fn no_such_disk(error: ApiError, size: Option<u64>) -> ApiError {
     }
 }
 
-fn disk_line(done: &str, disk: &Disk) -> String {
+pub(super) fn disk_line(done: &str, disk: &Disk) -> String {
     let size = disk
         .size_bytes
         .map(|bytes| format!(", {}", human(bytes)))
@@ -213,6 +208,11 @@ async fn image(context: &Context, command: ImageCommand) -> Result<(), ApiError>
             .await?;
             output.done(&job, || job_line(&job))
         }
+        ImageCommand::Copies {
+            name,
+            copies,
+            limit,
+        } => image::copies(context, &name, copies, limit).await,
         ImageCommand::Delete { name } => {
             client.delete(&image_path(&name, None)?).await?;
             output.done(&serde_json::json!({ "deleted": name }), || {
@@ -306,7 +306,7 @@ pub fn job_line(job: &Job) -> String {
             "job {} ({} {}): {}, {done}",
             job.id,
             render::job_kind(job.kind),
-            job.image,
+            render::job_about(job),
             render::job_state_word(job.state)
         ),
     }
@@ -320,7 +320,7 @@ pub fn job_id(output: &Output, job: &Job) -> Result<(), ApiError> {
     output.result(job, |_| job.id.to_string())
 }
 
-fn image_path(name: &str, verb: Option<&str>) -> Result<String, ApiError> {
+pub(super) fn image_path(name: &str, verb: Option<&str>) -> Result<String, ApiError> {
     object_path("images", name, verb)
 }
 
@@ -337,7 +337,7 @@ pub fn object_path(collection: &str, name: &str, verb: Option<&str>) -> Result<S
 }
 
 /// A UUID as it is; anything else is a path.
-fn disk_key(disk: &str) -> Result<String, ApiError> {
+pub(super) fn disk_key(disk: &str) -> Result<String, ApiError> {
     match Uuid::try_parse(disk) {
         Ok(uuid) => Ok(uuid.to_string()),
         Err(_) => absolute(Path::new(disk)),
@@ -345,7 +345,7 @@ fn disk_key(disk: &str) -> Result<String, ApiError> {
 }
 
 /// The daemon has another working directory. Symbolic links are kept: `/dev/disk/by-id/...` is the better name.
-fn absolute(path: &Path) -> Result<String, ApiError> {
+pub(super) fn absolute(path: &Path) -> Result<String, ApiError> {
     let bad = |why: String| {
         ApiError::new(
             ErrorKind::BadRequest,

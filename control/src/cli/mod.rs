@@ -4,7 +4,9 @@
 pub mod args;
 pub mod client;
 pub mod commands;
+mod disk;
 pub mod follow;
+mod image;
 pub mod import;
 pub mod offline;
 pub mod output;

@@ -30,6 +30,7 @@ pub fn format(path: String, size_bytes: Option<u64>, force: bool) -> Result<Disk
         state: DiskState::Offline,
         why: Some("formatted without the daemon; bedplate disk add brings it online".to_owned()),
         read_only: false,
+        draining: false,
         size_bytes: Some(geometry.disk_bytes()),
         usable_bytes: Some(usable_bytes),
         free_bytes: Some(usable_bytes),

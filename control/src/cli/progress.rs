@@ -1,7 +1,7 @@
 //! Progress of a job, on standard error.
 
 use super::args::{Global, ProgressMode};
-use super::render::{job_kind, percent};
+use super::render::{job_about, job_kind, percent};
 use super::size::human;
 use crate::api::{Job, JobPhase};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -98,7 +98,7 @@ fn show_bar(bar: &ProgressBar, job: &Job) {
     bar.set_message(format!(
         "{} {}{}",
         job_kind(job.kind),
-        job.image,
+        job_about(job),
         phase(job.progress.phase)
     ));
     bar.set_position(job.progress.done_bytes);
@@ -126,7 +126,7 @@ impl Plain {
         let mut line = format!(
             "{} {}{}: {}",
             job_kind(job.kind),
-            job.image,
+            job_about(job),
             phase(progress.phase),
             human(progress.done_bytes)
         );
@@ -156,6 +156,7 @@ mod tests {
             id: 1,
             kind: JobKind::Import,
             image: "debian".to_owned(),
+            disk: None,
             state: JobState::Running,
             progress: Progress {
                 phase,

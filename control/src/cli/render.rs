@@ -101,6 +101,7 @@ pub fn images(images: &[Image], paint: Paint) -> String {
                 image
                     .why
                     .clone()
+                    .or_else(|| image.degraded_why.clone())
                     .or_else(|| image.attachment.why.clone())
                     .unwrap_or_default()
                     .into(),
@@ -122,13 +123,7 @@ pub fn image(detail: &ImageDetail, paint: Paint) -> String {
         ),
         ("size", image.size_bytes.map(exact)),
         ("stored", image.stored_bytes.map(human)),
-        (
-            "copies",
-            Some(format!(
-                "{} of {} Ready",
-                image.copies_ready, image.copies_wanted
-            )),
-        ),
+        ("copies", Some(copies(image))),
         ("device", Some(attachment(&image.attachment))),
         ("sha256", image.sha256.clone()),
         ("sha512", image.sha512.clone()),
@@ -154,7 +149,11 @@ pub fn image(detail: &ImageDetail, paint: Paint) -> String {
         .iter()
         .map(|replica| {
             vec![
-                replica.uuid.to_string().into(),
+                if replica.uuid.is_nil() {
+                    NONE.into()
+                } else {
+                    replica.uuid.to_string().into()
+                },
                 replica_state(replica.state, replica.percent),
                 replica
                     .disk_path
@@ -179,6 +178,7 @@ pub fn jobs(jobs: &[Job], paint: Paint) -> String {
         right("JOB"),
         left("KIND"),
         left("IMAGE"),
+        optional("DISK"),
         left("STATE"),
         right("DONE"),
         left("STARTED"),
@@ -190,7 +190,12 @@ pub fn jobs(jobs: &[Job], paint: Paint) -> String {
             vec![
                 job.id.to_string().into(),
                 job_kind(job.kind).into(),
-                job.image.as_str().into(),
+                if job.image.is_empty() {
+                    NONE.into()
+                } else {
+                    job.image.as_str().into()
+                },
+                job.disk.clone().unwrap_or_default().into(),
                 job_state(job.state),
                 progress(&job.progress).into(),
                 time(job.created_unix_ms).into(),
@@ -289,11 +294,21 @@ pub fn percent(progress: &Progress) -> Option<u8> {
     u8::try_from(percent).ok()
 }
 
-/// `import`, `verify`.
+/// `import`, `verify`, ...
 pub const fn job_kind(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Import => "import",
         JobKind::Verify => "verify",
+        JobKind::Rebuild => "rebuild",
+        JobKind::Drain => "drain",
+    }
+}
+
+/// What a job is about: the image, or the disk.
+pub fn job_about(job: &Job) -> &str {
+    match &job.disk {
+        Some(disk) if job.image.is_empty() => disk,
+        _ => &job.image,
     }
 }
 
@@ -327,6 +342,8 @@ fn disk_state(disk: &Disk) -> Cell {
     };
     if disk.read_only {
         Cell::new(format!("{word}, read-only"), Tone::Bad)
+    } else if disk.draining {
+        Cell::new(format!("{word}, draining"), Tone::Fair)
     } else {
         Cell::new(word, tone)
     }
@@ -344,6 +361,15 @@ fn image_state(image: &Image) -> Cell {
     } else {
         cell
     }
+}
+
+fn copies(image: &Image) -> String {
+    let mut text = format!("{} of {} Ready", image.copies_ready, image.copies_wanted);
+    if let Some(why) = &image.degraded_why {
+        text.push_str(": ");
+        text.push_str(why);
+    }
+    text
 }
 
 fn replica_state(state: ReplicaState, percent: Option<u8>) -> Cell {

@@ -13,7 +13,7 @@ use crate::error_kind::ErrorKind;
 /// An error of the store on `disk`; `object` where it is about one.
 pub fn of_store(disk: &str, object: Option<&str>, error: &StoreError) -> ApiError {
     let kind = match error.kind() {
-        StoreErrorKind::NotFound => ErrorKind::NotFound,
+        StoreErrorKind::NotFound | StoreErrorKind::Deleted => ErrorKind::NotFound,
         StoreErrorKind::NameTaken => ErrorKind::Exists,
         StoreErrorKind::NoSpace => ErrorKind::NoSpace,
         StoreErrorKind::Busy => ErrorKind::Busy,
@@ -21,6 +21,7 @@ pub fn of_store(disk: &str, object: Option<&str>, error: &StoreError) -> ApiErro
         StoreErrorKind::ReadOnlyLatched => ErrorKind::ReadOnly,
         StoreErrorKind::AllocationRefused | StoreErrorKind::LossNotAccepted => ErrorKind::Held,
         StoreErrorKind::Corrupt => ErrorKind::Corrupt,
+        StoreErrorKind::NotComplete => ErrorKind::NotReady,
         StoreErrorKind::Io => ErrorKind::Io,
         StoreErrorKind::TableFull => ErrorKind::TableFull,
         StoreErrorKind::BadName => ErrorKind::BadName,

@@ -41,6 +41,17 @@ impl Jobs {
 
     /// A new job about `image`, Pending.
     pub fn create(&self, kind: JobKind, image: &str, total_bytes: Option<u64>) -> JobRef {
+        self.create_on(kind, image, None, total_bytes)
+    }
+
+    /// A new job about `image` on `disk`, Pending; without an image, about all of the disk.
+    pub fn create_on(
+        &self,
+        kind: JobKind,
+        image: &str,
+        disk: Option<String>,
+        total_bytes: Option<u64>,
+    ) -> JobRef {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.last_id += 1;
         let id = table.last_id;
@@ -50,6 +61,7 @@ impl Jobs {
                 id,
                 kind,
                 image: image.to_owned(),
+                disk,
                 state: JobState::Pending,
                 progress: Progress {
                     phase: JobPhase::Waiting,
@@ -182,10 +194,17 @@ impl JobRef {
         };
         self.view.send_modify(|job| {
             match &error {
-                None => tracing::info!(job = job.id, image = job.image, "{:?} done", job.kind),
+                None => tracing::info!(
+                    job = job.id,
+                    image = job.image,
+                    disk = job.disk,
+                    "{:?} done",
+                    job.kind
+                ),
                 Some(error) => tracing::warn!(
                     job = job.id,
                     image = job.image,
+                    disk = job.disk,
                     "{:?} {state:?}: {error}",
                     job.kind
                 ),

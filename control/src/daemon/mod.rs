@@ -5,6 +5,7 @@
 //! node                 what the daemon knows; everything below shares it
 //! disk/                found, opened, watched; an actor thread each
 //! object/              what images and volumes share: attach, detach, delete, recovery of devices
+//! replica/             copies of images: made, removed, led to; the disks brought into agreement
 //! image/, volume/      catalogues; how a volume is made and grown
 //! import/, verify      jobs
 //! serving              the ublk target
@@ -26,6 +27,7 @@ mod node;
 mod object;
 mod process;
 mod remove_devices;
+mod replica;
 pub mod run;
 mod run_lock;
 mod seen_paths;

@@ -14,6 +14,7 @@ use super::disk::online::in_change;
 use super::errors;
 use super::jobs::Jobs;
 use super::object::runtime::ObjectTable;
+use super::replica::Replicas;
 use super::seen_paths::SeenPaths;
 use super::serving::Serving;
 use crate::api::{ApiError, DiskState};
@@ -32,6 +33,8 @@ pub struct Node {
     pub jobs: Jobs,
     /// Devices.
     pub serving: Serving,
+    /// Copies of images, and who looks after them.
+    pub replicas: Replicas,
     /// Imports that may copy now.
     pub import_turns: Semaphore,
     disks: Mutex<Vec<DiskEntry>>,
@@ -52,6 +55,7 @@ impl Node {
             started_unix_ms: super::history::unix_ms(),
             jobs: Jobs::new(config.jobs_remembered),
             serving,
+            replicas: Replicas::new(&config.rebuild),
             import_turns: Semaphore::new(config.import.at_once),
             disks: Mutex::default(),
             runtimes: Mutex::default(),
@@ -207,13 +211,18 @@ impl Node {
         })
     }
 
-    /// The disk that has most free space among those that can be written to.
+    /// The disk that has most free space among those that can be written to, and that nobody wants empty.
     ///
     /// # Errors
     /// `DiskOffline` when there is none.
     pub fn disk_with_most_space(&self) -> Result<Arc<DiskActor>, ApiError> {
         let disks = self.disks();
-        let writable = disks.iter().filter_map(DiskEntry::writable);
+        let seen = self.seen();
+        let is_taken = |entry: &&DiskEntry| entry.uuid.is_none_or(|uuid| !seen.is_draining(uuid));
+        let writable = disks
+            .iter()
+            .filter(is_taken)
+            .filter_map(DiskEntry::writable);
         writable
             .max_by_key(|actor| actor.free_bytes())
             .cloned()

@@ -35,7 +35,7 @@ pub async fn in_daemon(node: &Arc<Node>) -> Result<(), ApiError> {
         let Some(number) = node.runtimes().of(uuid).device else {
             continue;
         };
-        match attach::take_down(node, &found.object, number).await {
+        match attach::take_down(node, found.object.uuid, &found.object.name, number).await {
             Ok(()) => attach::set_attachment(
                 node,
                 &found.object,

@@ -13,7 +13,7 @@ use super::http::{self, socket};
 use super::node::{Node, boot_id};
 use super::object::recover;
 use super::serving::Serving;
-use super::{device_files, log, process, remove_devices, run_lock, watchdog};
+use super::{device_files, log, process, remove_devices, replica, run_lock, watchdog};
 use crate::config::Config;
 
 /// How long jobs may take to end when the daemon goes down: their writes in flight are waited for.
@@ -128,6 +128,7 @@ async fn live(config: Config) -> Result<(), Box<dyn std::error::Error>> {
 /// Finds the disks, brings their devices back, says that the daemon is ready, and starts what goes on for ever.
 async fn come_back(node: &Arc<Node>) {
     watchdog::tell_status("looking for disks");
+    replica::failover::listen(node);
     let target = Arc::clone(node);
     let support = super::blocking::blocking(move || target.serving.target().map(drop)).await;
     if let Err(error) = support.and_then(|started| started) {
@@ -158,6 +159,7 @@ async fn come_back(node: &Arc<Node>) {
     tokio::spawn(discovery::keep_looking(Arc::clone(node)));
     tokio::spawn(health::keep_watching(Arc::clone(node)));
     tokio::spawn(recover::keep_trying(Arc::clone(node)));
+    tokio::spawn(replica::run::keep_going(Arc::clone(node)));
 }
 
 /// Ends everything in the order in which it depends on each other: jobs, devices, disks.

@@ -1,6 +1,6 @@
-//! Where disks were seen, and which ones were removed: `disks.json` in the state directory. A hint for discovery only.
+//! Where disks were seen, which ones were removed, and which are to be emptied: `disks.json` in the state directory. A hint only.
 //!
-//! Losing it loses time, and the wish that a removed disk stays away.
+//! Losing it loses time, the wish that a removed disk stays away, and the wish that a disk is drained.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -21,6 +21,8 @@ struct Remembered {
     seen: BTreeMap<Uuid, PathBuf>,
     #[serde(default)]
     removed: BTreeSet<Uuid>,
+    #[serde(default)]
+    draining: BTreeSet<Uuid>,
 }
 
 impl SeenPaths {
@@ -71,7 +73,30 @@ impl SeenPaths {
     pub fn remove(&mut self, disk: Uuid) {
         self.disks.seen.remove(&disk);
         self.disks.removed.insert(disk);
+        self.disks.draining.remove(&disk);
         self.save();
+    }
+
+    /// Whether an operator wants `disk` empty.
+    pub fn is_draining(&self, disk: Uuid) -> bool {
+        self.disks.draining.contains(&disk)
+    }
+
+    /// Disks that an operator wants empty.
+    pub fn draining(&self) -> impl Iterator<Item = Uuid> + '_ {
+        self.disks.draining.iter().copied()
+    }
+
+    /// Notes whether an operator wants `disk` empty: also after a restart.
+    pub fn set_draining(&mut self, disk: Uuid, draining: bool) {
+        let is_news = if draining {
+            self.disks.draining.insert(disk)
+        } else {
+            self.disks.draining.remove(&disk)
+        };
+        if is_news {
+            self.save();
+        }
     }
 
     fn save(&self) {
@@ -111,6 +136,10 @@ mod tests {
             [(&kept, &PathBuf::from("/dev/one"))]
         );
         assert!(again.is_removed(gone));
+        again.set_draining(kept, true);
+        assert!(SeenPaths::load(folder.path()).is_draining(kept));
+        again.set_draining(kept, false);
+        assert!(!SeenPaths::load(folder.path()).is_draining(kept));
         again.remember(gone, Path::new("/dev/two"));
         assert!(!SeenPaths::load(folder.path()).is_removed(gone));
         std::fs::write(folder.path().join("disks.json"), b"{ torn").unwrap();

@@ -1,12 +1,14 @@
 //! The target, and the lack of one: a daemon on a kernel without ublk still formats, imports and verifies.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bedplate_datapath::engine::DiskFile;
 use bedplate_datapath::plan::DiskIndex;
-use bedplate_ublk_target::{DataMode, KernelDevice, Target, TargetConfig, TargetError};
+use bedplate_ublk_target::{
+    DataMode, KernelDevice, ReplicaEvents, Target, TargetConfig, TargetError,
+};
 
 use super::errors;
 use crate::api::ApiError;
@@ -22,6 +24,7 @@ const REQUESTS_END_WITHIN: Duration = Duration::from_secs(8);
 pub struct Serving {
     config: TargetConfig,
     state: Mutex<State>,
+    events: OnceLock<Arc<dyn ReplicaEvents>>,
 }
 
 enum State {
@@ -51,11 +54,14 @@ impl Serving {
             },
             devices_max: config.devices_max,
             drain_patience: REQUESTS_END_WITHIN,
+            read_deadline: (config.read_deadline_ms > 0)
+                .then(|| Duration::from_millis(config.read_deadline_ms)),
             ..defaults
         };
         Self {
             config,
             state: Mutex::new(State::Unavailable),
+            events: OnceLock::new(),
         }
     }
 
@@ -78,8 +84,18 @@ impl Serving {
         let target = Arc::new(
             Target::start(self.config.clone()).map_err(|error| errors::of_target(None, &error))?,
         );
+        // Before the first device: what happened before nobody would be told.
+        if let Some(events) = self.events.get() {
+            target.set_replica_events(Arc::clone(events));
+        }
         *state = State::Running(Arc::clone(&target));
         Ok(target)
+    }
+
+    /// Who is told of copies that fail. Once, before [`Self::target`] is asked for.
+    pub fn listen(&self, events: Arc<dyn ReplicaEvents>) {
+        // The first one stays.
+        let _ = self.events.set(events);
     }
 
     /// The target, if it was started.

@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use bedplate_control::api::{
-    ApiError, AttachmentState, Changed, FormatDisk, Image, ImportImage, Job, JobState, NDJSON,
-    WaitQuery,
+    ApiError, AttachmentState, Changed, Forgotten, FormatDisk, Image, ImportImage, Job, JobState,
+    NDJSON, SetCopies, WaitQuery,
 };
 use bedplate_control::error_kind::ErrorKind;
 use http_body_util::BodyExt as _;
@@ -33,6 +33,7 @@ pub struct Seen {
     pub requests: Vec<String>,
     pub import: Option<ImportImage>,
     pub format: Option<FormatDisk>,
+    pub copies: Option<SetCopies>,
     /// Bytes of the content that were taken, and whether the body came to its end.
     pub content: Vec<u8>,
     pub content_complete: Option<bool>,
@@ -111,6 +112,10 @@ fn router(shared: Shared) -> Router {
     Router::new()
         .route("/v1/disks/format", post(format_disk))
         .route("/v1/disks/{disk}", get(show_disk).delete(no_content))
+        .route("/v1/disks/adopt", post(adopt))
+        .route("/v1/disks/{disk}/drain", post(drain))
+        .route("/v1/disks/{disk}/forget", post(forget))
+        .route("/v1/images/{name}/copies", post(copies))
         .route("/v1/images", post(import))
         .route("/v1/images/{name}", get(show_image).delete(delete_image))
         .route("/v1/images/{name}/attach", post(attach))
@@ -169,6 +174,35 @@ async fn show_disk(Path(disk): Path<String>) -> Response {
     } else {
         failure(ApiError::new(ErrorKind::NotFound, format!("there is no disk {disk}")).disk(disk))
     }
+}
+
+async fn adopt() -> Response {
+    Json(values::disk()).into_response()
+}
+
+async fn drain(State(shared): State<Shared>) -> Response {
+    (StatusCode::ACCEPTED, Json(shared.job.borrow().clone())).into_response()
+}
+
+async fn forget(Path(disk): Path<String>) -> Response {
+    Json(Forgotten {
+        disk,
+        images: vec!["debian-13".to_owned()],
+        images_lost: Vec::new(),
+        volumes_lost: vec!["vm1".to_owned(), "vm2".to_owned()],
+    })
+    .into_response()
+}
+
+async fn copies(State(shared): State<Shared>, Json(request): Json<SetCopies>) -> Response {
+    shared.seen.lock().expect("lock").copies = Some(request);
+    let image = Image {
+        copies_wanted: request.copies,
+        degraded: true,
+        degraded_why: Some("no disk has room for 2 more copies".to_owned()),
+        ..the_image(&shared)
+    };
+    Json(values::image_detail(image)).into_response()
 }
 
 async fn no_content() -> StatusCode {

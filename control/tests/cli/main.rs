@@ -6,6 +6,7 @@ mod fake_volumes;
 mod golden;
 mod imports;
 mod program;
+mod replicas;
 mod requests;
 mod unreachable;
 mod values;

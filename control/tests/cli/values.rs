@@ -25,6 +25,7 @@ pub fn disk() -> Disk {
         state: DiskState::Online,
         why: None,
         read_only: false,
+        draining: false,
         size_bytes: Some(512 << 30),
         usable_bytes: Some(511 << 30),
         free_bytes: Some(3 << 37),
@@ -46,6 +47,12 @@ pub fn disks() -> Vec<Disk> {
         volume_count: 0,
         ..disk()
     };
+    let draining = Disk {
+        uuid: Some(uuid(3)),
+        path: "/dev/nvme2n1".to_owned(),
+        draining: true,
+        ..disk()
+    };
     let latched = Disk {
         uuid: Some(uuid(2)),
         path: "/srv/disk.img".to_owned(),
@@ -53,7 +60,7 @@ pub fn disks() -> Vec<Disk> {
         why: Some("a write of the object table failed: I/O error".to_owned()),
         ..disk()
     };
-    vec![absent, disk(), latched]
+    vec![absent, disk(), draining, latched]
 }
 
 pub fn disk_detail() -> DiskDetail {
@@ -100,6 +107,7 @@ pub fn image(name: &str) -> Image {
         percent: None,
         why: None,
         degraded: false,
+        degraded_why: None,
         size_bytes: Some(2 << 30),
         stored_bytes: Some(612 << 20),
         copies_wanted: 1,
@@ -143,6 +151,7 @@ pub fn images() -> Vec<Image> {
     };
     let degraded = Image {
         degraded: true,
+        degraded_why: Some("2 copies are wanted, and no other disk has room for one".to_owned()),
         copies_wanted: 2,
         attachment: held,
         ..image("ubuntu-24.04")
@@ -163,6 +172,13 @@ pub fn image_detail(image: Image) -> ImageDetail {
         percent: None,
         why: None,
     };
+    let pending = Replica {
+        uuid: Uuid::nil(),
+        disk_uuid: uuid(3),
+        disk_path: Some("/dev/nvme2n1".to_owned()),
+        state: ReplicaState::Pending,
+        ..replica.clone()
+    };
     let lost = Replica {
         uuid: uuid(33),
         disk_uuid: uuid(2),
@@ -173,7 +189,7 @@ pub fn image_detail(image: Image) -> ImageDetail {
     };
     ImageDetail {
         image,
-        replicas: vec![replica, lost],
+        replicas: vec![replica, lost, pending],
         history: vec![
             transition(0, "replica", "Pending", "InProgress", "import began"),
             transition(
@@ -282,6 +298,7 @@ pub fn job(id: u64, state: JobState) -> Job {
         id,
         kind: JobKind::Import,
         image: "debian-13".to_owned(),
+        disk: None,
         state,
         progress: Progress {
             phase,
@@ -312,11 +329,24 @@ pub fn jobs() -> Vec<Job> {
         image: "fedora".to_owned(),
         ..job(3, JobState::Running)
     };
+    let rebuild = Job {
+        kind: JobKind::Rebuild,
+        disk: Some("/dev/nvme1n1".to_owned()),
+        ..job(5, JobState::Running)
+    };
+    let drain = Job {
+        kind: JobKind::Drain,
+        image: String::new(),
+        disk: Some("/dev/nvme0n1".to_owned()),
+        ..job(6, JobState::Pending)
+    };
     vec![
         job(1, JobState::Done),
         job(2, JobState::Failed),
         stream,
         verified(4),
+        rebuild,
+        drain,
     ]
 }
 

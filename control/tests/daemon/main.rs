@@ -7,5 +7,6 @@ mod disks;
 mod harness;
 mod imports;
 mod lifetime;
+mod replicas;
 mod sources;
 mod volumes;

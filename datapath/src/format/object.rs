@@ -1,4 +1,4 @@
-//! A slot of the object table: one image replica, volume or snapshot, or none.
+//! A slot of the object table: one image replica, volume, snapshot or grave, or none.
 
 use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -6,6 +6,7 @@ use zerocopy::{IntoBytes, transmute, transmute_ref};
 
 use super::error::DecodeError;
 use super::header::{self, Expect, Identity, PageHeader, RawPageHeader, Stamp};
+use super::members::{MEMBERS_MAX, Members};
 use super::pair::{PairCopy, Versioned};
 use super::text::Text;
 use super::tree::TREE_DIRS;
@@ -60,7 +61,9 @@ layout!(
         reserved2: [u8; 120],
         map_dirs: [U32; TREE_DIRS],
         checksum_dirs: [U32; TREE_DIRS],
-        reserved3: [u8; 2560],
+        member_disks: [[u8; 16]; MEMBERS_MAX],
+        copied_clusters: U64,
+        reserved3: [u8; 2296],
     }
 );
 
@@ -74,6 +77,8 @@ pub enum ObjectKind {
     Volume = 2,
     /// What a volume held at one time.
     Snapshot = 3,
+    /// What is left of a deleted image as long as a disk that may have a copy has not been seen.
+    Grave = 4,
 }
 
 /// How far an object has come.
@@ -127,6 +132,11 @@ pub struct ObjectRecord {
     pub map_dirs: [Pcn; TREE_DIRS],
     /// Clusters of checksum directory pages, [`Pcn::NONE`] for none.
     pub checksum_dirs: [Pcn; TREE_DIRS],
+    /// Of an image: every disk that has, or is about to get, a copy; none for this one only. Of a grave: the disks that may still have
+    /// one.
+    pub member_disks: Members,
+    /// Of an image's copy that is being made: how many clusters of the image, from its start, the trees above tell of.
+    pub copied_clusters: u64,
 }
 
 /// A slot of the object table. Neither `epoch` nor `seq` ever restarts, over objects that come and go.
@@ -241,7 +251,9 @@ impl ObjectRecord {
             reserved2: [0; 120],
             map_dirs: self.map_dirs.map(|pcn| U32::new(pcn.get())),
             checksum_dirs: self.checksum_dirs.map(|pcn| U32::new(pcn.get())),
-            reserved3: [0; 2560],
+            member_disks: self.member_disks.to_raw(),
+            copied_clusters: U64::new(self.copied_clusters),
+            reserved3: [0; 2296],
         }
     }
 }
@@ -256,7 +268,8 @@ impl RawObjectSlot {
             1 => ObjectKind::ImageReplica,
             2 => ObjectKind::Volume,
             3 => ObjectKind::Snapshot,
-            kind => return Err(IDENTITY.illegal(expect, "kind", 10, "1 to 3", kind)),
+            4 => ObjectKind::Grave,
+            kind => return Err(IDENTITY.illegal(expect, "kind", 10, "1 to 4", kind)),
         };
         let state = match self.state.get() {
             1 => ObjectState::Building,
@@ -264,6 +277,7 @@ impl RawObjectSlot {
             state => return Err(IDENTITY.illegal(expect, "state", 64, "0 to 2", state)),
         };
         self.check_numbers(kind, expect)?;
+        self.check_copies(kind, state, expect)?;
         let (name_bytes, source_bytes) = (self.name_bytes.get(), self.source_bytes.get());
         Ok(ObjectRecord {
             kind,
@@ -293,6 +307,17 @@ impl RawObjectSlot {
             created_unix_s: self.created_unix_s.get(),
             map_dirs: decode_dirs(&self.map_dirs, "map_dirs", 1024, expect)?,
             checksum_dirs: decode_dirs(&self.checksum_dirs, "checksum_dirs", 1280, expect)?,
+            member_disks: Members::from_raw(&self.member_disks).ok_or_else(|| {
+                let expected = "disks in order, each once, then zeros";
+                IDENTITY.illegal(
+                    expect,
+                    "member_disks",
+                    1536,
+                    expected,
+                    self.member_disks[0][0],
+                )
+            })?,
+            copied_clusters: self.copied_clusters.get(),
         })
     }
 
@@ -302,6 +327,7 @@ impl RawObjectSlot {
             ObjectKind::ImageReplica | ObjectKind::Snapshot => {
                 (FLAG_WANT_ATTACHED, "no bit but bit 0")
             }
+            ObjectKind::Grave => (0, "no bit in a grave"),
         };
         if self.flags.get() & !known != 0 {
             return Err(IDENTITY.illegal(expect, "flags", 66, expected, self.flags.get()));
@@ -310,6 +336,7 @@ impl RawObjectSlot {
         let (size_max, expected) = match kind {
             ObjectKind::ImageReplica => (IMAGE_BYTES_MAX, "at most 16 TiB"),
             ObjectKind::Volume | ObjectKind::Snapshot => (OBJECT_BYTES_MAX, "at most 256 TiB"),
+            ObjectKind::Grave => (0, "0 in a grave"),
         };
         if size_bytes > size_max {
             return Err(IDENTITY.illegal(expect, "size_bytes", 128, expected, size_bytes));
@@ -328,7 +355,60 @@ impl RawObjectSlot {
             ],
         )?;
         IDENTITY.reserved(expect, "reserved2", 904, &self.reserved2)?;
-        IDENTITY.reserved(expect, "reserved3", 1536, &self.reserved3)
+        IDENTITY.reserved(expect, "reserved3", 1800, &self.reserved3)
+    }
+
+    /// What only some kinds have is zero in the others.
+    fn check_copies(
+        &self,
+        kind: ObjectKind,
+        state: ObjectState,
+        expect: &Expect,
+    ) -> Result<(), DecodeError> {
+        if !matches!(kind, ObjectKind::ImageReplica | ObjectKind::Grave) {
+            IDENTITY.reserved(
+                expect,
+                "member_disks of no image",
+                1536,
+                self.member_disks.as_bytes(),
+            )?;
+        }
+        let copied = self.copied_clusters.get();
+        let copied_max = if kind == ObjectKind::ImageReplica && state == ObjectState::Building {
+            self.size_bytes.get().div_ceil(CLUSTER_BYTES)
+        } else {
+            0
+        };
+        if copied > copied_max {
+            let expected = "no more clusters than size_bytes has, 0 but in a copy that is made";
+            return Err(IDENTITY.illegal(expect, "copied_clusters", 1792, expected, copied));
+        }
+        if kind != ObjectKind::Grave {
+            return Ok(());
+        }
+        if state != ObjectState::Complete {
+            let found = self.state.get();
+            return Err(IDENTITY.illegal(expect, "state", 64, "2 in a grave", found));
+        }
+        if self.dev_id.get() != NO_DEV_ID {
+            let expected = "no device number in a grave";
+            return Err(IDENTITY.illegal(expect, "dev_id", 68, expected, self.dev_id.get()));
+        }
+        // A grave says what was deleted, when, and who has not been told. All else would be lost when it is written again.
+        for (field, at, bytes) in [
+            ("replica_uuid", 88, self.replica_uuid.as_bytes()),
+            ("parent_uuid", 104, self.parent_uuid.as_bytes()),
+            ("wanted_copies", 144, self.wanted_copies.as_bytes()),
+            ("sha256", 152, self.sha256.as_bytes()),
+            ("sha512", 184, self.sha512.as_bytes()),
+            ("source_bytes", 250, self.source_bytes.as_bytes()),
+            ("source", 384, self.source.as_bytes()),
+            ("map_dirs", 1024, self.map_dirs.as_bytes()),
+            ("checksum_dirs", 1280, self.checksum_dirs.as_bytes()),
+        ] {
+            IDENTITY.reserved(expect, field, at, bytes)?;
+        }
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use zerocopy::{transmute, transmute_ref};
 use super::error::{DecodeError, DecodeErrorKind, Fault};
 use super::geometry::Geometry;
 use super::header::{self, Expect, Identity, PageHeader, RawPageHeader};
+use super::peers::{PEERS_MAX, Peers};
 use crate::units::{BLOCK_BYTES, CLUSTER_BYTES, Epoch, Page, Seq, SlotIndex};
 
 /// The format version of this code.
@@ -19,8 +20,11 @@ pub const SUPERBLOCK_COPIES: usize = 4;
 pub const FLAG_CLEAN: u32 = 1;
 /// Bit of `incompat`: there is, or was, a volume. A version that cannot replay the journal must refuse the disk.
 pub const INCOMPAT_VOLUMES: u64 = 1;
+/// Bit of `incompat`: an object's slot names other disks, a grave or a half-made copy is or was there, or the superblock names an owner
+/// or peers. A version that does not know of them would serve deleted images, and half copies as whole ones.
+pub const INCOMPAT_REPLICAS: u64 = 2;
 /// Incompatible features that this code has.
-pub const INCOMPAT_KNOWN: u64 = INCOMPAT_VOLUMES;
+pub const INCOMPAT_KNOWN: u64 = INCOMPAT_VOLUMES | INCOMPAT_REPLICAS;
 /// Features that an older version may only read around, and that this code has: none yet.
 pub const RO_COMPAT_KNOWN: u64 = 0;
 
@@ -52,9 +56,43 @@ layout!(
         session: U64,
         boot_id: [u8; 16],
         created_unix_s: U64,
-        reserved1: [u8; 3880],
+        owner_node_hash: [u8; 32],
+        peers: [RawPeer; PEERS_MAX],
+        reserved1: [u8; 3080],
     }
 );
+
+layout!(
+    /// What a superblock knows of one other disk.
+    RawPeer, 24, {
+        disk_uuid: [u8; 16],
+        session: U64,
+    }
+);
+
+impl RawPeer {
+    pub(super) const NONE: Self = Self {
+        disk_uuid: [0; 16],
+        session: U64::ZERO,
+    };
+
+    pub(super) fn new(disk: Uuid, session: u64) -> Self {
+        Self {
+            disk_uuid: *disk.as_bytes(),
+            session: U64::new(session),
+        }
+    }
+
+    /// `None` for an empty place.
+    pub(super) fn get(&self) -> Option<(Uuid, u64)> {
+        let disk = Uuid::from_bytes(self.disk_uuid);
+        (!disk.is_nil()).then_some((disk, self.session.get()))
+    }
+
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.disk_uuid == other.disk_uuid && self.session == other.session
+    }
+}
 
 /// One of the four copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -114,6 +152,10 @@ pub struct Superblock {
     pub boot_id: Uuid,
     /// For people; nothing is ordered by it.
     pub created_unix_s: u64,
+    /// SHA-256 of what tells the node that uses the disk from others; zero for any node.
+    pub owner_node_hash: [u8; 32],
+    /// The latest sessions of other disks that were open together with this one.
+    pub peers: Peers,
 }
 
 impl Superblock {
@@ -155,7 +197,9 @@ impl Superblock {
             session: U64::new(self.session),
             boot_id: *self.boot_id.as_bytes(),
             created_unix_s: U64::new(self.created_unix_s),
-            reserved1: [0; 3880],
+            owner_node_hash: self.owner_node_hash,
+            peers: self.peers.to_raw(),
+            reserved1: [0; 3080],
         };
         let mut page: Page = transmute!(raw);
         header::seal(&mut page);
@@ -207,6 +251,11 @@ impl Superblock {
             session: raw.session.get(),
             boot_id: Uuid::from_bytes(raw.boot_id),
             created_unix_s: raw.created_unix_s.get(),
+            owner_node_hash: raw.owner_node_hash,
+            peers: Peers::from_raw(&raw.peers).ok_or_else(|| {
+                let expected = "disks in order, each once with a session, then zeros";
+                IDENTITY.illegal(expect, "peers", 248, expected, raw.peers[0].session.get())
+            })?,
         })
     }
 }
@@ -232,7 +281,7 @@ impl RawSuperblock {
                 self.flags.get(),
             ));
         }
-        IDENTITY.reserved(expect, "reserved1", 216, &self.reserved1)
+        IDENTITY.reserved(expect, "reserved1", 1016, &self.reserved1)
     }
 
     /// In version 1 the zones are a function of the disk's length; anything else is refused.

@@ -13,7 +13,8 @@ impl<M: Medium> Store<M> {
     /// online. The number is kept for the object's lifetime.
     ///
     /// # Errors
-    /// `NotFound`; `Corrupt` if the object is not Ready; `DevIdFixed` if it has another number; `ReadOnlyLatched`; `Io`.
+    /// `NotFound`; `BadDescription` for an image with copies on other disks, which are told by [`Store::set_description`]; `Corrupt` if the
+    /// object is not Ready; `DevIdFixed` if it has another number; `ReadOnlyLatched`; `Io`.
     pub fn set_attachment(
         &mut self,
         uuid: Uuid,
@@ -36,6 +37,14 @@ impl<M: Medium> Store<M> {
                 "attach it under its own number; find out who has that number: bedplate doctor";
             return Err(
                 StoreError::new(StoreErrorKind::DevIdFixed, context, remedy).of_object(uuid)
+            );
+        }
+        if !record.member_disks.is_empty() {
+            // Without a new generation on all of them, the next merge could take this back.
+            let context = format!("image {} ({uuid}) has copies on other disks", object.name);
+            let remedy = "report this with the daemon's log; nothing was changed";
+            return Err(
+                StoreError::new(StoreErrorKind::BadDescription, context, remedy).of_object(uuid),
             );
         }
         let is_volume = object.kind == ObjectKind::Volume;

@@ -250,6 +250,14 @@ pub enum StoreErrorKind {
     BadSize,
     /// Acknowledged writes may be missing, and nobody has accepted that.
     LossNotAccepted,
+    /// A description that is not newer than what the disk has.
+    Stale,
+    /// A description that contradicts itself, or does not name this disk.
+    BadDescription,
+    /// The image was deleted: there is a grave.
+    Deleted,
+    /// The copy is being made.
+    NotComplete,
 }
 
 /// Why the store did not do what it was asked.

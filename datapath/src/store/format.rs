@@ -7,6 +7,7 @@ use super::latch::LatchedDisk;
 use super::superblocks;
 use crate::format::PairCopy;
 use crate::format::geometry::Geometry;
+use crate::format::peers::Peers;
 use crate::format::root::CheckpointRoot;
 use crate::format::superblock::Superblock;
 use crate::medium::Medium;
@@ -86,6 +87,8 @@ pub fn format<M: Medium>(medium: &mut M, params: &FormatParams) -> Result<Geomet
         session: 0,
         boot_id: Uuid::nil(),
         created_unix_s: params.created_unix_s,
+        owner_node_hash: [0; 32],
+        peers: Peers::default(),
     };
     superblocks::write(&mut LatchedDisk::new(medium), &superblock)
         .map_err(io("writing a superblock copy"))?;

@@ -115,7 +115,11 @@ impl<M: Medium> Store<M> {
         let slots = self.geometry().slots();
         (0..slots)
             .map(SlotIndex::new)
-            .find(|slot| !self.entries.contains_key(slot) && !self.reserved.contains_key(slot))
+            .find(|slot| {
+                !self.entries.contains_key(slot)
+                    && !self.reserved.contains_key(slot)
+                    && !self.graves.contains_key(slot)
+            })
             .ok_or_else(|| {
                 let context = format!("all {slots} slots of disk {} are in use", self.disk_uuid());
                 StoreError::new(
@@ -135,7 +139,9 @@ impl<M: Medium> Store<M> {
             || self
                 .reserved
                 .values()
-                .any(|import| taken(&import.name, import.uuid));
+                .any(|import| taken(&import.name, import.uuid))
+            // The name of what was deleted is free, its UUID never again.
+            || self.grave(uuid).is_some();
         if !is_taken {
             return Ok(());
         }
@@ -170,7 +176,7 @@ impl<M: Medium> Store<M> {
     pub(super) fn check_allocation(&self) -> Result<(), StoreError> {
         let held = self.objects().find_map(|object| match &object.state {
             ReplicaState::Failed(damage) => Some((object, damage)),
-            ReplicaState::Ready => None,
+            ReplicaState::Ready | ReplicaState::Building { .. } => None,
         });
         let Some((object, damage)) = held else {
             return Ok(());

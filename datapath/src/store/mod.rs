@@ -10,18 +10,23 @@
 //! not written here: see [`crate::import`].
 
 mod attachment;
+mod checked;
 mod checkpoint;
 mod close;
 mod commit;
+mod copy;
 mod delete;
+mod description;
 mod error;
 mod format;
+mod grave;
 mod import;
 mod journal;
 mod latch;
 mod live_state;
 mod object;
 mod open;
+mod peers;
 mod references;
 mod replay;
 mod report;
@@ -52,16 +57,23 @@ use crate::volume::{ClusterLocks, Space, Volume};
 
 pub use crate::alloc::Extent;
 pub use crate::format::object::ObjectKind;
+pub use checked::{BlockRepair, CHECKED_BLOCKS_MAX, CheckedBlock};
+pub(crate) use copy::CopiedCluster;
+pub use copy::CopyTicket;
+pub use delete::RemoveReplica;
+pub use description::Description;
 pub use error::{FormatError, OpenError, OpenErrorKind, StoreError, StoreErrorKind};
 pub use format::{FormatParams, format};
+pub use grave::Grave;
 pub use import::check_name;
 pub use object::{Damage, Object, ReplicaState, TreePage};
 pub use open::SessionStart;
 pub use report::{Held, Lost, OpenReport, PreviousSession, Repair, Repaired};
 pub(crate) use scrub::{Findings, ScrubTarget};
 pub use ticket::{ImportTicket, NewImage, PageOwner};
-pub use volume::{NewVolume, Usage};
+pub use volume::{NewVolume, Parent, Usage};
 
+use grave::GraveSlot;
 use journal::Journal;
 use latch::LatchedDisk;
 use live_state::LiveState;
@@ -75,6 +87,8 @@ pub struct Store<M> {
     read_only: bool,
     /// By slot.
     entries: BTreeMap<SlotIndex, Entry>,
+    /// What is left of deleted images, by slot.
+    graves: BTreeMap<SlotIndex, GraveSlot>,
     /// What each slot of the table carried last, free or not.
     history: Vec<SlotHistory>,
     space: Arc<Space>,
@@ -227,7 +241,7 @@ impl<M: Medium> Store<M> {
     pub fn is_allocation_refused(&self) -> bool {
         self.entries
             .values()
-            .any(|entry| !entry.object.state.is_ready())
+            .any(|entry| entry.object.state.is_failed())
     }
 
     /// Every object, by slot.
@@ -305,6 +319,18 @@ fn not_served(object: &Object, state: &ReplicaState) -> StoreError {
     let why = match state {
         ReplicaState::Failed(damage) => damage.to_string(),
         ReplicaState::Ready => "its map is not loaded".to_owned(),
+        ReplicaState::Building { done_bytes } => {
+            let size = object.size_bytes;
+            let context = format!(
+                "{} {} ({}) is not served from here: {done_bytes} of {size} bytes are copied",
+                object.noun(),
+                object.name,
+                object.uuid
+            );
+            let remedy = "it is when the copy is whole; see its progress: bedplate image show";
+            return StoreError::new(StoreErrorKind::NotComplete, context, remedy)
+                .of_object(object.uuid);
+        }
     };
     let context = format!(
         "{} {} ({}) is not served: {why}",
@@ -316,6 +342,6 @@ fn not_served(object: &Object, state: &ReplicaState) -> StoreError {
     let error = StoreError::new(StoreErrorKind::Corrupt, context, remedy).of_object(object.uuid);
     match state {
         ReplicaState::Failed(damage) => error.at(damage.disk_offset()),
-        ReplicaState::Ready => error,
+        ReplicaState::Ready | ReplicaState::Building { .. } => error,
     }
 }

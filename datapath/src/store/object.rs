@@ -49,6 +49,8 @@ pub struct Object {
     pub want_attached: bool,
     /// Of its description, over all its replicas.
     pub generation: u64,
+    /// The disks that have, or are about to get, a copy of it, sorted; this one among them as a rule. Of a volume: this disk.
+    pub member_disks: Vec<Uuid>,
     /// Derived when the disk was opened, never stored.
     pub state: ReplicaState,
 }
@@ -58,6 +60,11 @@ pub struct Object {
 pub enum ReplicaState {
     /// Sealed, and all metadata that describes it checked out.
     Ready,
+    /// Being copied from another disk: not served, no source, and no trouble either.
+    Building {
+        /// Bytes from the start of the image that are copied durably.
+        done_bytes: u64,
+    },
     /// Not served. Nothing is allocated on this disk until it is deleted.
     Failed(Damage),
 }
@@ -69,6 +76,7 @@ impl Object {
             ObjectKind::ImageReplica => "image",
             ObjectKind::Volume => "volume",
             ObjectKind::Snapshot => "snapshot",
+            ObjectKind::Grave => "grave",
         }
     }
 }
@@ -77,6 +85,11 @@ impl ReplicaState {
     /// Whether it can be served.
     pub fn is_ready(&self) -> bool {
         matches!(self, Self::Ready)
+    }
+
+    /// Whether something of it is bad, so that it is not known which clusters are its own.
+    pub fn is_failed(&self) -> bool {
+        matches!(self, Self::Failed(_))
     }
 }
 

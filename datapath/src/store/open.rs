@@ -6,6 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::error::OpenError;
+use super::grave::GraveSlot;
 use super::latch::LatchedDisk;
 use super::object::{Damage, Object, ReplicaState};
 use super::report::{Held, OpenReport, PreviousSession, Repair, Repaired};
@@ -100,7 +101,7 @@ impl<M: Medium> Store<M> {
             adopted: Vec::new(),
             lost: Vec::new(),
         };
-        let (mut entries, history) =
+        let (mut entries, graves, history) =
             load(&mut disk, &superblock, table, &mut adoption, &mut repairs)?;
         let (adopted, lost) = (adoption.adopted, adoption.lost);
         if has_volumes {
@@ -122,7 +123,7 @@ impl<M: Medium> Store<M> {
         repairs.retain(|pending| match pending.repair.what {
             Repaired::Page(slot, ..) => entries
                 .get(&slot)
-                .is_some_and(|entry| entry.object.state.is_ready()),
+                .is_some_and(|entry| !entry.object.state.is_failed()),
             _ => true,
         });
 
@@ -133,6 +134,7 @@ impl<M: Medium> Store<M> {
             superblock,
             read_only,
             entries,
+            graves,
             history,
             space: shared.space,
             locks: shared.locks,
@@ -222,7 +224,7 @@ impl<M: Medium> Store<M> {
 
     fn held(&self) -> Vec<Held> {
         let held = |object: &Object| match &object.state {
-            ReplicaState::Ready => None,
+            ReplicaState::Ready | ReplicaState::Building { .. } => None,
             ReplicaState::Failed(why) => Some(Held {
                 slot: object.slot,
                 uuid: object.uuid,
@@ -311,7 +313,11 @@ fn read_roots<M: Medium>(
     }
 }
 
-type Loaded = (BTreeMap<SlotIndex, Entry>, Vec<super::SlotHistory>);
+type Loaded = (
+    BTreeMap<SlotIndex, Entry>,
+    BTreeMap<SlotIndex, GraveSlot>,
+    Vec<super::SlotHistory>,
+);
 
 /// Reads the trees of every object.
 fn load<M: Medium>(
@@ -322,10 +328,19 @@ fn load<M: Medium>(
     repairs: &mut Vec<PendingRepair>,
 ) -> Result<Loaded, OpenError> {
     let mut entries = BTreeMap::new();
+    let mut graves = BTreeMap::new();
     let mut buffer = Vec::new();
     for found in table.found {
         let (slot, entry) = match found {
             Found::Lost { slot, damage } => (slot, lost(superblock.disk_uuid, slot, damage)),
+            Found::Object {
+                slot,
+                epoch,
+                record,
+            } if record.kind == ObjectKind::Grave => {
+                graves.insert(slot, GraveSlot::of_record(epoch, &record));
+                continue;
+            }
             Found::Object {
                 slot,
                 epoch,
@@ -349,7 +364,7 @@ fn load<M: Medium>(
         };
         entries.insert(slot, entry);
     }
-    Ok((entries, table.history))
+    Ok((entries, graves, table.history))
 }
 
 fn load_object<M: Medium>(
@@ -370,7 +385,14 @@ fn load_object<M: Medium>(
     };
     let (map_tree, checksum_tree) = trees;
     let mut entry = Entry {
-        object: seal::describe(slot, epoch, &record, &map_tree, &checksum_tree),
+        object: seal::describe(
+            reader.owner.disk_uuid,
+            slot,
+            epoch,
+            &record,
+            &map_tree,
+            &checksum_tree,
+        ),
         record: Some(record),
         map: None,
         map_tree,
@@ -403,8 +425,9 @@ fn load_object<M: Medium>(
 
 fn unknown(record: &ObjectRecord) -> Option<&'static str> {
     match (record.kind, record.state) {
-        (ObjectKind::ImageReplica | ObjectKind::Volume, ObjectState::Complete) => None,
-        (ObjectKind::ImageReplica, ObjectState::Building) => Some("an image that was never sealed"),
+        (ObjectKind::ImageReplica, _) | (ObjectKind::Volume, ObjectState::Complete) => None,
+        // Told apart when the table was read.
+        (ObjectKind::Grave, _) => Some("a grave"),
         (ObjectKind::Volume, ObjectState::Building) => Some("a volume that was never finished"),
         (ObjectKind::Snapshot, _) => Some("a snapshot, which this version does not know"),
     }
@@ -477,6 +500,7 @@ fn lost(disk_uuid: Uuid, slot: SlotIndex, damage: Damage) -> Entry {
         dev_id: None,
         want_attached: false,
         generation: 0,
+        member_disks: vec![disk_uuid],
         state: ReplicaState::Failed(damage),
     };
     Entry {

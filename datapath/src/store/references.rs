@@ -67,7 +67,7 @@ pub(super) fn rebuild_allocator(
 /// An object is held for the first thing that is wrong with it.
 fn fail(entries: &mut BTreeMap<SlotIndex, Entry>, slot: SlotIndex, damage: Damage) {
     if let Some(entry) = entries.get_mut(&slot)
-        && entry.object.state.is_ready()
+        && !entry.object.state.is_failed()
     {
         entry.object.state = ReplicaState::Failed(damage);
     }

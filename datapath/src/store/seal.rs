@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::description::members_of;
 use super::error::StoreError;
 use super::object::{Object, ReplicaState};
 use super::ticket::{ImportTicket, Ledger, NewImage};
@@ -12,6 +13,7 @@ use super::trees::Tree;
 use super::{Entry, Store};
 use crate::alloc::Extent;
 use crate::format::directory::TreeKind;
+use crate::format::members::Members;
 use crate::format::object::{ObjectKind, ObjectRecord, ObjectState};
 use crate::format::text::Text;
 use crate::format::tree::TREE_DIRS;
@@ -92,6 +94,7 @@ impl<M: Medium> Store<M> {
         self.reserved.remove(&ticket.owner.slot);
         let map = Some(Arc::new(LayerMap::from_entries(sealed.map)));
         let object = describe(
+            self.disk_uuid(),
             ticket.owner.slot,
             ticket.owner.epoch,
             &record,
@@ -163,11 +166,14 @@ fn record(
         created_unix_s: image.created_unix_s,
         map_dirs,
         checksum_dirs,
+        member_disks: Members::NONE,
+        copied_clusters: 0,
     }
 }
 
-/// What the store tells about a Ready object.
+/// What the store tells about an object of which nothing is known to be bad.
 pub(super) fn describe(
+    disk: Uuid,
     slot: SlotIndex,
     epoch: Epoch,
     record: &ObjectRecord,
@@ -194,6 +200,12 @@ pub(super) fn describe(
         dev_id: record.dev_id,
         want_attached: record.want_attached,
         generation: record.generation,
-        state: ReplicaState::Ready,
+        member_disks: members_of(disk, &record.member_disks),
+        state: match record.state {
+            ObjectState::Complete => ReplicaState::Ready,
+            ObjectState::Building => ReplicaState::Building {
+                done_bytes: (record.copied_clusters * CLUSTER_BYTES).min(record.size_bytes),
+            },
+        },
     }
 }

@@ -67,6 +67,16 @@ impl ImportTicket {
             .sum()
     }
 
+    /// Another one for the same image, with no cluster: for what is given back apart.
+    pub(super) fn sibling(&self) -> Self {
+        Self {
+            id: self.id,
+            owner: self.owner,
+            image: self.image.clone(),
+            taken: Vec::new(),
+        }
+    }
+
     pub(super) fn take(&mut self, extent: Extent) {
         match self.taken.last_mut() {
             Some(last) if last.pcn.get() + last.count == extent.pcn.get() => {

@@ -15,6 +15,8 @@ use crate::medium::Medium;
 use crate::units::{CLUSTER_BYTES, PAGE_BYTES, Page, Pcn, Seq};
 
 const PAIRS: usize = PAIRS_PER_CLUSTER as usize;
+/// Entries of a map that the leaves of one cluster hold.
+pub(super) const MAP_GROUP: usize = ENTRIES * PAIRS;
 
 impl<M: Medium> Store<M> {
     /// Writes the leaves of a map and returns the directory entries that name them. A leaf that maps nothing is not written.
@@ -23,28 +25,37 @@ impl<M: Medium> Store<M> {
         ticket: &mut ImportTicket,
         map: &[u64],
     ) -> Result<Vec<DirectoryEntry>, StoreError> {
+        (0..)
+            .zip(map.chunks(MAP_GROUP))
+            .map(|(group, words)| self.write_map_group(ticket, group, words))
+            .collect()
+    }
+
+    /// Writes the leaves of `group`, up to [`MAP_GROUP`] entries of the map, to one cluster.
+    pub(super) fn write_map_group(
+        &mut self,
+        ticket: &mut ImportTicket,
+        group: u32,
+        words: &[u64],
+    ) -> Result<DirectoryEntry, StoreError> {
         let owner = ticket.owner;
-        let mut entries = Vec::new();
-        for (number, map) in (0..).step_by(PAIRS).zip(map.chunks(ENTRIES * PAIRS)) {
-            let leaf = |(index, words): (u32, &[u64])| {
-                let mut entries = [MapEntry::EMPTY; ENTRIES];
-                for (entry, word) in entries.iter_mut().zip(words) {
-                    *entry = MapEntry::from_bits(*word);
-                }
-                let used = words.iter().any(|word| *word != 0);
-                used.then_some(MapPage {
-                    slot: owner.slot,
-                    epoch: owner.epoch,
-                    seq: Seq::default(),
-                    index,
-                    entries,
-                })
-            };
-            let leaves: Vec<Option<MapPage>> =
-                (number..).zip(map.chunks(ENTRIES)).map(leaf).collect();
-            entries.push(self.write_cluster(ticket, &leaves, MapPage::encode)?);
-        }
-        Ok(entries)
+        let leaf = |(index, words): (u32, &[u64])| {
+            let mut entries = [MapEntry::EMPTY; ENTRIES];
+            for (entry, word) in entries.iter_mut().zip(words) {
+                *entry = MapEntry::from_bits(*word);
+            }
+            let used = words.iter().any(|word| *word != 0);
+            used.then_some(MapPage {
+                slot: owner.slot,
+                epoch: owner.epoch,
+                seq: Seq::default(),
+                index,
+                entries,
+            })
+        };
+        let first = group.saturating_mul(PAIRS_PER_CLUSTER);
+        let leaves: Vec<Option<MapPage>> = (first..).zip(words.chunks(ENTRIES)).map(leaf).collect();
+        self.write_cluster(ticket, &leaves, MapPage::encode)
     }
 
     /// Writes the directory of a tree, and returns where its clusters are.

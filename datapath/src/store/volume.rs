@@ -9,9 +9,10 @@ use super::live_state::Words;
 use super::seal::describe;
 use super::ticket::PageOwner;
 use super::trees::{Tree, usize_of};
-use super::{Entry, Store, check_name, not_served, superblocks};
+use super::{Entry, Store, check_name, not_served};
 use crate::alloc::Extent;
 use crate::format::directory::{DirectoryEntry, DirectoryPage, ENTRIES, TreeKind};
+use crate::format::members::Members;
 use crate::format::object::{OBJECT_BYTES_MAX, ObjectKind, ObjectRecord, ObjectState};
 use crate::format::superblock::INCOMPAT_VOLUMES;
 use crate::format::text::Text;
@@ -20,7 +21,7 @@ use crate::format::{PairCopy, Stamp};
 use crate::live::LiveError;
 use crate::medium::Medium;
 use crate::plan::{DiskIndex, Layer, LayerStack};
-use crate::units::{BLOCK_BYTES, CLUSTER_BYTES, Epoch, Lcn, PAGE_BYTES, Pcn, SECTOR_BYTES, Seq};
+use crate::units::{BLOCK_BYTES, CLUSTER_BYTES, Epoch, Lcn, PAGE_BYTES, Pcn, SECTOR_BYTES};
 use crate::volume::{DiskShared, Space, Volume, leaf_groups_of};
 
 /// Groups of leaves that one cluster of directory pages names: 7.9 TiB of a volume.
@@ -36,9 +37,18 @@ pub struct NewVolume {
     /// Its length, a multiple of 512, no less than its image's.
     pub size_bytes: u64,
     /// The image below it; none for a blank volume.
-    pub parent: Option<Uuid>,
+    pub parent: Option<Parent>,
     /// For people.
     pub created_unix_s: u64,
+}
+
+/// The image that a volume is to stand on. It need not be on the volume's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// The image.
+    pub uuid: Uuid,
+    /// Its exact length.
+    pub size_bytes: u64,
 }
 
 /// What a volume takes.
@@ -67,7 +77,7 @@ impl<M: Medium> Store<M> {
         self.check_allocation()?;
         self.check_free_name(&new.name, new.object_uuid)?;
         let least_bytes = match new.parent {
-            Some(image) => self.base(image)?,
+            Some(parent) => self.base(&parent)?,
             None => 0,
         };
         check_size(&new.name, new.size_bytes, least_bytes)?;
@@ -98,7 +108,14 @@ impl<M: Medium> Store<M> {
             dirs,
             entries: vec![DirectoryEntry::EMPTY; usize_of(leaf_groups_of(new.size_bytes))],
         };
-        let object = describe(slot, epoch, &record, &tree, &Tree::default());
+        let object = describe(
+            owner.disk_uuid,
+            slot,
+            epoch,
+            &record,
+            &tree,
+            &Tree::default(),
+        );
         let mut entry = Entry {
             object,
             record: Some(record),
@@ -125,12 +142,8 @@ impl<M: Medium> Store<M> {
         let io = |fault| StoreError::io(doing, fault);
         // What the slot will name is durable before it does.
         self.disk.flush().map_err(io)?;
-        if self.superblock.incompat & INCOMPAT_VOLUMES == 0 {
-            // Before the first volume: a version that cannot replay the journal would serve it as it was at the last checkpoint.
-            self.superblock.incompat |= INCOMPAT_VOLUMES;
-            self.superblock.generation = Seq::new(self.superblock.generation.get() + 1);
-            superblocks::write(&mut self.disk, &self.superblock).map_err(io)?;
-        }
+        // Before the first volume: a version that cannot replay the journal would serve it as it was at the last checkpoint.
+        self.use_feature(INCOMPAT_VOLUMES, doing)?;
         let record = ObjectRecord {
             kind: ObjectKind::Volume,
             state: ObjectState::Complete,
@@ -139,7 +152,7 @@ impl<M: Medium> Store<M> {
             dev_id: None,
             object_uuid: new.object_uuid,
             replica_uuid: new.object_uuid,
-            parent_uuid: new.parent.unwrap_or_default(),
+            parent_uuid: new.parent.map_or(Uuid::nil(), |parent| parent.uuid),
             generation: 1,
             size_bytes: new.size_bytes,
             stored_clusters: 0,
@@ -151,6 +164,8 @@ impl<M: Medium> Store<M> {
             created_unix_s: new.created_unix_s,
             map_dirs: places(dirs),
             checksum_dirs: [Pcn::NONE; TREE_DIRS],
+            member_disks: Members::NONE,
+            copied_clusters: 0,
         };
         // 2. The volume exists with the first durable copy of its slot.
         self.change_slot(owner.slot, owner.epoch, Some(record.clone()), doing)?;
@@ -315,10 +330,11 @@ impl<M: Medium> Store<M> {
         Ok(())
     }
 
-    /// The layers that a device of this object reads, top first.
+    /// The layers that a device of this object reads, top first, where all of them are on this disk. Where the image is elsewhere: see
+    /// [`Self::layer_of`].
     ///
     /// # Errors
-    /// `NotFound`, or `Corrupt` if one of them is not Ready.
+    /// `NotFound`, or `Corrupt` if one of them is not Ready, or not here.
     pub fn layers_of(&self, uuid: Uuid, disk: DiskIndex) -> Result<LayerStack, StoreError> {
         let size_bytes = self.entry(uuid)?.object.size_bytes;
         let mut layers = Vec::new();
@@ -336,6 +352,15 @@ impl<M: Medium> Store<M> {
             }
         }
         Ok(LayerStack { layers, size_bytes })
+    }
+
+    /// The layer of the object itself, without those below it: [`Object::parent`](super::Object::parent) names the image, which may
+    /// be read on any disk that has it.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Corrupt` if it is not Ready.
+    pub fn layer_of(&self, uuid: Uuid, disk: DiskIndex) -> Result<Layer, StoreError> {
+        Ok(Layer::new(self.map_of(uuid)?, disk))
     }
 
     /// A volume, to write to it. Another one after each resize and each attach.
@@ -396,22 +421,39 @@ impl<M: Medium> Store<M> {
         }
     }
 
-    /// The length of an image that a volume is to stand on, in whole sectors.
-    fn base(&self, image: Uuid) -> Result<u64, StoreError> {
-        let object = &self.entry(image)?.object;
-        if !object.state.is_ready() {
-            return Err(not_served(object, &object.state));
+    /// The length of an image that a volume is to stand on, in whole sectors. If the image is here too, it must be what is said of it.
+    fn base(&self, parent: &Parent) -> Result<u64, StoreError> {
+        let image = parent.uuid;
+        if self.grave(image).is_some() {
+            let context = format!("image {image} was deleted");
+            let remedy = "name another image: bedplate image list";
+            return Err(StoreError::new(StoreErrorKind::NotFound, context, remedy).of_object(image));
         }
-        if object.kind == ObjectKind::Volume {
-            let context = format!("{} is a volume: a clone is made of an image", object.name);
-            return Err(StoreError::new(
-                StoreErrorKind::NotFound,
-                context,
-                "name an image: bedplate image list",
-            )
-            .of_object(image));
+        if let Some(object) = self.object(image) {
+            if object.kind == ObjectKind::Volume {
+                let context = format!("{} is a volume: a clone is made of an image", object.name);
+                return Err(StoreError::new(
+                    StoreErrorKind::NotFound,
+                    context,
+                    "name an image: bedplate image list",
+                )
+                .of_object(image));
+            }
+            if object.state.is_ready() && object.size_bytes != parent.size_bytes {
+                let context = format!(
+                    "image {} ({image}) has {} bytes on disk {}, not {}",
+                    object.name,
+                    object.size_bytes,
+                    self.disk_uuid(),
+                    parent.size_bytes
+                );
+                let remedy = "report this with the daemon's log; nothing was changed";
+                return Err(
+                    StoreError::new(StoreErrorKind::Corrupt, context, remedy).of_object(image)
+                );
+            }
         }
-        Ok(object.size_bytes.next_multiple_of(SECTOR_BYTES))
+        Ok(parent.size_bytes.next_multiple_of(SECTOR_BYTES))
     }
 
     fn served_volume(&self, uuid: Uuid) -> Result<(&Entry, PageOwner), StoreError> {

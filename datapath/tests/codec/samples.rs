@@ -5,7 +5,9 @@ use bedplate_datapath::format::directory::{self, DirectoryEntry, DirectoryPage, 
 use bedplate_datapath::format::geometry::Geometry;
 use bedplate_datapath::format::journal::{JournalBatch, JournalChange, JournalRecord};
 use bedplate_datapath::format::map_page::{self, MapPage};
+use bedplate_datapath::format::members::Members;
 use bedplate_datapath::format::object::{ObjectKind, ObjectRecord, ObjectSlot, ObjectState};
+use bedplate_datapath::format::peers::Peers;
 use bedplate_datapath::format::root::CheckpointRoot;
 use bedplate_datapath::format::superblock::{Superblock, SuperblockCopy};
 use bedplate_datapath::format::text::Text;
@@ -40,7 +42,29 @@ pub fn superblock() -> impl Strategy<Value = Superblock> {
         session: n[3],
         boot_id: Uuid::from_u128(n[4].into()),
         created_unix_s: n[4],
+        owner_node_hash: hash,
+        peers: peers(&n),
     })
+}
+
+fn peers(n: &[u64; 5]) -> Peers {
+    let mut peers = Peers::default();
+    for (nth, session) in n
+        .iter()
+        .enumerate()
+        .take(usize::try_from(n[0] % 6).unwrap())
+    {
+        peers.note(
+            Uuid::from_u128(u128::from(*session) + nth as u128),
+            *session,
+        );
+    }
+    peers
+}
+
+fn members(n: &[u64; 4]) -> Members {
+    let count = usize::try_from(n[0] % 17).unwrap();
+    Members::new((0..count).map(|nth| Uuid::from_u128(u128::from(n[nth % 4]) << nth))).unwrap()
 }
 
 pub fn root() -> impl Strategy<Value = CheckpointRoot> {
@@ -67,7 +91,7 @@ pub fn object_record() -> impl Strategy<Value = ObjectRecord> {
         any::<[u8; 32]>(),
         dirs,
         any::<Option<u32>>(),
-        0..3u8,
+        0..4u8,
         any::<(bool, bool)>(),
     )
         .prop_map(
@@ -77,16 +101,20 @@ pub fn object_record() -> impl Strategy<Value = ObjectRecord> {
                     ObjectKind::Volume,
                     ObjectKind::Snapshot,
                 ];
+                if kind == 3 {
+                    return grave(&n, name);
+                }
+                let state = if flags.0 {
+                    ObjectState::Building
+                } else {
+                    ObjectState::Complete
+                };
                 let dirs: [Pcn; 64] = std::array::from_fn(|at| Pcn::new(dirs[at / 2] >> 1));
                 let mut sha512 = [0; 64];
                 sha512[32..].copy_from_slice(&sha256);
                 ObjectRecord {
                     kind: kinds[usize::from(kind)],
-                    state: if flags.0 {
-                        ObjectState::Building
-                    } else {
-                        ObjectState::Complete
-                    },
+                    state,
                     want_attached: flags.1,
                     // Only volumes can have lost something.
                     loss_not_accepted: flags.0 && kind == 1,
@@ -105,9 +133,45 @@ pub fn object_record() -> impl Strategy<Value = ObjectRecord> {
                     created_unix_s: n[3],
                     map_dirs: dirs,
                     checksum_dirs: dirs,
+                    member_disks: if kind == 0 {
+                        members(&n)
+                    } else {
+                        Members::NONE
+                    },
+                    copied_clusters: if kind == 0 && flags.0 {
+                        n[1] % (size_bytes.div_ceil(131_072) + 1)
+                    } else {
+                        0
+                    },
                 }
             },
         )
+}
+
+fn grave(n: &[u64; 4], name: String) -> ObjectRecord {
+    ObjectRecord {
+        kind: ObjectKind::Grave,
+        state: ObjectState::Complete,
+        want_attached: false,
+        loss_not_accepted: false,
+        dev_id: None,
+        object_uuid: Uuid::from_u128(n[0].into()),
+        replica_uuid: Uuid::nil(),
+        parent_uuid: Uuid::nil(),
+        generation: n[2],
+        size_bytes: 0,
+        stored_clusters: 0,
+        wanted_copies: 0,
+        sha256: [0; 32],
+        sha512: [0; 64],
+        name: Text::new(name).unwrap(),
+        source: Text::cut(""),
+        created_unix_s: n[3],
+        map_dirs: [Pcn::NONE; 64],
+        checksum_dirs: [Pcn::NONE; 64],
+        member_disks: members(n),
+        copied_clusters: 0,
+    }
 }
 
 pub fn object() -> impl Strategy<Value = ObjectSlot> {

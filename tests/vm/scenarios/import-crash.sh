@@ -54,7 +54,7 @@ boot_2() {
   free=$(disk_field 2 free_bytes)
   nothing_is_left cut
   make_image "$LAB_TMP/image" 61 $SIZE 33554432
-  must bedplate disk remove "$(disk 2)"
+  must bedplate disk remove "$(disk 2)" --force
   must bedplate image import cut "$LAB_TMP/image"
   device_is_right "$(bedplate image attach cut)" seed:61:$SIZE:33554432
 }
@@ -89,10 +89,10 @@ nothing_is_left() {
 full() {
   must bedplate disk format "$(disk 3)"
   small=$(disk_field 3 free_bytes)
-  must bedplate disk remove "$(disk 1)"
+  must bedplate disk remove "$(disk 1)" --force
   must_fail 8 'is full' bedplate image import large "$LAB_TMP/image"
   equal "free space of the full disk" "$small" "$(disk_field 3 free_bytes)"
-  must bedplate disk remove "$(disk 3)"
+  must bedplate disk remove "$(disk 3)" --force
   must bedplate disk add "$(disk 1)"
   within 20 disk_is_online
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use bedplate_datapath::catalogue::DiskSays;
 use bedplate_datapath::engine::{DiskIdentity, UringMedium};
 use bedplate_datapath::store::{Object, OpenReport, Store};
 use bedplate_datapath::units::CLUSTER_BYTES;
@@ -34,6 +35,8 @@ pub struct Contents {
     pub live_volumes: bool,
     /// Its volumes as reactors change them; weak, since what was known of a disk outlives its use.
     pub volumes: HashMap<Uuid, Weak<Volume>>,
+    /// The same, and what it knows of deleted images and of other disks, for the merge of all disks.
+    pub says: Option<DiskSays>,
     /// Why it takes no more changes.
     pub latched: Option<String>,
 }

@@ -98,6 +98,8 @@ impl DiskEntry {
             state: self.state.get(),
             why,
             read_only: contents.latched.is_some(),
+            // Known to the node, not to the entry: see `Node::disk_view`.
+            draining: false,
             size_bytes: actor.map(|actor| actor.size_bytes),
             usable_bytes: actor.map(|actor| actor.usable_bytes),
             free_bytes: actor.map(|actor| actor.free_bytes()),

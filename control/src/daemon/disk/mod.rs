@@ -8,19 +8,22 @@ pub(super) mod health;
 mod in_change;
 mod live;
 pub(super) mod online;
+mod owner;
+mod re_uuid;
 mod remove;
 pub(super) mod space;
 mod thread;
 
 pub(super) use format::format;
 pub use format::write_format;
-pub(super) use online::add;
+pub(super) use online::{add, adopt};
+pub(super) use re_uuid::re_uuid;
 pub(super) use remove::{close_all, remove};
 
 use uuid::Uuid;
 
 use self::entry::DiskEntry;
-use crate::api::{ApiError, Disk};
+use crate::api::{ApiError, Disk, DiskDetail};
 use crate::daemon::node::Node;
 use crate::error_kind::ErrorKind;
 
@@ -41,9 +44,30 @@ pub(super) fn find<'a>(disks: &'a [DiskEntry], name: &str) -> Result<&'a DiskEnt
 }
 
 impl Node {
+    /// A disk as the API shows it in a list.
+    pub fn disk_view(&self, entry: &DiskEntry) -> Disk {
+        let mut view = entry.view();
+        view.draining = entry.uuid.is_some_and(|uuid| self.seen().is_draining(uuid));
+        view
+    }
+
+    /// A disk as the API shows it alone, by UUID or path.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn disk_detail(&self, name: &str) -> Result<DiskDetail, ApiError> {
+        let disks = self.disks();
+        let entry = find(&disks, name)?;
+        let mut detail = entry.detail();
+        detail.disk = self.disk_view(entry);
+        Ok(detail)
+    }
+
     /// Every known disk, by path.
     pub fn disk_list(&self) -> Vec<Disk> {
-        let mut list: Vec<Disk> = self.disks().iter().map(DiskEntry::view).collect();
+        let disks = self.disks();
+        let mut list: Vec<Disk> = disks.iter().map(|entry| self.disk_view(entry)).collect();
+        drop(disks);
         list.sort_by(|a, b| a.path.cmp(&b.path));
         list
     }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::actor::{DiskActor, Setup};
 use super::entry::DiskEntry;
 use super::in_change::InChange;
+use super::owner::Owner;
 use crate::api::{ApiError, Disk, DiskState};
 use crate::daemon::blocking::blocking;
 use crate::daemon::node::Node;
@@ -39,6 +40,18 @@ enum Turn {
 /// # Errors
 /// Why it cannot be used.
 pub async fn add(node: &Arc<Node>, path: &str) -> Result<Disk, ApiError> {
+    bring(node, path, false).await
+}
+
+/// The same, also for a disk that another node owned: it becomes this one's.
+///
+/// # Errors
+/// Why it cannot be used.
+pub async fn adopt(node: &Arc<Node>, path: &str) -> Result<Disk, ApiError> {
+    bring(node, path, true).await
+}
+
+async fn bring(node: &Arc<Node>, path: &str, adopt: bool) -> Result<Disk, ApiError> {
     node.require_running()?;
     let path = absolute(path)?;
     node.refuse_copy(&path).await?;
@@ -46,7 +59,13 @@ pub async fn add(node: &Arc<Node>, path: &str) -> Result<Disk, ApiError> {
     while node.is_in_change(&path) && Instant::now() < deadline {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    let uuid = node.bring_online(&path, CLAIM_FOR_USER).await?;
+    let uuid = if adopt {
+        node.adopt_online(&path).await?
+    } else {
+        node.bring_online(&path, CLAIM_FOR_USER).await?
+    };
+    // Whoever adds it wants it used.
+    node.seen().set_draining(uuid, false);
     let disks = node.disks();
     disks
         .iter()
@@ -121,7 +140,33 @@ impl Node {
             Turn::Open(uuid) => return Ok(uuid),
             Turn::Theirs => return Err(in_change(&path.display().to_string())),
         };
-        let opened = DiskActor::open(path, Instant::now() + claim_within, self.setup()).await;
+        let owner = Owner::of(self.config.node_id.as_deref());
+        self.open_as(path, claim_within, owner, change).await
+    }
+
+    /// The same for a disk of another node, which becomes this one's.
+    ///
+    /// # Errors
+    /// As [`Self::bring_online`].
+    pub async fn adopt_online(self: &Arc<Self>, path: &Path) -> Result<Uuid, ApiError> {
+        let change = match self.begin_change(path) {
+            Turn::Ours(change) => change,
+            Turn::Open(uuid) => return Ok(uuid),
+            Turn::Theirs => return Err(in_change(&path.display().to_string())),
+        };
+        let owner = Owner::of(self.config.node_id.as_deref()).adopting();
+        self.open_as(path, CLAIM_FOR_USER, owner, change).await
+    }
+
+    async fn open_as(
+        self: &Arc<Self>,
+        path: &Path,
+        claim_within: Duration,
+        owner: Owner,
+        change: InChange,
+    ) -> Result<Uuid, ApiError> {
+        let deadline = Instant::now() + claim_within;
+        let opened = DiskActor::open(path, deadline, self.setup(owner)).await;
         match opened {
             Ok(actor) => self.take_into_use(path, Arc::new(actor), change).await,
             Err(error) => {
@@ -140,11 +185,12 @@ impl Node {
     }
 
     /// What a disk's thread needs of the daemon.
-    fn setup(self: &Arc<Self>) -> Setup {
+    fn setup(self: &Arc<Self>, owner: Owner) -> Setup {
         let (graceful, full) = (Arc::downgrade(self), Arc::downgrade(self));
         Setup {
             boot_id: self.boot_id,
             live_dir: self.config.run_dir.join("live"),
+            owner,
             after_grace: Box::new(move |then| match graceful.upgrade() {
                 Some(node) => node.serving.after_grace(then),
                 // The daemon has ended: nothing is handed out any more.

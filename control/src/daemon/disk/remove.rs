@@ -12,6 +12,7 @@ use crate::daemon::blocking::blocking;
 use crate::daemon::node::Node;
 use crate::daemon::object::Noun;
 use crate::daemon::object::backing::loss_key;
+use crate::daemon::replica;
 use crate::error_kind::ErrorKind;
 
 /// A disk that is being taken out of use.
@@ -23,12 +24,89 @@ struct Removal {
     _turns: Vec<OwnedMutexGuard<()>>,
 }
 
-/// Takes the disk that `name` means (a UUID or a path) out of use and forgets it.
+/// Takes the disk that `name` means (a UUID or a path) out of use and forgets it. With `force`, whatever is on it.
 ///
 /// # Errors
-/// `NotFound`; `Busy` while an image or a volume on it is attached, or a job uses it.
-pub async fn remove(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
+/// `NotFound`; `Busy` while an image or a volume on it is attached, or a job uses it; without `force` also while it holds anything, or an
+/// image counts on it.
+pub async fn remove(node: &Arc<Node>, name: &str, force: bool) -> Result<(), ApiError> {
     node.require_running()?;
+    let known = super::find(&node.disks(), name)?.uuid;
+    if let Some(uuid) = known {
+        if !force {
+            require_empty(node, uuid)?;
+        }
+        replica::stop_all_on(node, uuid).await;
+        if let Err(error) = replica::sets::disk_left(node, uuid).await {
+            replica::sets::disk_has_left(node, uuid);
+            return Err(error);
+        }
+    }
+    let removed = take_out(node, name).await;
+    if let Some(uuid) = known {
+        replica::sets::disk_has_left(node, uuid);
+    }
+    removed?;
+    if let Some(uuid) = known {
+        replica::forget::no_longer_a_member(node, uuid).await;
+    }
+    Ok(())
+}
+
+/// Refuses a disk that something would be missed of.
+fn require_empty(node: &Node, disk: Uuid) -> Result<(), ApiError> {
+    let name = node.disk_name(disk);
+    let refuse = |what: String, remedy: String| {
+        let message = format!("the disk {name} is still needed: {what}");
+        Err(ApiError::new(ErrorKind::Busy, message)
+            .disk(name.clone())
+            .remedy(remedy))
+    };
+    let mut objects = node.objects();
+    objects.retain(|found| found.disk == disk);
+    let names = |noun: Noun| -> Vec<String> {
+        let of_noun = objects.iter().filter(|found| found.noun() == noun);
+        of_noun.map(|found| found.object.name.clone()).collect()
+    };
+    let volumes = names(Noun::Volume);
+    if !volumes.is_empty() {
+        return refuse(
+            format!("it holds the volumes {}", volumes.join(", ")),
+            "volumes do not move: delete them, or take the disk out of use with all that is on it: `--force`".to_owned(),
+        );
+    }
+    let images = names(Noun::Image);
+    let is_there = node.actor(disk).is_ok();
+    if !images.is_empty() {
+        let remedy = if is_there {
+            format!(
+                "`bedplate disk drain {name}` moves them; `--force` leaves them on the disk, out of reach"
+            )
+        } else {
+            format!("wait until it is back; if it is lost: `bedplate disk forget {name}`")
+        };
+        return refuse(
+            format!("it holds copies of the images {}", images.join(", ")),
+            remedy,
+        );
+    }
+    let catalogue = node.catalogue();
+    let counting: Vec<&str> = catalogue
+        .images
+        .iter()
+        .filter(|image| image.description.member_disks.contains(&disk))
+        .map(|image| image.object.name.as_str())
+        .collect();
+    if !counting.is_empty() && !is_there {
+        return refuse(
+            format!("the images {} count on a copy on it", counting.join(", ")),
+            format!("wait until it is back; if it is lost: `bedplate disk forget {name}`"),
+        );
+    }
+    Ok(())
+}
+
+async fn take_out(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
     let Removal {
         uuid,
         path,
@@ -77,8 +155,28 @@ pub async fn remove(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Images on the disk whose devices read other copies by now.
+fn images_with_other_copies(node: &Node, name: &str) -> Result<Vec<Uuid>, ApiError> {
+    let Some(disk) = super::find(&node.disks(), name)?.uuid else {
+        return Ok(Vec::new());
+    };
+    let images: Vec<Uuid> = node
+        .objects_of(Noun::Image)
+        .into_iter()
+        .filter(|found| found.disk == disk)
+        .map(|found| found.object.uuid)
+        .collect();
+    let mut elsewhere = images;
+    elsewhere.retain(|image| {
+        let others = node.ready_disks_of(*image);
+        others.iter().any(|other| *other != disk)
+    });
+    Ok(elsewhere)
+}
+
 /// Marks the disk as being closed, if nothing uses it.
 fn begin(node: &Arc<Node>, name: &str) -> Result<Removal, ApiError> {
+    let read_elsewhere = images_with_other_copies(node, name)?;
     let mut disks = node.disks();
     let mut runtimes = node.runtimes();
     let entry = super::find(&disks, name)?;
@@ -98,7 +196,12 @@ fn begin(node: &Arc<Node>, name: &str) -> Result<Removal, ApiError> {
         );
     }
     let mut turns = Vec::new();
-    for object in &entry.contents_now().objects {
+    let contents = entry.contents_now();
+    let needed = contents
+        .objects
+        .iter()
+        .filter(|object| !read_elsewhere.contains(&object.uuid));
+    for object in needed {
         let runtime = runtimes.of(object.uuid);
         // A device that is on its way is not known yet, and would be served by whatever disk gets this one's place.
         let on_its_way = matches!(

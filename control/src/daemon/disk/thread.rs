@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::actor::{Contents, DiskStore};
 use super::live;
+use super::owner::Owner;
 use crate::api::ApiError;
 use crate::daemon::errors;
 use crate::daemon::object::Noun;
@@ -39,6 +40,8 @@ pub struct Setup {
     pub boot_id: Uuid,
     /// Where live files are.
     pub live_dir: PathBuf,
+    /// Whose disks this node uses, and whether those of others become its own.
+    pub owner: Owner,
     /// Runs something once no request that is in flight now is left.
     pub after_grace: Box<dyn Fn(Later) + Send>,
     /// Space was taken or given back on this disk.
@@ -118,6 +121,7 @@ impl Drop for AbortOnPanic {
 
 fn open(path: &Path, deadline: Instant, setup: &Setup) -> Result<(DiskStore, Facts), ApiError> {
     let name = path.display().to_string();
+    setup.owner.refuse(path)?;
     let disk = DiskFile::claim_waiting(path, deadline, |busy| {
         tracing::info!(disk = name, "waiting for the claim: {busy}");
     })
@@ -137,8 +141,12 @@ fn open(path: &Path, deadline: Instant, setup: &Setup) -> Result<(DiskStore, Fac
         boot_id: setup.boot_id,
         diskseq,
     };
-    let (store, report) =
+    let (mut store, report) =
         Store::open_live(medium, &start, live).map_err(|error| errors::of_open(&name, &error))?;
+    setup
+        .owner
+        .mark(&mut store, &report)
+        .map_err(|error| errors::of_store(&name, None, &error))?;
     let geometry = store.geometry();
     let facts = Facts {
         uuid: store.disk_uuid(),
@@ -172,6 +180,7 @@ pub fn publish(store: &DiskStore, contents: &Mutex<Arc<Contents>>) {
             })
             .collect(),
         objects,
+        says: Some(store.says()),
         latched: store.is_latched().map(ToString::to_string),
     };
     *contents.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection};
-use axum::extract::{Path, State};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 
 use super::failure::Failure;
 use super::finish;
-use crate::api::{AddDisk, Disk, DiskDetail, DiskList, FormatDisk};
-use crate::daemon::disk;
+use crate::api::{
+    AddDisk, Disk, DiskDetail, DiskList, DiskPath, Forgotten, FormatDisk, Job, RemoveDisk,
+};
 use crate::daemon::node::Node;
+use crate::daemon::{disk, replica};
+
+type Name = Result<Path<String>, PathRejection>;
 
 pub(super) async fn list(State(node): State<Arc<Node>>) -> Json<DiskList> {
     Json(DiskList {
@@ -21,10 +25,10 @@ pub(super) async fn list(State(node): State<Arc<Node>>) -> Json<DiskList> {
 
 pub(super) async fn show(
     State(node): State<Arc<Node>>,
-    name: Result<Path<String>, PathRejection>,
+    name: Name,
 ) -> Result<Json<DiskDetail>, Failure> {
     let Path(name) = name?;
-    Ok(Json(disk::find(&node.disks(), &name)?.detail()))
+    Ok(Json(node.disk_detail(&name)?))
 }
 
 pub(super) async fn add(
@@ -49,9 +53,48 @@ pub(super) async fn format(
 
 pub(super) async fn remove(
     State(node): State<Arc<Node>>,
-    name: Result<Path<String>, PathRejection>,
+    name: Name,
+    query: Result<Query<RemoveDisk>, QueryRejection>,
 ) -> Result<StatusCode, Failure> {
-    let Path(name) = name?;
-    finish(async move { disk::remove(&node, &name).await }).await?;
+    let (Path(name), Query(query)) = (name?, query?);
+    finish(async move { disk::remove(&node, &name, query.force).await }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn drain(
+    State(node): State<Arc<Node>>,
+    name: Name,
+) -> Result<(StatusCode, Json<Job>), Failure> {
+    let Path(name) = name?;
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(replica::drain::start(&node, &name)?),
+    ))
+}
+
+pub(super) async fn forget(
+    State(node): State<Arc<Node>>,
+    name: Name,
+) -> Result<Json<Forgotten>, Failure> {
+    let Path(name) = name?;
+    let forgotten = finish(async move { replica::forget::forget(&node, &name).await });
+    Ok(Json(forgotten.await?))
+}
+
+pub(super) async fn adopt(
+    State(node): State<Arc<Node>>,
+    request: Result<Json<DiskPath>, JsonRejection>,
+) -> Result<Json<Disk>, Failure> {
+    let Json(request) = request?;
+    let adopted = finish(async move { disk::adopt(&node, &request.path).await });
+    Ok(Json(adopted.await?))
+}
+
+pub(super) async fn re_uuid(
+    State(node): State<Arc<Node>>,
+    request: Result<Json<DiskPath>, JsonRejection>,
+) -> Result<Json<Disk>, Failure> {
+    let Json(request) = request?;
+    let done = finish(async move { disk::re_uuid(&node, &request.path).await });
+    Ok(Json(done.await?))
 }

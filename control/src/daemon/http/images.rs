@@ -10,10 +10,10 @@ use axum::http::StatusCode;
 
 use super::failure::Failure;
 use super::finish;
-use crate::api::{Changed, ImageDetail, ImageList, ImportImage, Job, WaitQuery};
+use crate::api::{Changed, ImageDetail, ImageList, ImportImage, Job, SetCopies, WaitQuery};
 use crate::daemon::node::Node;
 use crate::daemon::object::{self, Noun};
-use crate::daemon::{import, verify};
+use crate::daemon::{import, replica, verify};
 
 type Name = Result<Path<String>, PathRejection>;
 
@@ -84,6 +84,16 @@ pub(super) async fn verify(
         StatusCode::ACCEPTED,
         Json(verify::start(&node, &name).await?),
     ))
+}
+
+pub(super) async fn copies(
+    State(node): State<Arc<Node>>,
+    name: Name,
+    request: Result<Json<SetCopies>, JsonRejection>,
+) -> Result<Json<ImageDetail>, Failure> {
+    let (Path(name), Json(request)) = (name?, request?);
+    let set = finish(async move { replica::copies::set(&node, &name, request).await });
+    Ok(Json(set.await?))
 }
 
 pub(super) async fn wait(

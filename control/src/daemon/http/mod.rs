@@ -30,7 +30,11 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/devices/remove", post(node::remove_devices))
         .route("/v1/disks", get(disks::list).post(disks::add))
         .route("/v1/disks/format", post(disks::format))
+        .route("/v1/disks/adopt", post(disks::adopt))
+        .route("/v1/disks/re-uuid", post(disks::re_uuid))
         .route("/v1/disks/{disk}", get(disks::show).delete(disks::remove))
+        .route("/v1/disks/{disk}/drain", post(disks::drain))
+        .route("/v1/disks/{disk}/forget", post(disks::forget))
         .route("/v1/images", get(images::list).post(images::import))
         .route(
             "/v1/images/{name}",
@@ -39,6 +43,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/images/{name}/attach", post(images::attach))
         .route("/v1/images/{name}/detach", post(images::detach))
         .route("/v1/images/{name}/verify", post(images::verify))
+        .route("/v1/images/{name}/copies", post(images::copies))
         .route("/v1/images/{name}/wait", get(images::wait))
         .route("/v1/volumes", get(volumes::list).post(volumes::create))
         .route(

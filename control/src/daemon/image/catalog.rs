@@ -2,48 +2,92 @@
 
 use std::collections::BTreeMap;
 
+use bedplate_datapath::catalogue::{Catalogue, CatalogueState};
 use bedplate_datapath::store::{Object, ReplicaState as StoredState};
 use bedplate_datapath::units::CLUSTER_BYTES;
 use uuid::Uuid;
 
 use crate::api::{
-    ApiError, Attachment, AttachmentState, Changed, Image, ImageDetail, Replica, ReplicaState,
-    Transition,
+    ApiError, Attachment, AttachmentState, Changed, Image, ImageDetail, JobState, Replica,
+    ReplicaState, Transition,
 };
 use crate::daemon::node::Node;
 use crate::daemon::object::runtime::ObjectTable;
 use crate::daemon::object::wait::Stand;
-use crate::daemon::object::{Located, Noun, disk_trouble};
+use crate::daemon::object::{Located, Noun};
+use crate::daemon::replica::image_of;
 use crate::error_kind::ErrorKind;
 
 impl Node {
     /// Derives the states of the replicas on a disk from the disk's state, and tells of the changes.
     pub fn refresh_replicas(&self, disk: Uuid) {
-        let disks = self.disks();
-        let mut images = self.runtimes();
-        for entry in disks.iter().filter(|entry| entry.uuid == Some(disk)) {
-            let trouble = disk_trouble(entry);
-            let contents = entry.contents_now();
-            let replicas = contents
-                .objects
-                .iter()
-                .filter(|object| Noun::of(object) == Noun::Image);
-            for object in replicas {
-                let (state, why) = state_of(trouble.as_ref(), object, &images);
-                let tracked = images.replica(object.replica_uuid);
-                match why {
-                    None => tracked.set(
-                        &object.name,
-                        state,
-                        "its disk is in use and its metadata checked out",
-                    ),
-                    Some(why) => tracked.set_because(&object.name, state, &why),
+        let mut found = self.objects_of(Noun::Image);
+        found.retain(|found| found.disk == disk);
+        for found in found {
+            let (state, why) = self.state_of(&found);
+            let mut images = self.runtimes();
+            let tracked = images.replica(found.object.replica_uuid);
+            match why {
+                Some(why) => tracked.set_because(&found.object.name, state, &why),
+                None if state == ReplicaState::InProgress => {
+                    tracked.set(&found.object.name, state, "it is being copied");
+                }
+                None if state == ReplicaState::Pending => {
+                    tracked.set(&found.object.name, state, "it waits for its turn");
+                }
+                None => tracked.set(
+                    &found.object.name,
+                    state,
+                    "its disk is in use and its metadata checked out",
+                ),
+            }
+        }
+        self.notify();
+    }
+
+    fn state_of(&self, found: &Located) -> (ReplicaState, Option<String>) {
+        let object = &found.object;
+        if let Some(trouble) = &found.disk_trouble {
+            return (ReplicaState::Unknown, Some(trouble.clone()));
+        }
+        match &object.state {
+            StoredState::Failed(damage) => (ReplicaState::Failed, Some(damage.to_string())),
+            StoredState::Building { .. } => self.state_of_unfinished(object.uuid, found.disk),
+            StoredState::Ready if self.is_damaged(object.replica_uuid) => {
+                let blocks: u64 = self
+                    .damaged_blocks(object.replica_uuid)
+                    .iter()
+                    .map(|blocks| blocks.end - blocks.start)
+                    .sum();
+                let why = format!(
+                    "{blocks} blocks are not what was imported; they are read from other copies"
+                );
+                (ReplicaState::Damaged, Some(why))
+            }
+            StoredState::Ready => {
+                let damage = self
+                    .runtimes()
+                    .get(object.uuid)
+                    .and_then(|runtime| runtime.damage.clone());
+                match damage {
+                    Some(damage) => (ReplicaState::Damaged, Some(damage)),
+                    None => (ReplicaState::Ready, None),
                 }
             }
         }
-        drop(images);
-        drop(disks);
-        self.notify();
+    }
+
+    /// Of a copy that is to be made, or is being made.
+    fn state_of_unfinished(&self, image: Uuid, disk: Uuid) -> (ReplicaState, Option<String>) {
+        let runs = self
+            .replicas
+            .rebuild_of(image, disk)
+            .is_some_and(|job| job.view().state == JobState::Running);
+        if runs {
+            (ReplicaState::InProgress, None)
+        } else {
+            (ReplicaState::Pending, self.replicas.failure_of(image, disk))
+        }
     }
 
     /// Every image, by name.
@@ -55,11 +99,11 @@ impl Node {
                 .or_default()
                 .push(replica);
         }
-        let images = self.runtimes();
         let mut list: Vec<Image> = by_uuid
             .values()
-            .map(|replicas| view(replicas, &images))
+            .map(|replicas| self.image_view(replicas).image)
             .collect();
+        let images = self.runtimes();
         let on_disk: Vec<String> = list.iter().map(|image| image.name.clone()).collect();
         // Between the seal and the end of its job an image is both.
         list.extend(
@@ -92,11 +136,8 @@ impl Node {
                 });
             }
         };
-        let replicas: Vec<Located> = self
-            .objects_of(Noun::Image)
-            .into_iter()
-            .filter(|replica| replica.object.uuid == first.object.uuid)
-            .collect();
+        let replicas = self.copies_of(first.object.uuid);
+        let seen = self.image_view(&replicas);
         let images = self.runtimes();
         let mut history: Vec<Transition> = Vec::new();
         for replica in &replicas {
@@ -115,11 +156,8 @@ impl Node {
         );
         history.sort_by_key(|change| change.at_unix_ms);
         Ok(ImageDetail {
-            image: view(&replicas, &images),
-            replicas: replicas
-                .iter()
-                .map(|replica| replica_view(replica, &images))
-                .collect(),
+            image: seen.image,
+            replicas: seen.replicas,
             history,
         })
     }
@@ -155,74 +193,130 @@ impl Node {
     }
 }
 
-fn state_of(
-    trouble: Option<&String>,
-    object: &Object,
-    images: &ObjectTable,
-) -> (ReplicaState, Option<String>) {
-    if let Some(trouble) = trouble {
-        return (ReplicaState::Unknown, Some(trouble.clone()));
-    }
-    match &object.state {
-        StoredState::Failed(damage) => (ReplicaState::Failed, Some(damage.to_string())),
-        StoredState::Ready => match images
-            .get(object.uuid)
-            .and_then(|runtime| runtime.damage.clone())
-        {
-            Some(damage) => (ReplicaState::Damaged, Some(damage)),
-            None => (ReplicaState::Ready, None),
-        },
-    }
+/// An image and its replicas, as the API shows them.
+struct Seen {
+    image: Image,
+    replicas: Vec<Replica>,
 }
 
-fn replica_view(replica: &Located, images: &ObjectTable) -> Replica {
-    let tracked = images.replica_state(replica.object.replica_uuid);
-    Replica {
-        uuid: replica.object.replica_uuid,
-        disk_uuid: replica.disk,
-        disk_path: Some(replica.disk_path.clone()),
-        state: tracked.map_or(ReplicaState::Pending, super::super::history::Tracked::get),
-        percent: None,
-        why: tracked.and_then(|tracked| tracked.why().map(str::to_owned)),
-    }
-}
-
-fn view(replicas: &[Located], images: &ObjectTable) -> Image {
-    let views: Vec<Replica> = replicas
-        .iter()
-        .map(|replica| replica_view(replica, images))
-        .collect();
-    let ready = views
-        .iter()
-        .filter(|replica| replica.state == ReplicaState::Ready)
-        .count();
-    let best = views.iter().min_by_key(|replica| rank(replica.state));
-    // Every group has at least one replica; the first one stands for the description that all share.
-    let object = &replicas[0].object;
-    let copies_ready = u32::try_from(ready).unwrap_or(u32::MAX);
-    let known = object.size_bytes > 0;
-    Image {
-        name: object.name.clone(),
-        uuid: object.uuid,
-        state: best.map_or(ReplicaState::Pending, |replica| replica.state),
-        percent: None,
-        why: best.and_then(|replica| replica.why.clone()),
-        degraded: copies_ready < object.wanted_copies,
-        size_bytes: known.then_some(object.size_bytes),
-        stored_bytes: known
-            .then_some((object.stored_clusters + object.tree_clusters) * CLUSTER_BYTES),
-        copies_wanted: object.wanted_copies,
-        copies_ready,
-        sha256: known.then(|| hex(&object.sha256)),
-        sha512: known.then(|| hex(&object.sha512)),
-        source: object.source.clone(),
-        created_unix_ms: object.created_unix_s.saturating_mul(1000),
-        attachment: attachment(object, images),
-        job: images
+impl Node {
+    /// One image, of all that is known of it: at least one copy.
+    fn image_view(&self, copies: &[Located]) -> Seen {
+        let catalogue = self.catalogue();
+        // Every group has at least one copy; the best one stands for what all of them are.
+        let best = copies
+            .iter()
+            .min_by_key(|copy| (copy.disk_trouble.is_some(), !copy.object.state.is_ready()));
+        let object = &best.unwrap_or(&copies[0]).object;
+        let mut replicas: Vec<Replica> =
+            copies.iter().map(|copy| self.replica_view(copy)).collect();
+        replicas.extend(self.replicas_to_be(&catalogue, object, copies));
+        replicas.sort_by_key(|replica| (rank(replica.state), replica.disk_uuid));
+        let ready = replicas
+            .iter()
+            .filter(|replica| replica.state == ReplicaState::Ready)
+            .count();
+        let copies_ready = u32::try_from(ready).unwrap_or(u32::MAX);
+        let degraded = copies_ready < object.wanted_copies;
+        let first = replicas.first();
+        let known = object.size_bytes > 0;
+        let images = self.runtimes();
+        let job = images
             .get(object.uuid)
             .and_then(|runtime| runtime.job.as_ref())
-            .map(super::super::jobs::JobRef::id),
+            .map(super::super::jobs::JobRef::id);
+        let rebuild = self.replicas.any_rebuild_of(object.uuid);
+        let image = Image {
+            name: object.name.clone(),
+            uuid: object.uuid,
+            state: first.map_or(ReplicaState::Pending, |replica| replica.state),
+            percent: None,
+            why: first.and_then(|replica| replica.why.clone()),
+            degraded,
+            degraded_why: degraded
+                .then(|| self.replicas.blocked(object.uuid))
+                .flatten(),
+            size_bytes: known.then_some(object.size_bytes),
+            stored_bytes: known
+                .then_some((object.stored_clusters + object.tree_clusters) * CLUSTER_BYTES),
+            copies_wanted: object.wanted_copies,
+            copies_ready,
+            sha256: known.then(|| hex(&object.sha256)),
+            sha512: known.then(|| hex(&object.sha512)),
+            source: object.source.clone(),
+            created_unix_ms: object.created_unix_s.saturating_mul(1000),
+            attachment: attachment(object, &images),
+            job: job.or_else(|| rebuild.map(|job| job.id())),
+        };
+        Seen { image, replicas }
     }
+
+    fn replica_view(&self, found: &Located) -> Replica {
+        let (image, disk) = (found.object.uuid, found.disk);
+        let (state, why) = self.state_of(found);
+        let percent = match &found.object.state {
+            StoredState::Building { done_bytes } => {
+                let job = self.replicas.rebuild_of(image, disk);
+                let done = job.map_or(*done_bytes, |job| job.view().progress.done_bytes);
+                percent_of(done.max(*done_bytes), found.object.size_bytes)
+            }
+            StoredState::Ready | StoredState::Failed(_) => None,
+        };
+        Replica {
+            uuid: found.object.replica_uuid,
+            disk_uuid: disk,
+            disk_path: Some(found.disk_path.clone()),
+            state,
+            percent,
+            why,
+        }
+    }
+
+    /// Those that are named and were not seen: to be made, or on disks that are away.
+    fn replicas_to_be(
+        &self,
+        catalogue: &Catalogue,
+        object: &Object,
+        seen: &[Located],
+    ) -> Vec<Replica> {
+        let Some(image) = image_of(catalogue, object.uuid) else {
+            return Vec::new();
+        };
+        let missing = image
+            .replicas
+            .iter()
+            .filter(|replica| seen.iter().all(|copy| copy.disk != replica.disk));
+        missing
+            .map(|replica| {
+                let (state, why) = if replica.state == CatalogueState::Unknown {
+                    (
+                        ReplicaState::Unknown,
+                        Some("its disk is not there".to_owned()),
+                    )
+                } else {
+                    self.state_of_unfinished(object.uuid, replica.disk)
+                };
+                let path = self
+                    .disks()
+                    .iter()
+                    .find(|entry| entry.uuid == Some(replica.disk))
+                    .map(super::super::disk::entry::DiskEntry::name);
+                Replica {
+                    uuid: replica.replica_uuid.unwrap_or_default(),
+                    disk_uuid: replica.disk,
+                    disk_path: path,
+                    state,
+                    percent: None,
+                    why,
+                }
+            })
+            .collect()
+    }
+}
+
+fn percent_of(done: u64, total: u64) -> Option<u8> {
+    let percent = (u128::from(done) * 100).checked_div(u128::from(total))?;
+    u8::try_from(percent.min(100)).ok()
 }
 
 /// The best state of replicas is the image's.

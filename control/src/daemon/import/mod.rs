@@ -51,7 +51,9 @@ pub async fn start(node: &Arc<Node>, request: ImportImage) -> Result<Job, ApiErr
     };
     if request.copies == 0 {
         return Err(
-            ApiError::new(ErrorKind::BadRequest, "`copies` must be at least 1").object(name),
+            ApiError::new(ErrorKind::BadRequest, "`copies` must be at least 1")
+                .object(name)
+                .remedy("leave it out for one copy"),
         );
     }
     names::require_free(node, &name)?;
@@ -137,6 +139,8 @@ async fn supervise(node: Arc<Node>, plan: Plan, origin: Origin) {
     node.refresh_replicas(disk);
     node.runtimes().end_import(&name);
     job.end(outcome.map(|_| ()), None);
+    // The first copy is there; the others are made from it.
+    node.replicas.wake();
     node.notify();
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bedplate_datapath::store::Object;
 use bedplate_datapath::units::DevId;
 use bedplate_ublk_target::{OwnerTag, Target, TargetError};
+use uuid::Uuid;
 
 use super::bring_up::{bring_up, commit};
 use super::{Located, Noun, backing};
@@ -100,7 +101,7 @@ pub async fn detach(node: &Arc<Node>, noun: Noun, name: &str) -> Result<(Located
     }
     // The device first: if the daemon dies in between, the wish is still there and the device comes back, as if nobody had asked.
     match device {
-        Some(number) => take_down(node, &found.object, number).await?,
+        Some(number) => take_down(node, found.object.uuid, &found.object.name, number).await?,
         // One of a dead daemon that was not taken over, since the object is held. What waits in it fails: that was asked for.
         None => remove_left_over(node, &found).await?,
     }
@@ -120,7 +121,12 @@ pub async fn detach(node: &Arc<Node>, noun: Noun, name: &str) -> Result<(Located
 ///
 /// # Errors
 /// `Busy` while somebody has it open.
-pub async fn take_down(node: &Arc<Node>, object: &Object, number: u32) -> Result<(), ApiError> {
+pub async fn take_down(
+    node: &Arc<Node>,
+    uuid: Uuid,
+    name: &str,
+    number: u32,
+) -> Result<(), ApiError> {
     let target = node.serving.started();
     if let Some(target) = target {
         let detached = blocking(move || match target.detach(DevId::new(number)) {
@@ -129,10 +135,11 @@ pub async fn take_down(node: &Arc<Node>, object: &Object, number: u32) -> Result
         });
         detached
             .await?
-            .map_err(|error| errors::of_target(Some(&object.name), &error))?;
+            .map_err(|error| errors::of_target(Some(name), &error))?;
     }
     device_files::forget(&node.config.run_dir, number);
-    node.runtimes().of(object.uuid).device = None;
+    node.runtimes().of(uuid).device = None;
+    node.replicas.sets.released(uuid);
     Ok(())
 }
 

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use bedplate_datapath::plan::{DiskIndex, LayerStack};
+use bedplate_datapath::replica::ReplicaSet;
 use bedplate_datapath::store::{Object, StoreError};
-use bedplate_datapath::volume::Volume;
 use bedplate_ublk_target::{Backing, Writable};
 use uuid::Uuid;
 
 use super::{Located, Noun};
 use crate::api::{ApiError, ReplicaState};
-use crate::daemon::disk::actor::{DiskActor, DiskStore};
+use crate::daemon::disk::actor::DiskActor;
 use crate::daemon::errors;
 use crate::daemon::node::Node;
+use crate::daemon::replica::sets::{self, Shared};
 use crate::error_kind::ErrorKind;
 
 /// Refuses an object that cannot be served now.
@@ -30,7 +31,10 @@ fn require_image_ready(node: &Node, found: &Located) -> Result<(), ApiError> {
     let runtimes = node.runtimes();
     let state = runtimes.replica_state(found.object.replica_uuid);
     let (now, why) = match state {
-        Some(state) if state.get() == ReplicaState::Ready => return Ok(()),
+        // A damaged one serves all but its bad blocks.
+        Some(state) if matches!(state.get(), ReplicaState::Ready | ReplicaState::Damaged) => {
+            return Ok(());
+        }
         Some(state) => (
             format!("{:?}", state.get()),
             state.why().unwrap_or_default().to_owned(),
@@ -83,7 +87,7 @@ pub fn held(found: &Located, lost: Option<&str>) -> Option<ApiError> {
             )
             .remedy(errors::accept_loss_remedy(name))
         }
-        Stored::Ready => return None,
+        Stored::Ready | Stored::Building { .. } => return None,
     };
     Some(error.object(name.clone()).disk(found.disk_path.clone()))
 }
@@ -93,74 +97,142 @@ pub fn loss_key(volume: Uuid) -> String {
     format!("loss:{volume}")
 }
 
-/// What the device of `object` is to read and write. A volume is made live by this.
+/// What the device of an object is to read and write, and the set of copies of an image that it reads. A volume is made live by this.
 ///
 /// # Errors
 /// What stands in the way.
 pub async fn backing_of(
     node: &Arc<Node>,
-    actor: &DiskActor,
-    object: &Object,
-) -> Result<Backing, ApiError> {
-    let disk = disk_index(node, actor).await?;
-    let (uuid, noun) = (object.uuid, Noun::of(object));
-    if noun == Noun::Volume
-        && let Some(why) = &actor.not_live
-    {
+    found: &Located,
+) -> Result<(Backing, Option<Arc<ReplicaSet>>), ApiError> {
+    let object = &found.object;
+    let image = match found.noun() {
+        Noun::Image => Some(object.uuid),
+        Noun::Volume => object.parent,
+    };
+    let shared = match image {
+        Some(image) => Some(
+            sets::set_of(node, image)
+                .await
+                .map_err(|error| of_base(found, error))?,
+        ),
+        None => None,
+    };
+    if let (Noun::Image, Some(shared)) = (found.noun(), &shared) {
+        let backing = image_backing(object, shared)?;
+        return Ok((backing, Some(Arc::clone(&shared.set))));
+    }
+    let actor = node.actor(found.disk)?;
+    // What the kernel lacks is told first: without devices no tmpfs helps.
+    disk_index(node, &actor).await?;
+    if let Some(why) = &actor.not_live {
         let mut why = why.clone();
         why.object = Some(object.name.clone());
         return Err(why);
     }
-    let layers = actor
-        .ask(move |store| match noun {
-            Noun::Image => Ok((store.layers_of(uuid, disk)?, None)),
-            Noun::Volume => {
-                store.prepare_attach(uuid)?;
-                layers(store, uuid, disk)
-            }
-        })
-        .await?;
-    let (stack, volume) =
-        layers.map_err(|error| errors::of_store(&actor.name(), Some(&object.name), &error))?;
-    Ok(assemble(actor, stack, volume))
+    let uuid = object.uuid;
+    actor
+        .ask(move |store| store.prepare_attach(uuid))
+        .await?
+        .map_err(|error| errors::of_store(&actor.name(), Some(&object.name), &error))?;
+    let backing = volume_backing(node, &actor, object, shared.as_ref()).await?;
+    Ok((backing, shared.map(|shared| shared.set)))
 }
 
-/// The same for a volume that is live already, after it has grown.
+/// A clone without its image says so in its own name.
+fn of_base(found: &Located, error: ApiError) -> ApiError {
+    if found.noun() == Noun::Image || error.kind != ErrorKind::NotReady {
+        return error;
+    }
+    let mut told = error;
+    told.message = format!(
+        "the volume {} waits for its image: {}",
+        found.object.name, told.message
+    );
+    told.object = Some(found.object.name.clone());
+    told
+}
+
+/// The same for an object that has a device already, after it has grown, or when its image is to be read elsewhere.
 ///
 /// # Errors
 /// What the store has against it.
 pub async fn live_backing_of(
     node: &Arc<Node>,
-    actor: &DiskActor,
-    object: &Object,
+    found: &Located,
+    shared: &Shared,
 ) -> Result<Backing, ApiError> {
-    let disk = disk_index(node, actor).await?;
-    let uuid = object.uuid;
-    let (stack, volume) = actor
-        .ask(move |store| layers(store, uuid, disk))
-        .await?
-        .map_err(|error| errors::of_store(&actor.name(), Some(&object.name), &error))?;
-    Ok(assemble(actor, stack, volume))
-}
-
-type Layers = (LayerStack, Option<Arc<Volume>>);
-
-fn layers(store: &DiskStore, uuid: Uuid, disk: DiskIndex) -> Result<Layers, StoreError> {
-    Ok((store.layers_of(uuid, disk)?, Some(store.volume_of(uuid)?)))
-}
-
-fn assemble(actor: &DiskActor, stack: LayerStack, volume: Option<Arc<Volume>>) -> Backing {
-    Backing {
-        stack: Arc::new(stack),
-        writable: volume.map(|volume| Writable {
-            volume,
-            committer: actor.committer(),
-        }),
+    match found.noun() {
+        Noun::Image => image_backing(&found.object, shared),
+        Noun::Volume => {
+            let actor = node.actor(found.disk)?;
+            volume_backing(node, &actor, &found.object, Some(shared)).await
+        }
     }
 }
 
+fn image_backing(object: &Object, shared: &Shared) -> Result<Backing, ApiError> {
+    let layer = shared
+        .layer(None, object.uuid.as_u128())
+        .ok_or_else(|| errors::internal("a set of copies has none"))?;
+    Ok(Backing {
+        stack: Arc::new(LayerStack {
+            layers: vec![layer],
+            size_bytes: object.size_bytes,
+        }),
+        writable: None,
+    })
+}
+
+/// A live volume's own layer, and its image's, nearest on the volume's own disk.
+///
+/// # Errors
+/// What the store has against it.
+pub async fn volume_backing(
+    node: &Arc<Node>,
+    actor: &DiskActor,
+    object: &Object,
+    shared: Option<&Shared>,
+) -> Result<Backing, ApiError> {
+    let disk = disk_index(node, actor).await?;
+    let uuid = object.uuid;
+    // Its length as the slot has it: it may have grown since it was looked up.
+    let own = actor
+        .ask(move |store| {
+            let size_bytes = store.object(uuid).map(|object| object.size_bytes);
+            Ok::<_, StoreError>((
+                store.layer_of(uuid, disk)?,
+                store.volume_of(uuid)?,
+                size_bytes,
+            ))
+        })
+        .await?;
+    let (layer, volume, size_bytes) =
+        own.map_err(|error| errors::of_store(&actor.name(), Some(&object.name), &error))?;
+    let mut layers = vec![layer];
+    if let Some(shared) = shared {
+        let base = shared
+            .layer(Some(disk), uuid.as_u128())
+            .ok_or_else(|| errors::internal("a set of copies has none"))?;
+        layers.push(base);
+    }
+    Ok(Backing {
+        stack: Arc::new(LayerStack {
+            layers,
+            size_bytes: size_bytes.unwrap_or(object.size_bytes),
+        }),
+        writable: Some(Writable {
+            volume,
+            committer: actor.committer(),
+        }),
+    })
+}
+
 /// The disk's place in the reactors' tables; it gets one now if it has none.
-async fn disk_index(node: &Arc<Node>, actor: &DiskActor) -> Result<DiskIndex, ApiError> {
+///
+/// # Errors
+/// When it gets none.
+pub async fn disk_index(node: &Arc<Node>, actor: &DiskActor) -> Result<DiskIndex, ApiError> {
     let known = node
         .disks()
         .iter()

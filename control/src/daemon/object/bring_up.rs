@@ -15,6 +15,7 @@ use crate::daemon::blocking::blocking;
 use crate::daemon::device_files;
 use crate::daemon::errors;
 use crate::daemon::node::Node;
+use crate::daemon::replica::describe;
 
 /// How often another number is tried when somebody takes the chosen one first.
 const NUMBER_TRIES: u32 = 16;
@@ -29,7 +30,7 @@ pub async fn bring_up(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError
     let object = &found.object;
     require_servable(node, found)?;
     let actor = node.actor(found.disk)?;
-    let backing = backing_of(node, &actor, object).await?;
+    let (backing, set) = backing_of(node, found).await?;
     tracing::debug!(object = object.name, disk = %actor.name(), "bringing up");
 
     let in_use = numbers_in_use(node, object.uuid);
@@ -41,7 +42,7 @@ pub async fn bring_up(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError
     );
     let wanted = object.want_attached;
     let read_only = found.noun() == Noun::Image;
-    let dma_alignment = actor.dma_alignment;
+    let dma_alignment = dma_alignment(node).max(actor.dma_alignment);
     let job_node = Arc::clone(node);
     let made = blocking(move || {
         let target = job_node.serving.target()?;
@@ -70,12 +71,15 @@ pub async fn bring_up(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError
             return Err(error);
         }
     };
+    if let Some(set) = &set {
+        node.replicas.sets.given(object.uuid, set);
+    }
 
     if kept.map(DevId::get) != Some(number) || !wanted {
         // The device answers already, but nobody was told. If the daemon dies before this is durable, the next one finds a
         // device that nobody wishes for, and removes it.
         if let Err(error) = commit(node, found, DevId::new(number), true).await {
-            if let Err(error) = take_down(node, object, number).await {
+            if let Err(error) = take_down(node, object.uuid, &object.name, number).await {
                 tracing::error!(
                     object = object.name,
                     number,
@@ -86,6 +90,16 @@ pub async fn bring_up(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError
         }
     }
     Ok(number)
+}
+
+/// Of the most demanding disk: an image may be read from any of them later.
+fn dma_alignment(node: &Node) -> u32 {
+    node.disks()
+        .iter()
+        .filter_map(|entry| entry.actor.as_ref())
+        .map(|actor| actor.dma_alignment)
+        .max()
+        .unwrap_or_default()
 }
 
 /// A volume that was made live for a device that did not come up, and that nobody wishes for, gives its live file back. One without a
@@ -188,8 +202,16 @@ pub async fn commit(
     number: DevId,
     wanted: bool,
 ) -> Result<(), ApiError> {
-    let actor = node.actor(found.disk)?;
     let uuid = found.object.uuid;
+    if found.noun() == Noun::Image {
+        return describe(node, uuid, |description| {
+            description.dev_id = Some(number);
+            description.want_attached = wanted;
+        })
+        .await
+        .map(drop);
+    }
+    let actor = node.actor(found.disk)?;
     let noted = actor
         .change(move |store| store.set_attachment(uuid, number, wanted))
         .await?;

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use bedplate_datapath::catalogue::delete_steps;
 use bedplate_datapath::store::Object;
 
 use super::{Located, Noun, attach, backing};
 use crate::api::ApiError;
 use crate::daemon::errors;
+use crate::daemon::history::unix_ms;
 use crate::daemon::node::Node;
+use crate::daemon::replica::{self, image_of};
 use crate::error_kind::ErrorKind;
 
 /// Deletes the object. When this answers, it stays deleted, and its space is free.
@@ -27,19 +30,78 @@ pub async fn delete(node: &Arc<Node>, noun: Noun, name: &str) -> Result<(), ApiE
         // Nobody can detach what cannot be read, so its device may be there still.
         attach::remove_left_over(node, &found).await?;
     }
-    let actor = node.actor(found.disk)?;
-    let deleted = actor.change(move |store| store.delete(uuid)).await?;
-    if let Err(error) = deleted {
-        node.refresh_disk(found.disk);
-        return Err(errors::of_store(&actor.name(), Some(&object.name), &error));
+    let copies = match noun {
+        Noun::Image => node.copies_of(uuid),
+        Noun::Volume => vec![found.clone()],
+    };
+    let whole = image_of(&node.catalogue(), uuid).is_some() && noun == Noun::Image;
+    if whole {
+        delete_everywhere(node, &found).await?;
+    } else {
+        let actor = node.actor(found.disk)?;
+        let deleted = actor.change(move |store| store.delete(uuid)).await?;
+        if let Err(error) = deleted {
+            node.refresh_disk(found.disk);
+            return Err(errors::of_store(&actor.name(), Some(&object.name), &error));
+        }
     }
-    node.runtimes().forget(uuid, object.replica_uuid);
+    {
+        let mut runtimes = node.runtimes();
+        runtimes.forget(uuid);
+        for copy in &copies {
+            runtimes.forget_replica(copy.object.replica_uuid);
+        }
+    }
+    node.replicas.sets.forget(uuid);
     node.set_problem(&backing::loss_key(uuid), None);
     tracing::info!(object = object.name, %uuid, "deleted the {noun}");
-    // An object that kept its disk from allocating may be gone.
-    node.refresh_replicas(found.disk);
-    node.refresh_space(found.disk);
+    for copy in copies {
+        // An object that kept its disk from allocating may be gone.
+        node.refresh_replicas(copy.disk);
+        node.refresh_space(copy.disk);
+    }
+    node.replicas.wake();
     Ok(())
+}
+
+/// Deletes every copy of an image. Disks that are not there learn of it from the graves on the others: it stays deleted.
+async fn delete_everywhere(node: &Arc<Node>, found: &Located) -> Result<(), ApiError> {
+    let uuid = found.object.uuid;
+    // A copy that is being made would be a new one.
+    replica::stop_all_of(node, uuid, None).await;
+    let mut steps = delete_steps(&node.catalogue(), uuid, unix_ms() / 1000);
+    // A disk that is open and does not answer is told like one that is away: by the graves on the others.
+    steps.retain(|step| node.is_disk_online(step.disk()));
+    let mut is_deleted = false;
+    let mut first_error = None;
+    for step in steps {
+        match replica::carry_out(node, &step).await {
+            // The first grave decides. What is left is done when the disks are merged next.
+            Ok(()) => is_deleted = true,
+            Err(error) => {
+                tracing::warn!(image = found.object.name, "deleting a copy: {error}");
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    if is_deleted {
+        return Ok(());
+    }
+    Err(match first_error {
+        Some(error) => error,
+        None => node.actor(found.disk).err().unwrap_or_else(|| {
+            let name = &found.object.name;
+            ApiError::new(
+                ErrorKind::DiskOffline,
+                format!(
+                    "the image {name} cannot be deleted now: no disk with a copy of it answers"
+                ),
+            )
+            .object(name.clone())
+            .disk(found.disk_path.clone())
+            .remedy("delete it when one of its disks is back; `bedplate disk list` says more")
+        }),
+    })
 }
 
 fn require_unused(node: &Node, found: &Located) -> Result<(), ApiError> {

@@ -22,12 +22,14 @@ pub mod wait;
 
 pub use delete::delete;
 
+use bedplate_datapath::catalogue::{Catalogue, CatalogueState, Conflict};
 use bedplate_datapath::store::{Object, ObjectKind};
 use uuid::Uuid;
 
 use crate::api::{ApiError, DiskState};
 use crate::daemon::disk::entry::DiskEntry;
 use crate::daemon::node::Node;
+use crate::daemon::replica::{image_of, state_of};
 use crate::error_kind::ErrorKind;
 
 /// What a user calls an object.
@@ -45,7 +47,7 @@ impl Noun {
         match object.kind {
             ObjectKind::Volume => Self::Volume,
             // What cannot be told apart, a lost slot for instance, is listed and deleted with the images.
-            ObjectKind::ImageReplica | ObjectKind::Snapshot => Self::Image,
+            ObjectKind::ImageReplica | ObjectKind::Snapshot | ObjectKind::Grave => Self::Image,
         }
     }
 
@@ -81,9 +83,11 @@ pub struct Located {
     pub disk_path: String,
     /// Why the disk is of no use now, where it is not.
     pub disk_trouble: Option<String>,
+    /// Why it is not to be used at all, where it is not: its disk is an old copy of itself, for instance.
+    pub refused: Option<String>,
     /// Clusters that are its own now.
     pub allocated_clusters: u64,
-    /// The object.
+    /// The object; of an image with the description that holds over all its copies.
     pub object: Object,
 }
 
@@ -96,7 +100,7 @@ impl Located {
 
 /// Why what lies on a disk cannot be used, where it cannot.
 pub fn disk_trouble(entry: &DiskEntry) -> Option<String> {
-    if entry.actor.is_some() && entry.state.get() != DiskState::Offline {
+    if entry.actor.is_some() && entry.state.get() == DiskState::Online {
         return None;
     }
     let why = entry
@@ -110,23 +114,75 @@ pub fn disk_trouble(entry: &DiskEntry) -> Option<String> {
     ))
 }
 
+/// Sees an object as all disks together do; false for what is not there any more, though its disk has it.
+fn see(catalogue: &Catalogue, found: &mut Located) -> bool {
+    let is_stale = catalogue.stale.iter().any(|stale| stale.disk == found.disk);
+    if is_stale {
+        refuse(found, "its disk is an old copy of itself");
+    }
+    if found.noun() == Noun::Volume {
+        return true;
+    }
+    let uuid = found.object.uuid;
+    let Some(image) = image_of(catalogue, uuid) else {
+        return !is_deleted(catalogue, uuid);
+    };
+    if state_of(catalogue, uuid, found.disk) == Some(&CatalogueState::Foreign) {
+        refuse(found, "it is another image than the other disks have");
+    }
+    let description = &image.description;
+    let object = &mut found.object;
+    object.generation = description.generation;
+    object.wanted_copies = description.wanted_copies;
+    object.dev_id = description.dev_id;
+    object.want_attached = description.want_attached;
+    object.member_disks.clone_from(&description.member_disks);
+    true
+}
+
+/// Whether an image is gone. One that a clone still stands on is not, though somebody deleted it while the clone's disk was away.
+fn is_deleted(catalogue: &Catalogue, image: Uuid) -> bool {
+    let has_grave = catalogue
+        .deleted
+        .iter()
+        .any(|grave| grave.object_uuid == image);
+    let has_clone = catalogue.conflicts.iter().any(
+        |conflict| matches!(conflict, Conflict::CloneOfDeleted { uuid, .. } if *uuid == image),
+    );
+    has_grave && !has_clone
+}
+
+fn refuse(found: &mut Located, why: &str) {
+    found.disk_trouble = Some(why.to_owned());
+    found.refused = Some(why.to_owned());
+}
+
 impl Node {
-    /// Every object on every known disk.
+    /// Every object on every known disk; a copy of an image is one.
     pub fn objects(&self) -> Vec<Located> {
         let disks = self.disks();
+        let open = disks
+            .iter()
+            .filter_map(|entry| entry.actor.as_ref().map(|actor| actor.contents()))
+            .collect();
+        let catalogue = self.catalogue_of(open);
         let mut all = Vec::new();
         for entry in disks.iter() {
             let Some(disk) = entry.uuid else { continue };
             let trouble = disk_trouble(entry);
             let contents = entry.contents_now();
             for object in &contents.objects {
-                all.push(Located {
+                let mut found = Located {
                     disk,
                     disk_path: entry.name(),
                     disk_trouble: trouble.clone(),
+                    refused: None,
                     allocated_clusters: contents.allocated_clusters(object),
                     object: object.clone(),
-                });
+                };
+                if see(&catalogue, &mut found) {
+                    all.push(found);
+                }
             }
         }
         all
@@ -152,7 +208,13 @@ impl Node {
             .collect();
         let other_noun = found.iter().map(Located::noun).find(|other| *other != noun);
         found.retain(|found| found.noun() == noun);
-        found.sort_by_key(|found| (!found.object.state.is_ready(), found.object.uuid));
+        found.sort_by_key(|found| {
+            (
+                found.disk_trouble.is_some(),
+                !found.object.state.is_ready(),
+                found.object.uuid,
+            )
+        });
         let Some(first) = found.first() else {
             return Err(match self.import_job(name) {
                 Some(job) if noun == Noun::Image => being_imported(name, job),
@@ -183,8 +245,15 @@ impl Node {
         self.objects()
             .into_iter()
             .filter(|now| now.noun() == noun && now.object.uuid == uuid)
-            .min_by_key(|now| !now.object.state.is_ready())
+            .min_by_key(|now| (now.disk_trouble.is_some(), !now.object.state.is_ready()))
             .ok_or_else(|| not_found(noun, &found.object.name, None))
+    }
+
+    /// Every copy of an image.
+    pub fn copies_of(&self, image: Uuid) -> Vec<Located> {
+        let mut copies = self.objects_of(Noun::Image);
+        copies.retain(|found| found.object.uuid == image);
+        copies
     }
 
     fn import_job(&self, name: &str) -> Option<u64> {

@@ -26,11 +26,25 @@ const RETRY: Duration = Duration::from_secs(5);
 /// held are not: `lost` tells why, where that was found out just now. Then the disk settles what it took over.
 pub fn disk_came(node: &Arc<Node>, disk: Uuid, lost: &[Lost]) {
     let mut coming = JoinSet::new();
-    for found in node
-        .objects()
-        .into_iter()
+    let objects = node.objects();
+    let here: HashSet<Uuid> = objects
+        .iter()
         .filter(|found| found.disk == disk)
-    {
+        .map(|found| found.object.uuid)
+        .collect();
+    let mut begun = HashSet::new();
+    for found in objects {
+        // Also a clone on another disk that waits for its image, which is here.
+        let waits_for_this = found.noun() == Noun::Volume
+            && found
+                .object
+                .parent
+                .is_some_and(|image| here.contains(&image))
+            && waits_for_image(node, found.object.uuid);
+        let is_best = found.disk == disk || waits_for_this;
+        if !is_best || found.refused.is_some() || !begun.insert(found.object.uuid) {
+            continue;
+        }
         let has_device = node.runtimes().of(found.object.uuid).device.is_some();
         if hold(node, &found, lost) || !found.object.want_attached || has_device {
             continue;
@@ -63,6 +77,25 @@ async fn settle(node: &Arc<Node>, disk: Uuid) {
     node.refresh_space(disk);
 }
 
+/// Whether a volume has no device since its image was not there.
+fn waits_for_image(node: &Node, volume: Uuid) -> bool {
+    let runtimes = node.runtimes();
+    runtimes.get(volume).is_some_and(|runtime| {
+        let attachment = &runtime.attachment;
+        attachment.get() == AttachmentState::Recovering && attachment.why().is_some()
+    })
+}
+
+/// Whether a disk that answers has a copy of a clone's image.
+fn base_is_there(node: &Node, clone: &Located) -> bool {
+    let Some(image) = clone.object.parent else {
+        return true;
+    };
+    node.copies_of(image)
+        .iter()
+        .any(|copy| copy.disk_trouble.is_none() && copy.object.state.is_ready())
+}
+
 /// Says that a volume is held, if it is.
 fn hold(node: &Node, found: &Located, lost: &[Lost]) -> bool {
     if found.noun() != Noun::Volume {
@@ -84,9 +117,11 @@ pub async fn settled(node: &Arc<Node>) {
         changes.mark_unchanged();
         let recovering = node.objects().iter().any(|found| {
             let images = node.runtimes();
-            images
-                .get(found.object.uuid)
-                .is_some_and(|runtime| runtime.attachment.get() == AttachmentState::Recovering)
+            images.get(found.object.uuid).is_some_and(|runtime| {
+                // One that says why waits for a disk.
+                let attachment = &runtime.attachment;
+                attachment.get() == AttachmentState::Recovering && attachment.why().is_none()
+            })
         });
         // The sender lives in the node, so the channel cannot close.
         if !recovering || changes.changed().await.is_err() {
@@ -126,6 +161,11 @@ async fn bring_back(node: &Arc<Node>, found: &Located) {
     }
     match bring_up(node, &found).await {
         Ok(number) => attach::attached(node, &found.object, number, "back"),
+        // Its image is on disks that are not there yet. It goes on when one of them is; nobody has to do anything about it.
+        Err(error) if found.object.parent.is_some() && !base_is_there(node, &found) => {
+            let state = AttachmentState::Recovering;
+            attach::set_attachment(node, &found.object, state, Some(&error), "");
+        }
         Err(error) => {
             attach::set_attachment(node, &found.object, AttachmentState::Held, Some(&error), "");
         }
@@ -143,12 +183,19 @@ pub async fn keep_trying(node: Arc<Node>) {
             _ = beat.tick() => {}
         }
         let mut trying = JoinSet::new();
+        let mut tried = HashSet::new();
         for found in node.objects() {
+            if found.disk_trouble.is_some() || !tried.insert(found.object.uuid) {
+                continue;
+            }
             let held = {
                 let images = node.runtimes();
                 let runtime = images.get(found.object.uuid);
                 runtime.is_some_and(|runtime| {
-                    runtime.attachment.get() == AttachmentState::Held && runtime.device.is_none()
+                    let attachment = &runtime.attachment;
+                    let waits = attachment.get() == AttachmentState::Recovering
+                        && attachment.why().is_some();
+                    (attachment.get() == AttachmentState::Held || waits) && runtime.device.is_none()
                 })
             };
             // What an operator must decide is not tried.

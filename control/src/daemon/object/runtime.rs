@@ -31,6 +31,8 @@ pub struct Runtime {
     pub device: Option<u32>,
     /// One change of its device or of its existence at a time.
     pub turn: Arc<tokio::sync::Mutex<()>>,
+    /// One change of its description at a time.
+    pub describing: Arc<tokio::sync::Mutex<()>>,
     /// The job that reads it.
     pub job: Option<JobRef>,
     /// What a verification found to be bad.
@@ -43,6 +45,7 @@ impl Default for Runtime {
             attachment: Tracked::new("attachment", AttachmentState::Detached),
             device: None,
             turn: Arc::default(),
+            describing: Arc::default(),
             job: None,
             damage: None,
         }
@@ -90,8 +93,12 @@ impl ObjectTable {
     }
 
     /// Forgets an object that was deleted.
-    pub fn forget(&mut self, object: Uuid, replica: Uuid) {
+    pub fn forget(&mut self, object: Uuid) {
         self.runtimes.remove(&object);
+    }
+
+    /// Forgets a replica that is gone.
+    pub fn forget_replica(&mut self, replica: Uuid) {
         self.replicas.remove(&replica);
     }
 
@@ -194,6 +201,7 @@ impl Importing {
             percent,
             why: None,
             degraded: false,
+            degraded_why: None,
             size_bytes: job.progress.total_bytes,
             stored_bytes: None,
             copies_wanted: self.copies,

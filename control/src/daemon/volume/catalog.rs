@@ -44,13 +44,21 @@ impl Node {
         let uuid = found.object.uuid;
         let mut volume = self.volume_view(&found, &self.objects());
         let mut shared_bytes = None;
+        let object_is_clone = found.object.parent.is_some();
         if found.disk_trouble.is_none() && backing::held(&found, None).is_none() {
             let actor = self.actor(found.disk)?;
             let usage = actor.ask(move |store| store.usage_of(uuid)).await?;
-            let usage = usage
-                .map_err(|error| errors::of_store(&actor.name(), Some(&volume.name), &error))?;
-            volume.allocated_bytes = usage.allocated_bytes;
-            shared_bytes = Some(usage.shared_bytes);
+            match usage {
+                Ok(usage) => {
+                    volume.allocated_bytes = usage.allocated_bytes;
+                    shared_bytes = Some(usage.shared_bytes);
+                }
+                // Its image is elsewhere: what it shares is not on this disk.
+                Err(_) if object_is_clone => {}
+                Err(error) => {
+                    return Err(errors::of_store(&actor.name(), Some(&volume.name), &error));
+                }
+            }
         }
         let history = self.runtimes().get(uuid).map_or_else(Vec::new, |runtime| {
             runtime.attachment.changes().cloned().collect()
@@ -83,7 +91,7 @@ impl Node {
         };
         let why = volume.why.as_ref();
         Ok(Stand {
-            usable: as_wanted && why.is_none(),
+            usable: as_wanted && (why.is_none() || volume.state == VolumeState::Degraded),
             words: format!(
                 "{:?}{}",
                 volume.state,
@@ -95,9 +103,15 @@ impl Node {
 
     fn volume_view(&self, found: &Located, all: &[Located]) -> Volume {
         let object = &found.object;
+        let degraded = object
+            .parent
+            .and_then(|image| self.too_few_copies(image, all));
         let runtimes = self.runtimes();
         let runtime = runtimes.get(object.uuid);
-        let (state, why) = state_of(found, runtime);
+        let (mut state, mut why) = state_of(found, runtime);
+        if state == VolumeState::Ready && degraded.is_some() {
+            (state, why) = (VolumeState::Degraded, degraded);
+        }
         Volume {
             name: object.name.clone(),
             uuid: object.uuid,
@@ -118,6 +132,26 @@ impl Node {
                 .map(|number| format!("/dev/ublkb{number}")),
             created_unix_ms: object.created_unix_s.saturating_mul(1000),
         }
+    }
+}
+
+impl Node {
+    /// What is to be said of a clone whose image has fewer copies that are Ready than it is to have.
+    fn too_few_copies(&self, image: Uuid, all: &[Located]) -> Option<String> {
+        let copies: Vec<&Located> = all
+            .iter()
+            .filter(|found| found.object.uuid == image)
+            .collect();
+        let first = copies.first()?;
+        let wanted = first.object.wanted_copies;
+        let ready = copies
+            .iter()
+            .filter(|copy| copy.disk_trouble.is_none() && copy.object.state.is_ready())
+            .filter(|copy| !self.is_damaged(copy.object.replica_uuid))
+            .count();
+        let name = &first.object.name;
+        (u32::try_from(ready).unwrap_or(u32::MAX) < wanted)
+            .then(|| format!("its image {name} has {ready} of {wanted} copies Ready"))
     }
 }
 

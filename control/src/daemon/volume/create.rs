@@ -1,8 +1,8 @@
-//! Makes a volume: a clone on the disk of its image, or a blank one where there is most room.
+//! Makes a volume: a clone on a disk of its image where one has room, else, as a blank one, where there is most room.
 
 use std::sync::Arc;
 
-use bedplate_datapath::store::NewVolume;
+use bedplate_datapath::store::{NewVolume, Parent};
 use uuid::Uuid;
 
 use super::size;
@@ -40,7 +40,10 @@ pub async fn create(node: &Arc<Node>, request: CreateVolume) -> Result<Volume, A
         name: name.clone(),
         object_uuid: Uuid::new_v4(),
         size_bytes,
-        parent: image.as_ref().map(|image| image.object.uuid),
+        parent: image.as_ref().map(|image| Parent {
+            uuid: image.object.uuid,
+            size_bytes: image.object.size_bytes,
+        }),
         created_unix_s: unix_ms() / 1000,
     };
     let made = actor.change(move |store| store.create_volume(new)).await?;
@@ -61,45 +64,54 @@ pub async fn create(node: &Arc<Node>, request: CreateVolume) -> Result<Volume, A
     node.volume(&uuid.to_string())
 }
 
-/// The disk with a Ready replica of the image that has most room.
+/// Where a clone of the image goes: the disk with a Ready replica that has most room, since its reads are the nearest; where none of them
+/// takes changes, the disk with most room of all.
 fn disk_of_clone(node: &Node, image: &Located) -> Result<Arc<DiskActor>, ApiError> {
-    let uuid = image.object.uuid;
-    let disks = node.disks();
-    let runtimes = node.runtimes();
-    let mut states = Vec::new();
-    let mut best: Option<&Arc<DiskActor>> = None;
-    for entry in disks.iter() {
-        let contents = entry.contents_now();
-        let replica = contents
-            .objects
-            .iter()
-            .find(|object| object.uuid == uuid && Noun::of(object) == Noun::Image);
-        let Some(replica) = replica else { continue };
-        let state = runtimes.replica_state(replica.replica_uuid);
-        let now = state.map_or(ReplicaState::Unknown, crate::daemon::history::Tracked::get);
-        if now != ReplicaState::Ready {
-            let why = state.and_then(|state| state.why()).unwrap_or("");
-            states.push(format!("{now:?} on {}: {why}", entry.name()));
-            continue;
-        }
-        match DiskEntry::writable(entry) {
-            Some(actor) if best.is_none_or(|best| best.free_bytes() < actor.free_bytes()) => {
-                best = Some(actor);
-            }
-            Some(_) => {}
-            None => states.push(format!("its disk {} takes no changes now", entry.name())),
-        }
+    let ready = node.ready_disks_of(image.object.uuid);
+    if ready.is_empty() {
+        return Err(not_ready(node, image));
     }
-    best.cloned().ok_or_else(|| {
-        let name = &image.object.name;
-        ApiError::new(
-            ErrorKind::NotReady,
-            format!("the image {name} cannot be cloned: {}", states.join("; ")),
-        )
-        .object(name.clone())
-        .disk(image.disk_path.clone())
-        .remedy(format!(
-            "`bedplate image show {name}` and `bedplate disk list` say more"
-        ))
-    })
+    let near = {
+        let disks = node.disks();
+        let seen = node.seen();
+        disks
+            .iter()
+            .filter(|entry| {
+                entry
+                    .uuid
+                    .is_some_and(|uuid| ready.contains(&uuid) && !seen.is_draining(uuid))
+            })
+            .filter_map(DiskEntry::writable)
+            .filter(|actor| actor.free_bytes() > 0)
+            .max_by_key(|actor| actor.free_bytes())
+            .cloned()
+    };
+    match near {
+        Some(actor) => Ok(actor),
+        None => node.disk_with_most_space(),
+    }
+}
+
+fn not_ready(node: &Node, image: &Located) -> ApiError {
+    let name = &image.object.name;
+    let states: Vec<String> = node
+        .copies_of(image.object.uuid)
+        .iter()
+        .map(|copy| {
+            let runtimes = node.runtimes();
+            let state = runtimes.replica_state(copy.object.replica_uuid);
+            let now = state.map_or(ReplicaState::Unknown, crate::daemon::history::Tracked::get);
+            let why = state.and_then(|state| state.why()).unwrap_or("");
+            format!("{now:?} on {}: {why}", copy.disk_path)
+        })
+        .collect();
+    ApiError::new(
+        ErrorKind::NotReady,
+        format!("the image {name} cannot be cloned: {}", states.join("; ")),
+    )
+    .object(name.clone())
+    .disk(image.disk_path.clone())
+    .remedy(format!(
+        "`bedplate image show {name}` and `bedplate disk list` say more"
+    ))
 }

@@ -14,8 +14,9 @@ use crate::daemon::blocking::blocking;
 use crate::daemon::disk::actor::DiskActor;
 use crate::daemon::errors;
 use crate::daemon::node::Node;
-use crate::daemon::object::backing::{self, live_backing_of};
+use crate::daemon::object::backing::{self, volume_backing};
 use crate::daemon::object::{Located, Noun};
+use crate::daemon::replica::sets;
 use crate::error_kind::ErrorKind;
 
 /// Lets the volume grow; answers with it, and whether anything changed.
@@ -73,7 +74,14 @@ async fn grow_device(
     number: u32,
 ) -> Result<(), ApiError> {
     let name = &found.object.name;
-    let backing = live_backing_of(node, actor, &found.object).await?;
+    let shared = match found.object.parent {
+        Some(image) => Some(sets::set_of(node, image).await?),
+        None => None,
+    };
+    let backing = volume_backing(node, actor, &found.object, shared.as_ref()).await?;
+    if let Some(shared) = &shared {
+        node.replicas.sets.given(found.object.uuid, &shared.set);
+    }
     let resized = blocking(move || target.resize(DevId::new(number), backing)).await?;
     resized.map_err(|error| {
         errors::of_target(Some(name), &error).remedy(format!(

@@ -10,7 +10,8 @@ use bedplate_datapath::format::geometry::Geometry;
 use bedplate_datapath::live::{HeapLive, LiveFiles, LiveName, LiveSection};
 use bedplate_datapath::plan::DiskIndex;
 use bedplate_datapath::store::{
-    FormatParams, NewVolume, ObjectKind, SessionStart, Store, StoreError, StoreErrorKind, format,
+    FormatParams, NewVolume, ObjectKind, Parent, SessionStart, Store, StoreError, StoreErrorKind,
+    format,
 };
 use bedplate_datapath::units::{BLOCK_BYTES, CLUSTER_BYTES, DevId};
 use uuid::Uuid;
@@ -482,7 +483,10 @@ impl Node {
             name,
             object_uuid: uuid,
             size_bytes: (sectors * SECTOR) as u64,
-            parent: is_clone.then_some(IMAGE_UUID),
+            parent: is_clone.then_some(Parent {
+                uuid: IMAGE_UUID,
+                size_bytes: (IMAGE_SECTORS * SECTOR) as u64,
+            }),
             created_unix_s: 1,
         };
         let result = self.call(|store| store.create_volume(new))?;

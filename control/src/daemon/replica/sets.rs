@@ -1,0 +1,439 @@
+//! Which copies of an image devices read: one set for each image, shared by all devices that read it. Another set when a copy comes or goes.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bedplate_datapath::map::LayerMap;
+use bedplate_datapath::plan::{DiskIndex, Layer};
+use bedplate_datapath::replica::{Replica, ReplicaSet};
+use bedplate_datapath::store::ReplicaState as Stored;
+use bedplate_datapath::units::DevId;
+use uuid::Uuid;
+
+use crate::api::{ApiError, DiskState};
+use crate::daemon::blocking::blocking;
+use crate::daemon::disk::actor::DiskActor;
+use crate::daemon::errors;
+use crate::daemon::node::Node;
+use crate::daemon::object::backing::{disk_index, live_backing_of};
+use crate::daemon::object::{Located, Noun};
+use crate::error_kind::ErrorKind;
+
+/// How long a disk may take to give a map that it has in memory.
+const MAP_WITHIN: Duration = Duration::from_secs(5);
+
+/// Every set that devices read, or may read.
+#[derive(Default)]
+pub struct Sets(Mutex<Registry>);
+
+#[derive(Default)]
+struct Registry {
+    by_image: HashMap<Uuid, Shared>,
+    /// Of each object with a device: the set that it was given.
+    in_use: HashMap<Uuid, Arc<ReplicaSet>>,
+    /// Copies that are on their way out, by image and disk.
+    leaving: HashSet<(Uuid, Uuid)>,
+}
+
+/// The set of an image, and what its replicas are.
+#[derive(Clone)]
+pub struct Shared {
+    /// What devices read.
+    pub set: Arc<ReplicaSet>,
+    places: Vec<Place>,
+}
+
+#[derive(Clone)]
+struct Place {
+    disk: Uuid,
+    replica: Uuid,
+    index: DiskIndex,
+    map: Arc<LayerMap>,
+}
+
+impl Shared {
+    /// The layer for a reader: nearest on `own`, if there is a copy; else spread by `spread`, so that not all read from one disk.
+    pub fn layer(&self, own: Option<DiskIndex>, spread: u128) -> Option<Layer> {
+        let count = self.set.len() as u128;
+        let nearest = own
+            .and_then(|own| self.set.on_disk(own))
+            .or_else(|| usize::try_from(spread.checked_rem(count)?).ok())?;
+        Layer::of_replicas(Arc::clone(&self.set), nearest)
+    }
+}
+
+impl Sets {
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The set of an image, if anything ever read it.
+    pub fn of(&self, image: Uuid) -> Option<Arc<ReplicaSet>> {
+        self.lock()
+            .by_image
+            .get(&image)
+            .map(|shared| Arc::clone(&shared.set))
+    }
+
+    /// Every set that has a copy on this disk, with the image and the copy's number.
+    pub fn on_disk(&self, index: DiskIndex) -> Vec<(Uuid, Arc<ReplicaSet>, usize)> {
+        let registry = self.lock();
+        let all = registry.by_image.iter();
+        all.filter_map(|(image, shared)| {
+            let number = shared.set.on_disk(index)?;
+            Some((*image, Arc::clone(&shared.set), number))
+        })
+        .collect()
+    }
+
+    /// The disk of a place with the reactors.
+    pub fn disk_at(&self, index: DiskIndex) -> Option<Uuid> {
+        let registry = self.lock();
+        registry
+            .by_image
+            .values()
+            .flat_map(|shared| &shared.places)
+            .find(|place| place.index == index)
+            .map(|place| place.disk)
+    }
+
+    /// A device was given this set.
+    pub fn given(&self, object: Uuid, set: &Arc<ReplicaSet>) {
+        self.lock().in_use.insert(object, Arc::clone(set));
+    }
+
+    /// The object has no device any more, or is gone.
+    pub fn released(&self, object: Uuid) {
+        let mut registry = self.lock();
+        registry.in_use.remove(&object);
+    }
+
+    /// The image is gone.
+    pub fn forget(&self, image: Uuid) {
+        let mut registry = self.lock();
+        registry.by_image.remove(&image);
+        registry.in_use.remove(&image);
+        registry.leaving.retain(|(of, _)| *of != image);
+    }
+
+    /// The copy is not to be read any more; whether any set has it.
+    pub fn leaves(&self, image: Uuid, disk: Uuid) -> bool {
+        let mut registry = self.lock();
+        let known = registry
+            .by_image
+            .get(&image)
+            .is_some_and(|shared| shared.places.iter().any(|place| place.disk == disk));
+        registry.leaving.insert((image, disk));
+        known
+    }
+
+    /// The copy has gone, or stays after all.
+    pub fn stay(&self, image: Uuid, disk: Uuid) {
+        self.lock().leaving.remove(&(image, disk));
+    }
+}
+
+/// The set of an image as it is to be now; made when it is not there, or its copies are others.
+///
+/// # Errors
+/// `NotReady` when no disk that is in use has a copy to read.
+pub async fn set_of(node: &Arc<Node>, image: Uuid) -> Result<Shared, ApiError> {
+    let mut places = Vec::new();
+    let mut first_error = None;
+    for found in node.readable_copies(image) {
+        match place_of(node, &found).await {
+            Ok(place) => places.push(place),
+            Err(error) => {
+                tracing::debug!(image = found.object.name, "a copy is not read: {error}");
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    places.sort_by_key(|place| place.disk);
+    let mut registry = node.replicas.sets.lock();
+    let known = registry.by_image.get(&image);
+    if let Some(known) = known
+        && same(&known.places, &places)
+    {
+        return Ok(known.clone());
+    }
+    let replicas = places
+        .iter()
+        .map(|place| Replica {
+            map: Arc::clone(&place.map),
+            disk: place.index,
+        })
+        .collect();
+    let set = ReplicaSet::new(replicas)
+        .ok_or_else(|| first_error.unwrap_or_else(|| not_readable(image)))?;
+    for (number, place) in places.iter().enumerate() {
+        for blocks in node.damaged_blocks(place.replica) {
+            set.mark_damaged(number, blocks);
+        }
+        // What a reactor found out about a disk holds for the new set, too.
+        let avoided = known.is_some_and(|known| {
+            let old = known.set.on_disk(place.index);
+            old.is_some_and(|old| known.set.is_avoided(old))
+        });
+        if avoided {
+            set.avoid(number);
+        }
+    }
+    tracing::info!(%image, copies = places.len(), "devices read these copies from now on");
+    let shared = Shared { set, places };
+    registry.by_image.insert(image, shared.clone());
+    Ok(shared)
+}
+
+fn same(one: &[Place], other: &[Place]) -> bool {
+    one.len() == other.len()
+        && one.iter().zip(other).all(|(one, other)| {
+            one.disk == other.disk && one.replica == other.replica && one.index == other.index
+        })
+}
+
+async fn place_of(node: &Arc<Node>, found: &Located) -> Result<Place, ApiError> {
+    let (image, disk, replica) = (found.object.uuid, found.disk, found.object.replica_uuid);
+    let known = {
+        let registry = node.replicas.sets.lock();
+        let places = registry.by_image.get(&image).map(|shared| &shared.places);
+        places
+            .into_iter()
+            .flatten()
+            .find(|place| place.disk == disk && place.replica == replica)
+            .cloned()
+    };
+    let known_index = node.disk_index(disk);
+    if let Some(known) = known
+        && Some(known.index) == known_index
+    {
+        return Ok(known);
+    }
+    let actor = node.actor(disk)?;
+    let late = || {
+        ApiError::new(
+            ErrorKind::TimedOut,
+            format!("the disk {} does not answer", actor.name()),
+        )
+        .disk(actor.name())
+    };
+    let index = tokio::time::timeout(MAP_WITHIN, disk_index(node, &actor))
+        .await
+        .map_err(|_late| late())??;
+    let map = tokio::time::timeout(MAP_WITHIN, actor.ask(move |store| store.map_of(image)))
+        .await
+        .map_err(|_late| late())??
+        .map_err(|error| errors::of_store(&actor.name(), Some(&found.object.name), &error))?;
+    Ok(Place {
+        disk,
+        replica,
+        index,
+        map,
+    })
+}
+
+fn not_readable(image: Uuid) -> ApiError {
+    ApiError::new(
+        ErrorKind::NotReady,
+        format!("no disk that is in use has a copy of the image {image} to read"),
+    )
+    .object(image.to_string())
+    .remedy("`bedplate disk list` says which disks are missing; it goes on when one is back")
+}
+
+/// Gives every device that reads the image the set that it is to have now.
+///
+/// # Errors
+/// The first device's that could not be given it.
+pub async fn refresh(node: &Arc<Node>, image: Uuid) -> Result<(), ApiError> {
+    let readers = readers_of(node, image);
+    if readers.is_empty() {
+        // Nobody to be told; the next one gets what is right then.
+        node.replicas.sets.lock().by_image.remove(&image);
+        return Ok(());
+    }
+    let shared = set_of(node, image).await?;
+    for reader in readers {
+        let turn = node.runtimes().of(reader.object.uuid).turn.clone();
+        let _turn = turn.lock().await;
+        replace(node, &reader, &shared).await?;
+    }
+    Ok(())
+}
+
+/// The same for every image that devices read, where copies came or went. A device that is being changed gets its turn later.
+pub async fn refresh_all(node: &Arc<Node>) {
+    let images: Vec<Uuid> = node.replicas.sets.lock().by_image.keys().copied().collect();
+    for image in images {
+        let readers = readers_of(node, image);
+        if readers.is_empty() {
+            continue;
+        }
+        let shared = match set_of(node, image).await {
+            Ok(shared) => shared,
+            Err(error) => {
+                // The devices keep what they have: it may answer again.
+                tracing::debug!("{error}");
+                continue;
+            }
+        };
+        for reader in readers {
+            if reader.noun() == Noun::Volume && reader.disk_trouble.is_some() {
+                // Its own disk does not answer, so that nothing can be asked of it.
+                continue;
+            }
+            let turn = node.runtimes().of(reader.object.uuid).turn.clone();
+            let Ok(_turn) = turn.try_lock() else { continue };
+            if let Err(error) = replace(node, &reader, &shared).await {
+                tracing::warn!(
+                    object = reader.object.name,
+                    "it does not read the copies that it could: {error}"
+                );
+            }
+        }
+    }
+}
+
+/// Objects with a device that reads the image.
+fn readers_of(node: &Node, image: Uuid) -> Vec<Located> {
+    let objects = node.objects();
+    let runtimes = node.runtimes();
+    let mut seen = HashSet::new();
+    objects
+        .into_iter()
+        .filter(|found| match found.noun() {
+            Noun::Image => found.object.uuid == image,
+            Noun::Volume => found.object.parent == Some(image),
+        })
+        .filter(|found| {
+            runtimes
+                .get(found.object.uuid)
+                .is_some_and(|runtime| runtime.device.is_some())
+        })
+        .filter(|found| seen.insert(found.object.uuid))
+        .collect()
+}
+
+/// The caller has the reader's turn.
+async fn replace(node: &Arc<Node>, reader: &Located, shared: &Shared) -> Result<(), ApiError> {
+    let object = reader.object.uuid;
+    let Some(number) = node.runtimes().of(object).device else {
+        return Ok(());
+    };
+    let has_it = {
+        let registry = node.replicas.sets.lock();
+        let given = registry.in_use.get(&object);
+        given.is_some_and(|given| Arc::ptr_eq(given, &shared.set))
+    };
+    if has_it {
+        return Ok(());
+    }
+    let backing = tokio::time::timeout(MAP_WITHIN, live_backing_of(node, reader, shared))
+        .await
+        .map_err(|_late| {
+            ApiError::new(
+                ErrorKind::TimedOut,
+                format!("the disk {} does not answer", reader.disk_path),
+            )
+            .disk(reader.disk_path.clone())
+        })??;
+    let target = node.serving.target()?;
+    let replaced = blocking(move || target.replace_layers(DevId::new(number), backing)).await?;
+    replaced.map_err(|error| errors::of_target(Some(&reader.object.name), &error))?;
+    node.replicas.sets.given(object, &shared.set);
+    tracing::debug!(object = reader.object.name, "reads other copies now");
+    Ok(())
+}
+
+/// A disk is about to be closed: nobody reads from it any more who can read elsewhere.
+///
+/// # Errors
+/// `Busy` where an image has no other copy to be read.
+pub async fn disk_left(node: &Arc<Node>, disk: Uuid) -> Result<(), ApiError> {
+    let images: Vec<Uuid> = {
+        let registry = node.replicas.sets.lock();
+        let all = registry.by_image.iter();
+        all.filter(|(_, shared)| shared.places.iter().any(|place| place.disk == disk))
+            .map(|(image, _)| *image)
+            .collect()
+    };
+    for image in images {
+        let left = super::leave::readers(node, image, disk).await;
+        if let Err(error) = left {
+            node.replicas.sets.stay(image, disk);
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// The disk is closed, or stays after all.
+pub fn disk_has_left(node: &Node, disk: Uuid) {
+    node.replicas
+        .sets
+        .lock()
+        .leaving
+        .retain(|(_, on)| *on != disk);
+}
+
+impl Node {
+    /// The set of an image, if anything reads it.
+    pub fn replica_set(&self, image: Uuid) -> Option<Arc<ReplicaSet>> {
+        self.replicas.sets.of(image)
+    }
+
+    /// A disk's place in the tables of the reactors, if it has one.
+    pub fn disk_index(&self, disk: Uuid) -> Option<DiskIndex> {
+        self.disks()
+            .iter()
+            .find(|entry| entry.uuid == Some(disk))
+            .and_then(|entry| entry.slot)
+    }
+
+    /// Copies of an image that devices may read: whole, on disks that are open, and not on their way out.
+    fn readable_copies(&self, image: Uuid) -> Vec<Located> {
+        let open: Vec<Uuid> = self
+            .disks()
+            .iter()
+            .filter(|entry| entry.actor.is_some())
+            .filter_map(|entry| entry.uuid)
+            .collect();
+        let leaving = self.replicas.sets.lock().leaving.clone();
+        self.copies_of(image)
+            .into_iter()
+            .filter(|found| {
+                open.contains(&found.disk)
+                    && found.object.state == Stored::Ready
+                    && found.refused.is_none()
+                    && !leaving.contains(&(image, found.disk))
+            })
+            .collect()
+    }
+
+    /// Disks in use, and answering, with a Ready copy of an image.
+    pub fn ready_disks_of(&self, image: Uuid) -> Vec<Uuid> {
+        self.copies_of(image)
+            .into_iter()
+            .filter(|found| found.disk_trouble.is_none() && found.object.state == Stored::Ready)
+            .filter(|found| !self.is_damaged(found.object.replica_uuid))
+            .map(|found| found.disk)
+            .collect()
+    }
+
+    /// Whether a disk answers.
+    pub fn is_disk_online(&self, disk: Uuid) -> bool {
+        self.disks().iter().any(|entry| {
+            entry.uuid == Some(disk)
+                && entry.actor.is_some()
+                && entry.state.get() == DiskState::Online
+        })
+    }
+
+    /// The actor of a disk that answers.
+    pub fn online_actor(&self, disk: Uuid) -> Option<Arc<DiskActor>> {
+        self.is_disk_online(disk)
+            .then(|| self.actor(disk).ok())
+            .flatten()
+    }
+}
