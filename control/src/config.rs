@@ -2,6 +2,7 @@
 //!
 //! A later file wins, key by key; lists of disks add up. What is not known is refused, with the file and the line.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use serde::Deserialize;
 
 /// Where the settings are read from when no `--config` says otherwise.
 pub const DEFAULT_CONFIG_PATH: &str = "/etc/bedplate/bedplated.toml";
+
+/// The slowest scrub: a step reads 1 MiB.
+const SCRUB_BYTES_PER_S_MIN: u64 = 64 << 10;
 
 /// Every setting of `bedplated`, with its default.
 #[derive(Debug, Clone, Deserialize)]
@@ -24,6 +28,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// Group that may use the socket (mode 0660). Ignored where there is no such group.
     pub socket_group: String,
+    /// Address of this machine's own (127.0.0.0/8 or ::1) on which metrics are offered to Prometheus, besides the socket; none when absent.
+    pub metrics_listen: Option<SocketAddr>,
     /// What tells this node from others that may see the same disks: any word that never changes. Disks that are formatted or adopted here
     /// carry it, and a disk that carries another one is refused. Without one, disks of any node are used, and none is marked.
     pub node_id: Option<String>,
@@ -37,6 +43,8 @@ pub struct Config {
     pub import: Import,
     /// How images are served.
     pub ublk: Ublk,
+    /// How images are read again.
+    pub scrub: Scrub,
     /// How missing replicas are made.
     pub rebuild: Rebuild,
     /// When a disk counts as nearly full.
@@ -67,10 +75,16 @@ pub struct Health {
     pub timeout_ms: u64,
     /// Misses in a row that make a disk Suspect.
     pub suspect_after: u32,
-    /// Misses in a row that make a disk Offline.
-    pub offline_after: u32,
+    /// How long after the first of the misses in a row a disk is Offline, in milliseconds. Until then it is only late, and nothing is
+    /// rebuilt elsewhere.
+    pub grace_ms: u64,
     /// Hits in a row that make it Online again.
     pub online_after: u32,
+    /// The longest time between two checks of a disk that is Offline, and between two tries to open one that cannot be opened, in
+    /// milliseconds.
+    pub retry_max_ms: u64,
+    /// What `grace_ms` replaced: a number of misses. Refused, with what to write.
+    pub offline_after: Option<u32>,
 }
 
 /// How images are read in.
@@ -115,6 +129,18 @@ pub struct Rebuild {
     pub at_once: usize,
     /// How full a rebuild may make a disk, in percent: what is left is for volumes.
     pub fill_percent: u8,
+}
+
+/// How images are read again and compared with their checksums: in the background, one replica at a time.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scrub {
+    /// Whether this is done.
+    pub enabled: bool,
+    /// Time in which each replica is read once, in seconds.
+    pub interval_s: u64,
+    /// How much is read in a second.
+    pub bytes_per_s: u64,
 }
 
 /// When a disk counts as nearly full: a problem in `bedplate status`, and a line in the log.
@@ -165,12 +191,14 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/bedplate"),
             socket: None,
             socket_group: "bedplate".to_owned(),
+            metrics_listen: None,
             node_id: None,
             log: "info".to_owned(),
             discovery: Discovery::default(),
             health: Health::default(),
             import: Import::default(),
             ublk: Ublk::default(),
+            scrub: Scrub::default(),
             rebuild: Rebuild::default(),
             space: Space::default(),
             memory: Memory::default(),
@@ -194,8 +222,10 @@ impl Default for Health {
             interval_ms: 5000,
             timeout_ms: 5000,
             suspect_after: 2,
-            offline_after: 12,
+            grace_ms: 60_000,
             online_after: 2,
+            retry_max_ms: 60_000,
+            offline_after: None,
         }
     }
 }
@@ -230,6 +260,16 @@ impl Default for Rebuild {
             limit_bytes_per_s: 100 << 20,
             at_once: 4,
             fill_percent: 95,
+        }
+    }
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval_s: 14 * 24 * 3600,
+            bytes_per_s: 32 << 20,
         }
     }
 }
@@ -315,8 +355,7 @@ impl Config {
 
     /// How long a disk may be away before copies are made elsewhere.
     pub fn grace(&self) -> Duration {
-        let misses = u64::from(self.health.offline_after);
-        Duration::from_millis(self.health.interval_ms.saturating_mul(misses))
+        Duration::from_millis(self.health.grace_ms)
     }
 
     /// Refuses values that cannot work.
@@ -325,14 +364,39 @@ impl Config {
     /// The first setting that is out of range.
     pub fn check(&self) -> Result<(), ConfigError> {
         at_least_one("discovery.interval_ms", self.discovery.interval_ms)?;
+        if let Some(address) = self
+            .metrics_listen
+            .filter(|address| !address.ip().is_loopback())
+        {
+            return Err(ConfigError::OutOfRange {
+                setting: "metrics_listen",
+                message: format!(
+                    "must be an address of this machine alone, as 127.0.0.1:9470, not {address}: anybody may ask there"
+                ),
+            });
+        }
         at_least_one("health.interval_ms", self.health.interval_ms)?;
         at_least_one("health.timeout_ms", self.health.timeout_ms)?;
         at_least_one("health.suspect_after", u64::from(self.health.suspect_after))?;
         at_least_one("health.online_after", u64::from(self.health.online_after))?;
-        if self.health.offline_after < self.health.suspect_after {
+        at_least_one("health.grace_ms", self.health.grace_ms)?;
+        at_least_one("health.retry_max_ms", self.health.retry_max_ms)?;
+        if let Some(misses) = self.health.offline_after {
+            let same_ms = u64::from(misses).saturating_mul(self.health.interval_ms);
             return Err(ConfigError::OutOfRange {
                 setting: "health.offline_after",
-                message: "must not be less than health.suspect_after".to_owned(),
+                message: format!(
+                    "is a time now: write `grace_ms = {same_ms}` in [health] for what it said"
+                ),
+            });
+        }
+        at_least_one("scrub.interval_s", self.scrub.interval_s)?;
+        if self.scrub.bytes_per_s < SCRUB_BYTES_PER_S_MIN {
+            return Err(ConfigError::OutOfRange {
+                setting: "scrub.bytes_per_s",
+                message: format!(
+                    "must be at least {SCRUB_BYTES_PER_S_MIN}; `enabled = false` in [scrub] ends it"
+                ),
             });
         }
         at_least_one("rebuild.at_once", self.rebuild.at_once as u64)?;
@@ -499,6 +563,35 @@ mod tests {
         let path = folder.path().join("bedplated.toml");
         assert!(Config::load(&path, true).is_err());
         assert!(Config::load(&path, false).is_ok());
+    }
+
+    #[test]
+    fn what_was_counted_in_misses_is_refused_with_the_time_to_write() {
+        let folder = folder_with(&[(
+            "bedplated.toml",
+            "[health]\ninterval_ms = 1000\noffline_after = 7\n",
+        )]);
+        let error = Config::load(&folder.path().join("bedplated.toml"), true)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("health.offline_after"), "{error}");
+        assert!(error.contains("grace_ms = 7000"), "{error}");
+    }
+
+    #[test]
+    fn metrics_are_for_this_machine_alone() {
+        for (address, good) in [
+            ("127.0.0.1:9470", true),
+            ("[::1]:9470", true),
+            ("0.0.0.0:9470", false),
+            ("192.0.2.1:9470", false),
+            ("[::]:9470", false),
+        ] {
+            let text = format!("metrics_listen = '{address}'\n");
+            let folder = folder_with(&[("bedplated.toml", &text)]);
+            let loaded = Config::load(&folder.path().join("bedplated.toml"), true);
+            assert_eq!(loaded.is_ok(), good, "{address}: {loaded:?}");
+        }
     }
 
     #[test]

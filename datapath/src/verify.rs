@@ -86,7 +86,7 @@ pub struct VerifyReport {
     pub repairable: Vec<Repair>,
     /// As sealed.
     pub expected: Hashes,
-    /// Of what is there now; blocks that could not be read count as zeros.
+    /// Of what is there now; blocks that could not be read count as zeros. Of a run that makes none: as sealed.
     pub actual: Hashes,
 }
 
@@ -112,8 +112,7 @@ pub struct VerifyRun {
     /// Directory entries of the map that were re-read.
     map_entries_done: usize,
     next_lcn: usize,
-    sha256: Sha256,
-    sha512: Sha512,
+    hashes: Option<(Sha256, Sha512)>,
     checksums: Option<(LeafIndex, Option<Box<ChecksumPage>>)>,
     checked_blocks: u64,
     unchecked_blocks: u64,
@@ -133,8 +132,7 @@ impl VerifyRun {
             findings: Findings::default(),
             map_entries_done: 0,
             next_lcn: 0,
-            sha256: Sha256::new(),
-            sha512: Sha512::new(),
+            hashes: Some((Sha256::new(), Sha512::new())),
             checksums: None,
             checked_blocks: 0,
             unchecked_blocks: 0,
@@ -142,6 +140,27 @@ impl VerifyRun {
             bad_block_count: 0,
             buffer: Vec::new(),
         })
+    }
+
+    /// As [`Self::new`], and without hashes: for what is done all the time. The checksums of the blocks say as much of them.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of_blocks<M: Medium>(store: &Store<M>, uuid: Uuid) -> Result<Self, StoreError> {
+        Ok(Self {
+            hashes: None,
+            ..Self::new(store, uuid)?
+        })
+    }
+
+    /// Stored blocks that were read and compared so far.
+    pub fn checked_blocks(&self) -> u64 {
+        self.checked_blocks
+    }
+
+    /// Of these, the bad ones.
+    pub fn bad_block_count(&self) -> u64 {
+        self.bad_block_count
     }
 
     /// Bytes of the image that are done.
@@ -181,6 +200,10 @@ impl VerifyRun {
     /// The report of a run that is done; of one that is not, the hashes do not match.
     pub fn finish(mut self) -> VerifyReport {
         let object = &self.target.object;
+        let expected = Hashes {
+            sha256: object.sha256,
+            sha512: object.sha512,
+        };
         self.findings.lost.truncate(REPORTED_MAX);
         self.findings.repaired.truncate(REPORTED_MAX);
         self.findings.repairable.truncate(REPORTED_MAX);
@@ -194,14 +217,11 @@ impl VerifyRun {
             lost_pages: self.findings.lost,
             repaired: self.findings.repaired,
             repairable: self.findings.repairable,
-            expected: Hashes {
-                sha256: object.sha256,
-                sha512: object.sha512,
-            },
-            actual: Hashes {
-                sha256: self.sha256.finalize().into(),
-                sha512: self.sha512.finalize().into(),
-            },
+            expected,
+            actual: self.hashes.map_or(expected, |(sha256, sha512)| Hashes {
+                sha256: sha256.finalize().into(),
+                sha512: sha512.finalize().into(),
+            }),
         }
     }
 
@@ -317,6 +337,9 @@ impl VerifyRun {
 
     /// Hashes exactly the bytes of the image: what pads its last block is left out.
     fn hash(&mut self, lcn: usize, cluster: &[u8]) {
+        let Some((sha256, sha512)) = &mut self.hashes else {
+            return;
+        };
         let left = self
             .target
             .object
@@ -325,7 +348,7 @@ impl VerifyRun {
         let len = usize::try_from(left)
             .unwrap_or(usize::MAX)
             .min(cluster.len());
-        self.sha256.update(&cluster[..len]);
-        self.sha512.update(&cluster[..len]);
+        sha256.update(&cluster[..len]);
+        sha512.update(&cluster[..len]);
     }
 }

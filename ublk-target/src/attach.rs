@@ -261,7 +261,11 @@ impl Target {
             let descriptors =
                 Descriptors::map(&device, queue, info.queue_depth).map_err(failed("cannot map"))?;
             let reactor = (spec.dev_id.get() as usize + usize::from(queue)) % self.reactors.len();
-            shares[reactor].push(NewQueue { queue, descriptors });
+            shares[reactor].push(NewQueue {
+                queue,
+                descriptors,
+                stats: self.stats.of_new_queue(spec.dev_id),
+            });
         }
         let mut asked = Vec::new();
         for (reactor, queues) in self.reactors.iter().zip(shares) {

@@ -18,6 +18,8 @@
 //!   commits      flushes and FUA: asked of the committer, answered later
 //!   grace        when has all that was in flight ended?
 //! queue          the protocol of one hardware queue
+//! stats          what devices have done, counted by their reactors
+//! swap           a disk that was unplugged takes its old place
 //! ctrl           control commands
 //! sys            encodings that libublk's bindings lack
 //! ```
@@ -38,7 +40,9 @@ mod reactor;
 mod recovery;
 mod replica_events;
 mod resize;
+mod stats;
 mod support;
+mod swap;
 mod sys;
 mod target;
 
@@ -52,6 +56,7 @@ pub use owner::OwnerTag;
 #[cfg(feature = "rig")]
 pub use reactor::rig;
 pub use replica_events::{ReadFailed, ReadLate, ReplicaEvents};
+pub use stats::{DeviceStats, LATENCY_BUCKETS, OperationKind, OperationStats, latency_below};
 pub use support::{DataMode, KernelSupport};
 pub use sys::Features;
 pub use target::{Beat, Target, TargetConfig};

@@ -18,6 +18,7 @@ use crate::kernel_device::KernelDevice;
 use crate::params::DiskLimits;
 use crate::reactor::{self, AfterGrace, ReactorConfig, ReactorHandle};
 use crate::replica_events::{EventsTo, ReplicaEvents};
+use crate::stats::StatsTable;
 use crate::support::{DataMode, KernelSupport};
 use crate::sys::Features;
 
@@ -143,6 +144,7 @@ pub struct Target {
     /// By [`DiskIndex`].
     pub(crate) disks: Mutex<Vec<DiskEntry>>,
     events: EventsTo,
+    pub(crate) stats: StatsTable,
 }
 
 impl Target {
@@ -174,6 +176,7 @@ impl Target {
             devices: Mutex::default(),
             disks: Mutex::default(),
             events: EventsTo::default(),
+            stats: StatsTable::default(),
             config,
         };
         for number in 0..target.config.reactors.max(1) {
@@ -215,7 +218,7 @@ impl Target {
             source,
         })?;
         let index = self.take_disk_index(DiskLimits::of(disk))?;
-        let installed = self.install_disk(index, fd);
+        let installed = self.install_disk(index, &Arc::new(fd));
         if installed.is_err() {
             self.drop_disk(index);
         }
@@ -242,10 +245,13 @@ impl Target {
         Ok(DiskIndex::new(index))
     }
 
-    fn install_disk(&self, index: DiskIndex, fd: OwnedFd) -> Result<(), TargetError> {
-        let fd = Arc::new(fd);
+    pub(crate) fn install_disk(
+        &self,
+        index: DiskIndex,
+        fd: &Arc<OwnedFd>,
+    ) -> Result<(), TargetError> {
         for reactor in &self.reactors {
-            let answer = reactor.install_disk(index, &fd).wait_ok(REACTOR_TIMEOUT);
+            let answer = reactor.install_disk(index, fd).wait_ok(REACTOR_TIMEOUT);
             answer.map_err(|source| reactor_failed(reactor, "cannot take a disk", source))?;
         }
         Ok(())

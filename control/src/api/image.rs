@@ -188,6 +188,19 @@ pub struct Replica {
     pub percent: Option<u8>,
     /// Why, where the state needs a reason.
     pub why: Option<String>,
+    /// While it is `Damaged`: what of the image is bad there. Reads of exactly that go to another replica, or fail. At most 100.
+    pub damaged: Vec<DamagedRange>,
+    /// When all of it was read and compared last; null if never since its import, or not known any more.
+    pub verified_unix_ms: Option<u64>,
+}
+
+/// A part of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DamagedRange {
+    /// Byte offset in the image.
+    pub offset: u64,
+    /// Length.
+    pub len_bytes: u64,
 }
 
 /// An image, with everything that is known about it.

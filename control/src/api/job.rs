@@ -12,6 +12,8 @@ pub enum JobKind {
     Import,
     /// Reads an image's content again and compares it with its checksums.
     Verify,
+    /// The same, to take back that replicas are not trusted.
+    Recheck,
     /// Makes a replica of an image from another one.
     Rebuild,
     /// Moves the replicas of a disk to other disks.
@@ -89,7 +91,7 @@ pub struct Job {
     pub ended_unix_ms: Option<u64>,
     /// Why it failed.
     pub error: Option<ApiError>,
-    /// What a verification found, once it ended. Bad content also fails the job, with kind `corrupt`.
+    /// What a verification found, once it ended. Bad content that could not be repaired also fails the job, with kind `corrupt`.
     pub verify: Option<VerifyReport>,
 }
 
@@ -100,6 +102,8 @@ pub struct VerifyReport {
     pub replicas: u32,
     /// Number of blocks that do not match; `bad_blocks` names the first ones.
     pub bad_block_count: u64,
+    /// Of these, how many were written again from another replica, and are good now.
+    pub repaired_block_count: u64,
     /// At most 100 of them.
     pub bad_blocks: Vec<BadBlock>,
     /// SHA-256 of the content, as recorded.

@@ -23,8 +23,8 @@ pub use disk::{
 pub use doctor::{Check, DoctorReport, Verdict};
 pub use error::ApiError;
 pub use image::{
-    Attachment, AttachmentState, Changed, Image, ImageDetail, ImageList, ImportFormat, ImportImage,
-    ImportSource, Replica, ReplicaState, SetCopies, WaitQuery,
+    Attachment, AttachmentState, Changed, DamagedRange, Image, ImageDetail, ImageList,
+    ImportFormat, ImportImage, ImportSource, Replica, ReplicaState, SetCopies, WaitQuery,
 };
 pub use job::{BadBlock, Job, JobKind, JobList, JobPhase, JobState, Progress, VerifyReport};
 pub use name::ObjectName;

@@ -19,6 +19,7 @@ use utoipa::openapi::{
 use utoipa::{IntoParams, ToSchema};
 
 const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; version=0.0.4";
 const BYTES: &str = "application/octet-stream";
 
 /// Method of an endpoint.
@@ -44,6 +45,7 @@ enum Body {
     Bytes,
     /// A JSON document of no type of ours.
     Document,
+    Text,
 }
 
 /// One endpoint. `{...}` in the path is a parameter, percent-encoded where it holds a `/`.
@@ -74,6 +76,12 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "doctor",
         "What this node has and lacks, as the daemon sees it",
         Body::Json(of::<DoctorReport>),
+    ),
+    get(
+        "/metrics",
+        "metrics",
+        "Metrics for Prometheus, in its text format",
+        Body::Text,
     ),
     get(
         "/v1/openapi.json",
@@ -198,7 +206,15 @@ pub const ENDPOINTS: &[Endpoint] = &[
     post(
         "/v1/images/{name}/verify",
         "image_verify",
-        "Start reading the content again and comparing it with its checksums; the answer is the job",
+        "Start reading all replicas again and comparing them with their checksums, and repairing bad blocks from other replicas; the answer is the job",
+        202,
+        Body::Nothing,
+        Body::Json(of::<Job>),
+    ),
+    post(
+        "/v1/images/{name}/recheck",
+        "image_recheck",
+        "Start reading all replicas again, and trust those again that are good; the answer is the job",
         202,
         Body::Nothing,
         Body::Json(of::<Job>),
@@ -420,7 +436,7 @@ fn bodies() -> Vec<TypeSchema> {
         .flat_map(|endpoint| [endpoint.request, endpoint.response])
         .filter_map(|body| match body {
             Body::Json(of) | Body::Lines(of) => Some(of()),
-            Body::Nothing | Body::Bytes | Body::Document => None,
+            Body::Nothing | Body::Bytes | Body::Document | Body::Text => None,
         })
         .collect()
 }
@@ -502,6 +518,10 @@ fn content(body: Body) -> Option<(&'static str, ContentBuilder)> {
         Body::Json(of) => Some((JSON, of_type(of))),
         Body::Lines(of) => Some((NDJSON, of_type(of))),
         Body::Bytes => Some((BYTES, ContentBuilder::new())),
+        Body::Text => Some((
+            TEXT,
+            ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String))),
+        )),
         Body::Document => Some((
             JSON,
             ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::Object))),

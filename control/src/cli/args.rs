@@ -265,8 +265,17 @@ pub enum ImageCommand {
         /// Name of the image
         name: String,
     },
-    /// Read an image's content again and compare it with its checksums
+    /// Read all copies of an image again, compare them with their checksums, repair what another copy has
     Verify {
+        /// Name of the image
+        name: String,
+    },
+    /// Read an image again, and trust copies again that were not trusted
+    #[command(
+        after_help = "As verify, for copies that are Damaged or Failed: those that turn out good are Ready again. Nothing is \
+                            written but blocks that another copy has as they were imported."
+    )]
+    Recheck {
         /// Name of the image
         name: String,
     },

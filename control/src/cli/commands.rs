@@ -193,21 +193,8 @@ async fn image(context: &Context, command: ImageCommand) -> Result<(), ApiError>
                 }
             })
         }
-        ImageCommand::Verify { name } => {
-            let mut interrupts = Interrupts::catch()?;
-            let job: Job = client.post(&image_path(&name, Some("verify"))?).await?;
-            if context.global.no_wait {
-                return job_id(output, &job);
-            }
-            let job = wait_for(
-                client,
-                job,
-                &mut interrupts,
-                &mut Reporter::new(&context.global),
-            )
-            .await?;
-            output.done(&job, || job_line(&job))
-        }
+        ImageCommand::Verify { name } => read_again(context, &name, "verify").await,
+        ImageCommand::Recheck { name } => read_again(context, &name, "recheck").await,
         ImageCommand::Copies {
             name,
             copies,
@@ -287,6 +274,24 @@ async fn doctor(context: &Context) -> Result<u8, ApiError> {
     Ok(doctor::exit_code(&report))
 }
 
+/// `image verify` and `image recheck`.
+async fn read_again(context: &Context, name: &str, verb: &str) -> Result<(), ApiError> {
+    let (client, output) = (&context.client, &context.output);
+    let mut interrupts = Interrupts::catch()?;
+    let job: Job = client.post(&image_path(name, Some(verb))?).await?;
+    if context.global.no_wait {
+        return job_id(output, &job);
+    }
+    let job = wait_for(
+        client,
+        job,
+        &mut interrupts,
+        &mut Reporter::new(&context.global),
+    )
+    .await?;
+    output.done(&job, || job_line(&job))
+}
+
 /// The line that says how a job ended well.
 pub fn job_line(job: &Job) -> String {
     let done = human(job.progress.done_bytes);
@@ -297,8 +302,12 @@ pub fn job_line(job: &Job) -> String {
             } else {
                 "copies"
             };
+            let repaired = match report.repaired_block_count {
+                0 => String::new(),
+                blocks => format!(", {blocks} blocks repaired"),
+            };
             format!(
-                "{} is good: {done} read, {} {copies}, sha256 {}",
+                "{} is good: {done} read, {} {copies}{repaired}, sha256 {}",
                 job.image, report.replicas, report.sha256_expected
             )
         }

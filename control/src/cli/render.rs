@@ -168,8 +168,38 @@ pub fn image(detail: &ImageDetail, paint: Paint) -> String {
         text.push('\n');
         text.push_str(&table(&columns, &rows, paint));
     }
+    push_damage(&mut text, detail);
     push_history(&mut text, &detail.history, paint);
     text
+}
+
+/// How many damaged parts of a replica are shown; JSON has more.
+const DAMAGED_SHOWN: usize = 10;
+
+/// Which parts of which replica are damaged.
+fn push_damage(text: &mut String, detail: &ImageDetail) {
+    for replica in &detail.replicas {
+        if replica.damaged.is_empty() {
+            continue;
+        }
+        let disk = replica.disk_path.clone();
+        let disk = disk.unwrap_or_else(|| replica.disk_uuid.to_string());
+        let parts: Vec<String> = replica
+            .damaged
+            .iter()
+            .take(DAMAGED_SHOWN)
+            .map(|range| format!("{}+{}", range.offset, range.len_bytes))
+            .collect();
+        let more = if replica.damaged.len() > DAMAGED_SHOWN {
+            ", ..."
+        } else {
+            ""
+        };
+        text.push_str(&format!(
+            "\ndamaged on {disk} (byte + length): {}{more}\n",
+            parts.join(", ")
+        ));
+    }
 }
 
 /// `job list`.
@@ -299,6 +329,7 @@ pub const fn job_kind(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Import => "import",
         JobKind::Verify => "verify",
+        JobKind::Recheck => "recheck",
         JobKind::Rebuild => "rebuild",
         JobKind::Drain => "drain",
     }

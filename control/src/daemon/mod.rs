@@ -8,6 +8,8 @@
 //! replica/             copies of images: made, removed, led to; the disks brought into agreement
 //! image/, volume/      catalogues; how a volume is made and grown
 //! import/, verify      jobs
+//! scrub/               images read again, bad blocks repaired
+//! metrics/             for Prometheus
 //! serving              the ublk target
 //! http/                the API
 //! ```
@@ -23,6 +25,7 @@ mod image;
 mod import;
 mod jobs;
 mod log;
+mod metrics;
 mod node;
 mod object;
 mod process;
@@ -30,6 +33,7 @@ mod remove_devices;
 mod replica;
 pub mod run;
 mod run_lock;
+mod scrub;
 mod seen_paths;
 mod serving;
 mod status;

@@ -13,8 +13,10 @@ use super::disk::entry::DiskEntry;
 use super::disk::online::in_change;
 use super::errors;
 use super::jobs::Jobs;
+use super::metrics::Counters;
 use super::object::runtime::ObjectTable;
 use super::replica::Replicas;
+use super::scrub::{DamageTable, ScrubMemory};
 use super::seen_paths::SeenPaths;
 use super::serving::Serving;
 use crate::api::{ApiError, DiskState};
@@ -33,6 +35,8 @@ pub struct Node {
     pub jobs: Jobs,
     /// Devices.
     pub serving: Serving,
+    /// What is counted.
+    pub metrics: Counters,
     /// Copies of images, and who looks after them.
     pub replicas: Replicas,
     /// Imports that may copy now.
@@ -42,6 +46,9 @@ pub struct Node {
     seen: Mutex<SeenPaths>,
     problems: Mutex<HashMap<String, ApiError>>,
     changed: watch::Sender<u64>,
+    block_devices: watch::Sender<u64>,
+    pub(super) damage_table: Mutex<DamageTable>,
+    pub(super) scrub_memory: Mutex<ScrubMemory>,
     stopping: watch::Sender<bool>,
     no_attach: AtomicBool,
 }
@@ -55,6 +62,7 @@ impl Node {
             started_unix_ms: super::history::unix_ms(),
             jobs: Jobs::new(config.jobs_remembered),
             serving,
+            metrics: Counters::default(),
             replicas: Replicas::new(&config.rebuild),
             import_turns: Semaphore::new(config.import.at_once),
             disks: Mutex::default(),
@@ -62,6 +70,9 @@ impl Node {
             seen: Mutex::new(seen),
             problems: Mutex::default(),
             changed: watch::Sender::new(0),
+            block_devices: watch::Sender::new(0),
+            damage_table: Mutex::default(),
+            scrub_memory: Mutex::new(ScrubMemory::load(&config.state_dir)),
             stopping: watch::Sender::new(false),
             no_attach: AtomicBool::new(false),
             config,
@@ -91,6 +102,16 @@ impl Node {
     /// Sees every later [`Self::notify`].
     pub fn watch_changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// A block device of this machine came or went.
+    pub fn block_devices_changed(&self) {
+        self.block_devices.send_modify(|count| *count += 1);
+    }
+
+    /// Sees every later [`Self::block_devices_changed`].
+    pub fn watch_block_devices(&self) -> watch::Receiver<u64> {
+        self.block_devices.subscribe()
     }
 
     /// The daemon goes down: no new work.

@@ -13,7 +13,7 @@ use super::http::{self, socket};
 use super::node::{Node, boot_id};
 use super::object::recover;
 use super::serving::Serving;
-use super::{device_files, log, process, remove_devices, replica, run_lock, watchdog};
+use super::{device_files, log, process, remove_devices, replica, run_lock, scrub, watchdog};
 use crate::config::Config;
 
 /// How long jobs may take to end when the daemon goes down: their writes in flight are waited for.
@@ -103,6 +103,9 @@ async fn live(config: Config) -> Result<(), Box<dyn std::error::Error>> {
             .with_graceful_shutdown(async move { stopped.stopped().await });
         tokio::spawn(async move { serve.await })
     };
+    if let Some(address) = config.metrics_listen {
+        tokio::spawn(http::metrics::serve(Arc::clone(&node), address));
+    }
     tokio::spawn(watchdog::keep_beating(Arc::clone(&node)));
 
     let started = {
@@ -156,9 +159,11 @@ async fn come_back(node: &Arc<Node>) {
     );
     tracing::info!("ready: {status}");
     watchdog::tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    tokio::spawn(discovery::keep_listening(Arc::clone(node)));
     tokio::spawn(discovery::keep_looking(Arc::clone(node)));
     tokio::spawn(health::keep_watching(Arc::clone(node)));
     tokio::spawn(recover::keep_trying(Arc::clone(node)));
+    tokio::spawn(scrub::keep_scrubbing(Arc::clone(node)));
     tokio::spawn(replica::run::keep_going(Arc::clone(node)));
 }
 

@@ -125,6 +125,16 @@ impl Serving {
             .map_err(|error| errors::of_target(None, &error))
     }
 
+    /// Puts a disk that was opened anew into the place that it had before.
+    ///
+    /// # Errors
+    /// As [`Self::target`]; when the place is another disk's by now.
+    pub fn swap_disk(&self, slot: DiskIndex, disk: &DiskFile) -> Result<(), ApiError> {
+        self.target()?
+            .swap_disk(slot, disk)
+            .map_err(|error| errors::of_target(None, &error))
+    }
+
     /// Takes a disk out of the tables of the reactors.
     ///
     /// # Errors

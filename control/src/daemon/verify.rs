@@ -1,33 +1,46 @@
-//! Verification as a job: step by step through the disk's own thread, so that other work on the disk goes on in between.
+//! Verification as a job: all replicas of an image are read again, bad blocks repaired from another replica, the rest told of. A re-check
+//! does the same with replicas that are not trusted, and takes that back where nothing is wrong with them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bedplate_datapath::verify::{BlockContent, StepOutcome, VerifyReport as Found, VerifyRun};
+use bedplate_datapath::store::ReplicaState as Stored;
+use bedplate_datapath::verify::BlockContent;
 
-use super::errors;
 use super::image::catalog::hex;
 use super::jobs::{JobRef, cancelled};
 use super::node::Node;
 use super::object::{Located, Noun};
+use super::scrub::{Found, Reading, read};
 use crate::api::{ApiError, BadBlock, Job, JobKind, JobPhase, VerifyReport};
 use crate::error_kind::ErrorKind;
 
-/// Starts to verify an image and answers with the job.
+/// Bad blocks that a report lists; more are counted only.
+const LISTED_MAX: usize = 100;
+
+/// Starts to verify an image, all its replicas that can be read, and answers with the job.
 ///
 /// # Errors
-/// `NotFound`; `Busy` while another job is at it; `Corrupt` where its metadata is bad already.
-pub async fn start(node: &Arc<Node>, name: &str) -> Result<Job, ApiError> {
+/// `NotFound`; `Busy` while another job is at it; `Corrupt` where its metadata is bad already; `DiskOffline` where none can be read.
+pub fn start(node: &Arc<Node>, name: &str) -> Result<Job, ApiError> {
+    begin(node, name, JobKind::Verify)
+}
+
+/// Starts to re-check an image: as [`start`], and what was not trusted is trusted again if all of it is good.
+///
+/// # Errors
+/// As [`start`].
+pub fn recheck(node: &Arc<Node>, name: &str) -> Result<Job, ApiError> {
+    begin(node, name, JobKind::Recheck)
+}
+
+fn begin(node: &Arc<Node>, name: &str, kind: JobKind) -> Result<Job, ApiError> {
     node.require_running()?;
     let found = node.find(Noun::Image, name)?;
-    let actor = node.actor(found.disk)?;
-    let uuid = found.object.uuid;
-    let run = actor
-        .ask(move |store| VerifyRun::new(store, uuid))
-        .await?
-        .map_err(|error| errors::of_store(&actor.name(), Some(&found.object.name), &error))?;
+    let replicas = readable(node, &found)?;
     let job = {
         let mut images = node.runtimes();
-        let runtime = images.of(uuid);
+        let runtime = images.of(found.object.uuid);
         if let Some(other) = &runtime.job {
             return Err(ApiError::new(
                 ErrorKind::Busy,
@@ -40,128 +53,160 @@ pub async fn start(node: &Arc<Node>, name: &str) -> Result<Job, ApiError> {
             .object(found.object.name.clone())
             .remedy("wait for the job, or cancel it"));
         }
-        let job = node
-            .jobs
-            .create(JobKind::Verify, &found.object.name, Some(run.total_bytes()));
+        let total = found.object.size_bytes * replicas.len() as u64;
+        let job = node.jobs.create(kind, &found.object.name, Some(total));
         runtime.job = Some(job.clone());
         job
     };
     let view = job.view();
-    tokio::spawn(supervise(Arc::clone(node), found, run, job));
+    tokio::spawn(supervise(Arc::clone(node), found, replicas, job));
     Ok(view)
 }
 
-async fn supervise(node: Arc<Node>, found: Located, run: VerifyRun, job: JobRef) {
-    let (outcome, report) = match all_steps(&node, &found, run, &job).await {
-        Ok(report) => {
-            let bad = finding(&found, &report);
-            node.runtimes().of(found.object.uuid).damage =
-                bad.as_ref().map(|error| error.message.clone());
-            (bad.map_or(Ok(()), Err), Some(view(&found, &report)))
+/// The replicas that can be read. One whose metadata is bad cannot: it is read with its disk.
+fn readable(node: &Node, found: &Located) -> Result<Vec<Located>, ApiError> {
+    let all: Vec<Located> = node
+        .objects_of(Noun::Image)
+        .into_iter()
+        .filter(|replica| replica.object.uuid == found.object.uuid)
+        .collect();
+    let name = &found.object.name;
+    let mut replicas = all.clone();
+    replicas.retain(|replica| replica.disk_trouble.is_none() && replica.object.state.is_ready());
+    if !replicas.is_empty() {
+        return Ok(replicas);
+    }
+    let failed = all.iter().find_map(|replica| match &replica.object.state {
+        Stored::Failed(damage) if replica.disk_trouble.is_none() => Some((replica, damage)),
+        _ => None,
+    });
+    if let Some((replica, damage)) = failed {
+        let message = format!(
+            "the image {name} cannot be read on {}: {damage}",
+            replica.disk_path
+        );
+        return Err(ApiError::new(ErrorKind::Corrupt, message)
+            .object(name.clone())
+            .disk(replica.disk_path.clone())
+            .offset(damage.disk_offset().get())
+            .remedy(
+                "nothing of it was deleted: check the disk, restart the daemon, which reads that metadata anew, and see docs/operations.md",
+            ));
+    }
+    let trouble = all.iter().find_map(|replica| replica.disk_trouble.clone());
+    let message = format!(
+        "no replica of the image {name} can be read now: {}",
+        trouble.unwrap_or_default()
+    );
+    Err(ApiError::new(ErrorKind::DiskOffline, message)
+        .object(name.clone())
+        .remedy("it comes back by itself when its disk does; `bedplate disk list` says more"))
+}
+
+async fn supervise(node: Arc<Node>, found: Located, replicas: Vec<Located>, job: JobRef) {
+    let mut all = Vec::new();
+    let mut outcome = Ok(());
+    for replica in replicas {
+        let done_before = found.object.size_bytes * all.len() as u64;
+        match one(&node, &replica, &job, done_before).await {
+            Ok(read) => all.push((replica, read)),
+            Err(error) => {
+                outcome = Err(error);
+                break;
+            }
         }
-        Err(error) => (Err(error), None),
-    };
+    }
+    // What is wrong says more than what could not be read.
+    let wrong = all
+        .iter()
+        .find_map(|(replica, read)| finding(replica, read));
     node.runtimes().of(found.object.uuid).job = None;
-    node.refresh_disk(found.disk);
-    node.refresh_replicas(found.disk);
-    job.end(outcome, report);
+    for (replica, _) in &all {
+        node.refresh_disk(replica.disk);
+        node.refresh_replicas(replica.disk);
+    }
+    let report = (!all.is_empty() && outcome.is_ok()).then(|| view(&all));
+    job.end(wrong.map_or(outcome, Err), report);
     node.notify();
 }
 
-async fn all_steps(
-    node: &Node,
-    found: &Located,
-    mut run: VerifyRun,
+async fn one(
+    node: &Arc<Node>,
+    replica: &Located,
     job: &JobRef,
+    done_before: u64,
 ) -> Result<Found, ApiError> {
-    let actor = node.actor(found.disk)?;
-    loop {
+    let total = job.view().progress.total_bytes;
+    let mut after_step = |step: super::scrub::Step| -> Result<Duration, ApiError> {
         if job.is_cancelled() {
-            return Err(cancelled(&found.object.name));
+            return Err(cancelled(&replica.object.name));
         }
-        let (stepped, outcome) = actor
-            .ask(move |store| {
-                let outcome = run.step(store);
-                (run, outcome)
-            })
-            .await?;
-        run = stepped;
-        let outcome = outcome
-            .map_err(|error| errors::of_store(&actor.name(), Some(&found.object.name), &error))?;
-        job.progress(
-            JobPhase::Verifying,
-            run.done_bytes(),
-            Some(run.total_bytes()),
-        );
-        if outcome == StepOutcome::Done {
-            return Ok(run.finish());
-        }
-    }
+        job.progress(JobPhase::Verifying, done_before + step.done_bytes, total);
+        Ok(Duration::ZERO)
+    };
+    let reading = Reading {
+        hashes: true,
+        after_step: &mut after_step,
+    };
+    read(node, replica, reading).await
 }
 
-/// The error that a bad image is, with the first thing that is wrong.
-fn finding(found: &Located, report: &Found) -> Option<ApiError> {
-    if report.is_good() {
-        return None;
-    }
-    let name = &found.object.name;
-    let disk = &found.disk_path;
-    let (message, offset) = if let Some(bad) = report.bad_blocks.first() {
-        let actual = match bad.actual {
-            BlockContent::Crc(crc) => format!("actual {crc:#010x}"),
-            BlockContent::Unreadable(fault) => format!("unreadable: {fault}"),
-        };
-        let message = format!(
-            "the image {name} is damaged: {} bad blocks; the first at byte {} of the image, byte {} of {disk}: \
-             CRC32C expected {:#010x}, {actual}",
-            report.bad_block_count, bad.object_offset, bad.disk_offset, bad.expected_crc
-        );
-        (message, Some(bad.disk_offset.get()))
-    } else if let Some(lost) = report.lost_pages.first() {
-        (
-            format!("the image {name} on {disk} is damaged: {lost}"),
-            Some(lost.disk_offset().get()),
-        )
-    } else {
-        let message = format!(
-            "the image {name} on {disk} is damaged: SHA-256 expected {}, actual {}",
-            hex(&report.expected.sha256),
-            hex(&report.actual.sha256)
-        );
-        (message, None)
-    };
-    let mut error = ApiError::new(ErrorKind::Corrupt, message)
-        .object(name.clone())
-        .disk(disk.clone())
-        .remedy("check the disk (kernel log, SMART), then delete the image and import it again");
-    error.offset = offset;
+/// The error that a bad replica is, with the first thing that is wrong.
+fn finding(replica: &Located, read: &Found) -> Option<ApiError> {
+    let damage = read.damage(replica)?;
+    let name = &replica.object.name;
+    let disk = &replica.disk_path;
+    let mut error = ApiError::new(
+        ErrorKind::Corrupt,
+        format!("the image {name} is damaged on {disk}: {}", damage.why),
+    )
+    .object(name.clone())
+    .disk(disk.clone())
+    .remedy(
+        "everything else of it is served; check the disk (kernel log, SMART). With another copy it heals itself \
+         (`bedplate image copies`); without one, import it again under another name. See docs/operations.md",
+    );
+    let lost = read.report.lost_pages.first();
+    error.offset = read
+        .left()
+        .first()
+        .map(|bad| bad.disk_offset.get())
+        .or_else(|| lost.map(|page| page.disk_offset().get()));
     Some(error)
 }
 
-fn view(found: &Located, report: &Found) -> VerifyReport {
-    // A hash over bytes that could not be read says nothing.
-    let all_read = report
-        .bad_blocks
+fn view(all: &[(Located, Found)]) -> VerifyReport {
+    let bad_blocks = all.iter().flat_map(|(replica, read)| {
+        read.bad.iter().map(|bad| BadBlock {
+            disk: replica.disk_path.clone(),
+            object_offset: bad.object_offset.get(),
+            disk_offset: bad.disk_offset.get(),
+            expected_crc32c: bad.expected_crc,
+            actual_crc32c: match bad.actual {
+                BlockContent::Crc(crc) => crc,
+                BlockContent::Unreadable(_) => 0,
+            },
+        })
+    });
+    // The first replica that is not what was imported stands for all. A hash over bytes that could not be read says nothing.
+    let worst = all
         .iter()
-        .all(|bad| matches!(bad.actual, BlockContent::Crc(_)));
+        .map(|(_, read)| read)
+        .find(|read| !read.report.hashes_match())
+        .or_else(|| all.first().map(|(_, read)| read));
+    let all_read = worst.is_some_and(|read| {
+        let mut bad = read.bad.iter();
+        bad.all(|bad| matches!(bad.actual, BlockContent::Crc(_)))
+    });
+    let count = |of: fn(&Found) -> u64| all.iter().map(|(_, read)| of(read)).sum();
     VerifyReport {
-        replicas: 1,
-        bad_block_count: report.bad_block_count,
-        bad_blocks: report
-            .bad_blocks
-            .iter()
-            .map(|bad| BadBlock {
-                disk: found.disk_path.clone(),
-                object_offset: bad.object_offset.get(),
-                disk_offset: bad.disk_offset.get(),
-                expected_crc32c: bad.expected_crc,
-                actual_crc32c: match bad.actual {
-                    BlockContent::Crc(crc) => crc,
-                    BlockContent::Unreadable(_) => 0,
-                },
-            })
-            .collect(),
-        sha256_expected: hex(&report.expected.sha256),
-        sha256_actual: all_read.then(|| hex(&report.actual.sha256)),
+        replicas: u32::try_from(all.len()).unwrap_or(u32::MAX),
+        bad_block_count: count(|read| read.bad.len() as u64),
+        repaired_block_count: count(|read| read.repaired.len() as u64),
+        bad_blocks: bad_blocks.take(LISTED_MAX).collect(),
+        sha256_expected: worst.map_or_else(String::new, |read| hex(&read.report.expected.sha256)),
+        sha256_actual: worst
+            .filter(|_| all_read)
+            .map(|read| hex(&read.report.actual.sha256)),
     }
 }

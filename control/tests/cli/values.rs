@@ -171,6 +171,8 @@ pub fn image_detail(image: Image) -> ImageDetail {
         state: ReplicaState::Ready,
         percent: None,
         why: None,
+        damaged: Vec::new(),
+        verified_unix_ms: None,
     };
     let pending = Replica {
         uuid: Uuid::nil(),
@@ -356,6 +358,7 @@ pub fn verified(id: u64) -> Job {
         verify: Some(VerifyReport {
             replicas: 1,
             bad_block_count: 0,
+            repaired_block_count: 0,
             bad_blocks: Vec::new(),
             sha256_expected: sha256(),
             sha256_actual: Some(sha256()),

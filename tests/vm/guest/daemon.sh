@@ -15,6 +15,7 @@ daemon_pid() {
 
 daemon_settings() {
   printf 'run_dir = "%s"\nstate_dir = "%s"\n' "${BEDPLATE_SOCKET%/*}" "$LAB_TMP/state"
+  printf '%s\n%s\n' "${TOP_SETTINGS:-}" "${MORE_SETTINGS:-}"
   printf '[discovery]\ninterval_ms = 500\nall_block_devices = %s\n' "${LAB_LOOK_EVERYWHERE:-true}"
   printf '[ublk]\ndata_mode = "%s"\nqueues = %s\n' "$LAB_DATA_MODE" "${QUEUES:-1}"
   # Of a scenario that wants more.

@@ -16,6 +16,7 @@ use super::Remains;
 use super::commits::{AfterGrace, Purpose};
 use crate::backing::Backing;
 use crate::queue::Descriptors;
+use crate::stats::QueueStats;
 
 /// Where an answer goes.
 pub(super) type Reply<T> = Sender<T>;
@@ -24,6 +25,7 @@ pub(super) type Reply<T> = Sender<T>;
 pub(crate) struct NewQueue {
     pub(crate) queue: u16,
     pub(crate) descriptors: Descriptors,
+    pub(crate) stats: Arc<QueueStats>,
 }
 
 /// The part of a device that a reactor is to serve.

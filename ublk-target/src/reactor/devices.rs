@@ -14,6 +14,7 @@ use super::writes::Writes;
 use super::{Reactor, TAGS_MAX};
 use crate::backing::Backing;
 use crate::queue::{CommandFile, Descriptors, TagAddress};
+use crate::stats::QueueStats;
 
 /// Buffer index of a tag that has no place in the buffer table: no table is that long, so the kernel delivers the request
 /// marked as lacking a buffer, and it is copied.
@@ -32,6 +33,7 @@ pub(super) struct Served {
     first_slot: u32,
     buffers: Buffers,
     pub(super) descriptors: Descriptors,
+    pub(super) stats: Arc<QueueStats>,
     pub(super) stack: Arc<LayerStack>,
     /// Some layer may be read from another disk than its first.
     pub(super) has_replicas: bool,
@@ -172,7 +174,12 @@ impl Reactor {
         };
         self.devices.insert(new.dev_id, device);
         let mut placed = Vec::with_capacity(ranges.len());
-        for (NewQueue { queue, descriptors }, first_slot) in new.queues.into_iter().zip(ranges) {
+        for (new_queue, first_slot) in new.queues.into_iter().zip(ranges) {
+            let NewQueue {
+                queue,
+                descriptors,
+                stats,
+            } = new_queue;
             let buffers = self.place_buffers(new.auto_buffers, depth);
             self.place(Served {
                 dev_id: new.dev_id,
@@ -183,6 +190,7 @@ impl Reactor {
                 first_slot,
                 buffers,
                 descriptors,
+                stats,
                 has_replicas: has_replicas(&new.backing.stack),
                 stack: Arc::clone(&new.backing.stack),
                 writes: new
@@ -246,6 +254,7 @@ impl Reactor {
         if self.slots.len() < end as usize {
             self.slots.resize(end as usize, Slot::new(0, 0));
             self.executor.reserve_requests(end);
+            self.stopwatch.make_room(self.slots.len());
             for waiting in &mut self.waiting {
                 waiting.reserve(self.slots.len() - waiting.len());
             }

@@ -40,6 +40,7 @@ use crate::buffer_pool::{BufferPool, COPY_BYTES};
 use crate::error::TargetError;
 use crate::ranges::Ranges;
 use crate::replica_events::EventsTo;
+use crate::stats::Stopwatch;
 use command::{Command, Reply};
 pub(crate) use command::{NewQueue, NewQueues, ReactorHandle};
 pub(crate) use commits::{AfterGrace, CommitReply};
@@ -143,6 +144,8 @@ pub(super) struct Reactor {
     questions: u64,
     /// Requests between their FETCH and their COMMIT.
     working: u32,
+    /// When they were delivered.
+    stopwatch: Stopwatch,
     /// Requests that were answered, and those of them with an error.
     answered: u64,
     failed: u64,
@@ -289,6 +292,7 @@ impl Reactor {
             events,
             questions: 0,
             working: 0,
+            stopwatch: Stopwatch::default(),
             answered: 0,
             failed: 0,
             tags: Ranges::new(TAGS_MAX),
@@ -336,6 +340,7 @@ impl Reactor {
 
     /// All that is to be done now. It queues entries, and enters the kernel for nothing but a device that comes.
     fn turn(&mut self) {
+        self.stopwatch.turn();
         self.take_completions();
         self.retry_blocked();
         self.retry_waiting();

@@ -202,7 +202,9 @@ impl Reactor {
         queue.fetching -= 1;
         if result == 0 {
             queue.working += 1;
+            queue.stats.begun();
             self.working += 1;
+            self.stopwatch.begin(number);
             if self.leaving.is_some() {
                 self.hold(number);
             } else {
@@ -263,6 +265,7 @@ impl Reactor {
         self.working -= 1;
         if let Some(queue) = self.queue_of(number) {
             queue.working -= 1;
+            queue.stats.left();
         }
     }
 
@@ -390,7 +393,12 @@ impl Reactor {
         self.working -= 1;
         self.answered += 1;
         self.failed += u64::from(answer < 0);
+        let nanos = self.stopwatch.nanos_since(number);
+        let tag = self.slots[number as usize].tag;
         if let Some(queue) = self.queue_of(number) {
+            // The descriptor is the request's until the COMMIT is handed over.
+            let descriptor = queue.descriptors.get(tag);
+            queue.stats.ended(&descriptor, answer, nanos);
             queue.working -= 1;
             queue.fetching += 1;
         }

@@ -143,6 +143,7 @@ impl Rig {
             queues: vec![NewQueue {
                 queue: 0,
                 descriptors: Descriptors::map(&memory, 0, load.depth)?,
+                stats: Arc::default(),
             }],
         };
         rig.reactor.serve(new, reply);

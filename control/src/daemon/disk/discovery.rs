@@ -1,15 +1,19 @@
 //! Looks for disks: by the paths that are configured or remembered, and on every block device. Whatever they are called this time.
+//!
+//! It looks when the kernel says that a block device came or went, and from time to time, since that may be missed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bedplate_datapath::discover::{self, ScanReport};
-use bedplate_datapath::engine::DiskIdentity;
 use tokio::task::JoinSet;
 
-use super::entry::DiskEntry;
-use super::online::{came_back, duplicate, duplicate_of_used};
+use super::entry::{DiskEntry, Retry};
+use super::health::is_gone;
+use super::online::{duplicate, duplicate_of_used, silent_and_elsewhere};
+use super::uevent::Uevents;
+use super::{backoff, reopen};
 use crate::api::{ApiError, DiskState};
 use crate::daemon::errors;
 use crate::daemon::node::Node;
@@ -17,6 +21,8 @@ use crate::error_kind::ErrorKind;
 
 /// How long a disk may take to answer at the start, when devices wait for the daemon.
 const PROBE_AT_START: Duration = Duration::from_secs(1);
+/// Events of block devices come in swarms: how long they may take before there is a look.
+const SETTLES_WITHIN: Duration = Duration::from_millis(300);
 /// How long a disk that was found is waited for while I/O of a dead daemon still holds it.
 const CLAIM_WITHIN: Duration = Duration::from_secs(60);
 
@@ -45,10 +51,46 @@ pub async fn keep_looking(node: Arc<Node>) {
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The first tick comes at once, and the look at the start was just made.
     beat.tick().await;
+    let mut changes = node.watch_block_devices();
     loop {
         tokio::select! {
             () = node.stopped() => return,
-            _ = beat.tick() => look(&node, discover::PROBE_TIMEOUT).await,
+            _ = beat.tick() => {}
+            // The sender lives in the node, so the channel cannot close.
+            _ = changes.changed() => {
+                tokio::time::sleep(SETTLES_WITHIN).await;
+                changes.mark_unchanged();
+                for entry in node.disks().iter_mut() {
+                    entry.retry = Retry::default();
+                }
+            }
+        }
+        look(&node, discover::PROBE_TIMEOUT).await;
+    }
+}
+
+/// Passes on what the kernel says of block devices, until the daemon goes down.
+pub async fn keep_listening(node: Arc<Node>) {
+    let mut events = match Uevents::listen() {
+        Ok(events) => events,
+        Err(error) => {
+            tracing::warn!(%error, "cannot listen to the kernel's uevents: disks that come or go are found with the next look");
+            return;
+        }
+    };
+    loop {
+        tokio::select! {
+            () = node.stopped() => return,
+            event = events.next() => match event {
+                Ok(event) => {
+                    tracing::debug!(?event, "a block device came or went");
+                    node.block_devices_changed();
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot listen to the kernel's uevents any more");
+                    return;
+                }
+            }
         }
     }
 }
@@ -118,9 +160,15 @@ async fn take(node: &Arc<Node>, report: ScanReport) {
         };
         match in_use {
             Some((actor, ..)) if actor.identity == found.identity => continue,
-            Some((actor, path, state)) => {
-                let error = if state == DiskState::Offline || is_gone(actor.identity) {
-                    came_back(uuid, &path, &found.path)
+            Some((actor, ..)) if is_gone(actor.identity) => {
+                if let Err(error) = reopen::let_go(node, uuid, &found.path).await {
+                    refuse(node, found.path, DiskState::Offline, error);
+                    continue;
+                }
+            }
+            Some((_, path, state)) => {
+                let error = if state == DiskState::Offline {
+                    silent_and_elsewhere(uuid, &path, &found.path)
                 } else {
                     duplicate_of_used(uuid, &path, &found.path)
                 };
@@ -133,26 +181,29 @@ async fn take(node: &Arc<Node>, report: ScanReport) {
         if !found.on_original_hardware {
             tracing::warn!(disk = %found.path.display(), %uuid, "this disk was formatted on other hardware: it was moved, or it is a copy");
         }
+        let rests = node
+            .disks()
+            .iter()
+            .any(|entry| entry.path == found.path && entry.retry.is_resting(Instant::now()));
+        if rests {
+            continue;
+        }
         let node = Arc::clone(node);
         opening.spawn(async move {
             if let Err(error) = node.bring_online(&found.path, CLAIM_WITHIN).await {
                 tracing::debug!(disk = %found.path.display(), "not in use: {error}");
+                let health = &node.config.health;
+                let backoff = health.backoff(node.config.discovery.interval_ms);
+                let mut disks = node.disks();
+                if let Some(entry) = disks.iter_mut().find(|entry| entry.path == found.path) {
+                    entry
+                        .retry
+                        .failed(Instant::now(), &backoff, backoff::random());
+                }
             }
         });
     }
     while opening.join_next().await.is_some() {}
-}
-
-/// Whether the kernel has no such block device any more. A file that is open is never gone.
-fn is_gone(identity: DiskIdentity) -> bool {
-    match identity {
-        DiskIdentity::Block(number) => {
-            let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
-            let known = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
-            PathBuf::from("/sys/dev/block").exists() && !known.exists()
-        }
-        DiskIdentity::File { .. } => false,
-    }
 }
 
 /// Notes why a disk is not in use; one that is stays as it is.

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bedplate_datapath::plan::DiskIndex;
 use bedplate_datapath::store::{Object, PreviousSession};
 use uuid::Uuid;
 
 use super::actor::{Contents, DiskActor};
+use super::backoff::Backoff;
 use super::space::Fullness;
 use crate::api::{ApiError, Disk, DiskDetail, DiskState};
 use crate::daemon::history::Tracked;
@@ -34,6 +36,28 @@ pub struct DiskEntry {
     pub slot: Option<DiskIndex>,
     /// How full it was when somebody looked last.
     pub fullness: Fullness,
+    /// Tries to open it.
+    pub retry: Retry,
+}
+
+/// Tries to open a disk that failed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Retry {
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+impl Retry {
+    /// One more failed at `now`.
+    pub fn failed(&mut self, now: Instant, backoff: &Backoff, random: u32) {
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Some(now + backoff.wait(self.failures, random));
+    }
+
+    /// Whether the next one is not due yet.
+    pub fn is_resting(&self, now: Instant) -> bool {
+        self.not_before.is_some_and(|due| now < due)
+    }
 }
 
 impl DiskEntry {
@@ -49,6 +73,7 @@ impl DiskEntry {
             in_change: false,
             slot: None,
             fullness: Fullness::default(),
+            retry: Retry::default(),
         }
     }
 
@@ -152,4 +177,28 @@ fn names(contents: &Contents, noun: Noun) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_disk_that_cannot_be_opened_is_tried_less_and_less() {
+        let backoff = Backoff {
+            first: Duration::from_secs(1),
+            most: Duration::from_secs(8),
+        };
+        let start = Instant::now();
+        let mut retry = Retry::default();
+        assert!(!retry.is_resting(start));
+        for (failure, rest) in [1, 2, 4, 8, 8].into_iter().enumerate() {
+            let now = start + Duration::from_secs(100 * failure as u64);
+            retry.failed(now, &backoff, u32::MAX / 2);
+            let rest = Duration::from_secs(rest);
+            assert!(retry.is_resting(now + rest.mul_f64(0.99)));
+            assert!(!retry.is_resting(now + rest.mul_f64(1.01)));
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Disks: found by their superblock, each served by a thread of its own, watched while it is in use.
 
 pub(super) mod actor;
+pub(super) mod backoff;
 pub(super) mod discovery;
 pub(super) mod entry;
 mod format;
@@ -11,8 +12,11 @@ pub(super) mod online;
 mod owner;
 mod re_uuid;
 mod remove;
+mod reopen;
 pub(super) mod space;
+mod standing;
 mod thread;
+pub(super) mod uevent;
 
 pub(super) use format::format;
 pub use format::write_format;

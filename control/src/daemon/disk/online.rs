@@ -9,9 +9,10 @@ use bedplate_datapath::store::PreviousSession;
 use uuid::Uuid;
 
 use super::actor::{DiskActor, Setup};
-use super::entry::DiskEntry;
+use super::entry::{DiskEntry, Retry};
 use super::in_change::InChange;
 use super::owner::Owner;
+use super::reopen;
 use crate::api::{ApiError, Disk, DiskState};
 use crate::daemon::blocking::blocking;
 use crate::daemon::node::Node;
@@ -272,16 +273,28 @@ impl Node {
             actor.contents().objects.len(),
         );
         let lost = actor.report.lost.clone();
+        // Of one that was unplugged under devices that read from it.
+        let place = self
+            .disks()
+            .iter()
+            .find(|entry| entry.path == path)
+            .and_then(|entry| entry.slot);
+        let place = match place {
+            Some(place) => reopen::take_place(self, &actor, place).await,
+            None => None,
+        };
         {
             let mut disks = self.disks();
             if let Some(entry) = change.end(&mut disks) {
                 entry.uuid = Some(uuid);
                 entry.contents = actor.contents();
                 entry.actor = Some(actor);
-                entry.slot = None;
+                entry.slot = place;
+                entry.retry = Retry::default();
                 entry.set_state(DiskState::Online, None, &cause);
             }
         }
+        self.metrics.disk_changed(uuid, DiskState::Online);
         self.set_problem(&format!("disk:{}", path.display()), None);
         self.seen().remember(uuid, path);
         self.refresh_replicas(uuid);
@@ -349,13 +362,31 @@ pub fn duplicate_of_used(uuid: Uuid, used: &Path, other: &Path) -> ApiError {
         .remedy("the first one is in use; if the other one is a copy, take it away")
 }
 
-/// The error of a disk that is in use as `used`, does not answer there any more, and was found at `now`: unplugged and plugged in again.
-pub fn came_back(uuid: Uuid, used: &Path, now: &Path) -> ApiError {
+/// The error of a disk that is in use as `used`, is gone there, and was found at `now`, while `volume` of it is attached.
+pub fn came_back(uuid: Uuid, used: &Path, now: &Path, volume: &str) -> ApiError {
     let (used, now) = (used.display(), now.display());
     ApiError::new(
         ErrorKind::DiskOffline,
-        format!("the disk {used} ({uuid}) does not answer any more, and came back as {now}"),
+        format!(
+            "the disk {used} ({uuid}) was unplugged while its volume {volume} was attached, and came back as {now}: \
+             what it lost with its power is not known"
+        ),
     )
     .disk(now.to_string())
-    .remedy("restart the daemon, which opens it there (`systemctl restart bedplated`): what waits for it goes on then")
+    .object(volume)
+    .remedy(
+        "stop what uses the volumes of that disk and detach them (`bedplate volume detach`): the disk is opened then by itself; \
+         or restart the daemon, and see docs/operations.md, \"A disk was unplugged\"",
+    )
+}
+
+/// The error of a disk that is in use as `used`, does not answer there, and was found at `now` as well: two paths to one disk, perhaps.
+pub fn silent_and_elsewhere(uuid: Uuid, used: &Path, now: &Path) -> ApiError {
+    let (used, now) = (used.display(), now.display());
+    ApiError::new(
+        ErrorKind::DiskOffline,
+        format!("the disk {used} ({uuid}) does not answer, and is there as {now} too"),
+    )
+    .disk(now.to_string())
+    .remedy("if it is to be used there, restart the daemon: `systemctl restart bedplated`; if it is a copy, take it away")
 }

@@ -80,10 +80,15 @@ pub(super) async fn verify(
     name: Name,
 ) -> Result<(StatusCode, Json<Job>), Failure> {
     let Path(name) = name?;
-    Ok((
-        StatusCode::ACCEPTED,
-        Json(verify::start(&node, &name).await?),
-    ))
+    Ok((StatusCode::ACCEPTED, Json(verify::start(&node, &name)?)))
+}
+
+pub(super) async fn recheck(
+    State(node): State<Arc<Node>>,
+    name: Name,
+) -> Result<(StatusCode, Json<Job>), Failure> {
+    let Path(name) = name?;
+    Ok((StatusCode::ACCEPTED, Json(verify::recheck(&node, &name)?)))
 }
 
 pub(super) async fn copies(

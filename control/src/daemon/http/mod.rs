@@ -4,6 +4,7 @@ mod disks;
 mod failure;
 mod images;
 mod jobs;
+pub mod metrics;
 mod node;
 pub mod socket;
 mod volumes;
@@ -27,6 +28,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/status", get(node::status))
         .route("/v1/doctor", get(node::doctor))
         .route("/v1/openapi.json", get(node::openapi))
+        .route("/metrics", get(metrics::show))
         .route("/v1/devices/remove", post(node::remove_devices))
         .route("/v1/disks", get(disks::list).post(disks::add))
         .route("/v1/disks/format", post(disks::format))
@@ -43,6 +45,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/images/{name}/attach", post(images::attach))
         .route("/v1/images/{name}/detach", post(images::detach))
         .route("/v1/images/{name}/verify", post(images::verify))
+        .route("/v1/images/{name}/recheck", post(images::recheck))
         .route("/v1/images/{name}/copies", post(images::copies))
         .route("/v1/images/{name}/wait", get(images::wait))
         .route("/v1/volumes", get(volumes::list).post(volumes::create))

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use bedplate_datapath::catalogue::{Catalogue, CatalogueState};
 use bedplate_datapath::store::{Object, ReplicaState as StoredState};
-use bedplate_datapath::units::CLUSTER_BYTES;
+use bedplate_datapath::units::{BLOCK_BYTES, CLUSTER_BYTES};
 use uuid::Uuid;
 
 use crate::api::{
-    ApiError, Attachment, AttachmentState, Changed, Image, ImageDetail, JobState, Replica,
-    ReplicaState, Transition,
+    ApiError, Attachment, AttachmentState, Changed, DamagedRange, Image, ImageDetail, JobState,
+    Replica, ReplicaState, Transition,
 };
 use crate::daemon::node::Node;
 use crate::daemon::object::runtime::ObjectTable;
@@ -17,6 +17,9 @@ use crate::daemon::object::wait::Stand;
 use crate::daemon::object::{Located, Noun};
 use crate::daemon::replica::image_of;
 use crate::error_kind::ErrorKind;
+
+/// Damaged ranges that are shown of one replica.
+const DAMAGED_RANGES_MAX: usize = 100;
 
 impl Node {
     /// Derives the states of the replicas on a disk from the disk's state, and tells of the changes.
@@ -53,27 +56,10 @@ impl Node {
         match &object.state {
             StoredState::Failed(damage) => (ReplicaState::Failed, Some(damage.to_string())),
             StoredState::Building { .. } => self.state_of_unfinished(object.uuid, found.disk),
-            StoredState::Ready if self.is_damaged(object.replica_uuid) => {
-                let blocks: u64 = self
-                    .damaged_blocks(object.replica_uuid)
-                    .iter()
-                    .map(|blocks| blocks.end - blocks.start)
-                    .sum();
-                let why = format!(
-                    "{blocks} blocks are not what was imported; they are read from other copies"
-                );
-                (ReplicaState::Damaged, Some(why))
-            }
-            StoredState::Ready => {
-                let damage = self
-                    .runtimes()
-                    .get(object.uuid)
-                    .and_then(|runtime| runtime.damage.clone());
-                match damage {
-                    Some(damage) => (ReplicaState::Damaged, Some(damage)),
-                    None => (ReplicaState::Ready, None),
-                }
-            }
+            StoredState::Ready => match self.damage().of(object.replica_uuid) {
+                Some(damage) => (ReplicaState::Damaged, Some(damage.why.clone())),
+                None => (ReplicaState::Ready, None),
+            },
         }
     }
 
@@ -157,9 +143,32 @@ impl Node {
         history.sort_by_key(|change| change.at_unix_ms);
         Ok(ImageDetail {
             image: seen.image,
-            replicas: seen.replicas,
+            replicas: seen
+                .replicas
+                .into_iter()
+                .map(|mut replica| {
+                    self.add_damage(&mut replica);
+                    replica
+                })
+                .collect(),
             history,
         })
+    }
+
+    /// What is known to be bad of a replica, and when it was read.
+    fn add_damage(&self, view: &mut Replica) {
+        view.damaged = self
+            .damage()
+            .ranges(view.uuid)
+            .into_iter()
+            .take(DAMAGED_RANGES_MAX)
+            .map(|range| DamagedRange {
+                offset: range.start * BLOCK_BYTES,
+                len_bytes: (range.end - range.start) * BLOCK_BYTES,
+            })
+            .collect();
+        let remembered = self.scrub_memory().of(view.uuid);
+        view.verified_unix_ms = remembered.map(|what| what.read_unix_s.saturating_mul(1000));
     }
 
     /// What the API answers to a change of an image's device.
@@ -269,6 +278,8 @@ impl Node {
             state,
             percent,
             why,
+            damaged: Vec::new(),
+            verified_unix_ms: None,
         }
     }
 
@@ -308,6 +319,8 @@ impl Node {
                     state,
                     percent: None,
                     why,
+                    damaged: Vec::new(),
+                    verified_unix_ms: None,
                 }
             })
             .collect()

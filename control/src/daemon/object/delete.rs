@@ -53,6 +53,9 @@ pub async fn delete(node: &Arc<Node>, noun: Noun, name: &str) -> Result<(), ApiE
         }
     }
     node.replicas.sets.forget(uuid);
+    for copy in &copies {
+        node.forget_scrubbed(copy.object.replica_uuid);
+    }
     node.set_problem(&backing::loss_key(uuid), None);
     tracing::info!(object = object.name, %uuid, "deleted the {noun}");
     for copy in copies {

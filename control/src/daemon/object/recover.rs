@@ -160,7 +160,10 @@ async fn bring_back(node: &Arc<Node>, found: &Located) {
         return;
     }
     match bring_up(node, &found).await {
-        Ok(number) => attach::attached(node, &found.object, number, "back"),
+        Ok(number) => {
+            attach::attached(node, &found.object, number, "back");
+            node.metrics.device_recovered();
+        }
         // Its image is on disks that are not there yet. It goes on when one of them is; nobody has to do anything about it.
         Err(error) if found.object.parent.is_some() && !base_is_there(node, &found) => {
             let state = AttachmentState::Recovering;

@@ -35,8 +35,6 @@ pub struct Runtime {
     pub describing: Arc<tokio::sync::Mutex<()>>,
     /// The job that reads it.
     pub job: Option<JobRef>,
-    /// What a verification found to be bad.
-    pub damage: Option<String>,
 }
 
 impl Default for Runtime {
@@ -47,7 +45,6 @@ impl Default for Runtime {
             turn: Arc::default(),
             describing: Arc::default(),
             job: None,
-            damage: None,
         }
     }
 }

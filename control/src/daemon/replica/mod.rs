@@ -83,8 +83,6 @@ struct State {
     blocked: HashMap<Uuid, String>,
     /// Rates that operators asked for.
     limits: HashMap<Uuid, u64>,
-    /// Blocks that are bad, by replica.
-    damage: HashMap<Uuid, Vec<Range<u64>>>,
     /// Turns of disks that copies are written to.
     targets: HashMap<Uuid, Arc<tokio::sync::Mutex<()>>>,
 }

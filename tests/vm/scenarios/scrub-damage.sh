@@ -1,0 +1,73 @@
+# shellcheck shell=dash disable=SC2034
+# A byte that rots under an image with one copy: the scrub finds it, reads of exactly that block fail, everything else is served, also after
+# kill -9; what was recorded never changes, and the image is Ready again when its bytes are.
+GUESTS="quick"
+DISKS="256"
+
+CLUSTERS_FROM=18350080
+MORE_SETTINGS='[scrub]
+interval_s = 1'
+
+boot_1() {
+  daemon_start
+  must bedplate disk format "$(disk 1)"
+  number=0
+  while [ "$number" -lt 30000 ]; do
+    number=$((number + 1))
+    echo "MARK-OF-THE-GOLDEN-IMAGE line $number"
+  done >"$LAB_TMP/marked"
+  must bedplate image import marked "$LAB_TMP/marked"
+  sum=$(image_field marked sha256)
+  device=$(bedplate image attach marked)
+  must bedplate volume create clone --image marked --size 16M
+  clone=$(bedplate volume attach clone)
+  device_is_right "$device" "$LAB_TMP/marked"
+
+  place=$(dd if="$(disk 1)" bs=4096 skip=$((CLUSTERS_FROM / 4096)) count=16384 2>/dev/null | strings -t d -n 30 | awk '/MARK-OF-THE-GOLDEN-IMAGE line 9000$/ {print $1; exit}')
+  [ -n "$place" ] || fail "cannot find the image's data on the disk"
+  place=$((CLUSTERS_FROM + place))
+  flip_byte 1 "$place"
+  within 30 image_is marked Damaged
+  damaged_as_it_must_be
+  note "found by the scrub: $(image_field marked why)"
+
+  daemon_kill
+  daemon_start
+  within 30 image_is marked Damaged
+  within 30 is_attached marked "$device"
+  within 30 volume_ready clone "$clone"
+  damaged_as_it_must_be
+  note "kill -9: read first, and found again"
+
+  must_fail 6 'expected 0x.*actual 0x' bedplate image verify marked
+  flip_byte 1 "$place"
+  must bedplate image recheck marked
+  equal "state after the bytes are back" Ready "$(image_field marked state)"
+  drop_caches
+  device_is_right "$device" "$LAB_TMP/marked"
+  equal "the recorded SHA-256" "$sum" "$(image_field marked sha256)"
+  bedplate image show marked | sed 's/^/  /'
+  daemon_stop
+}
+
+image_is() { [ "$(image_field "$1" state)" = "$2" ]; }
+is_attached() { [ "$(image_field "$1" device)" = "$2" ]; }
+
+# Its one bad block fails, for the image's device and for the clone's; the ones beside it do not.
+damaged_as_it_must_be() {
+  drop_caches
+  bedplate -o json image show marked >"$LAB_TMP/shown"
+  offset=$(json_field offset <"$LAB_TMP/shown")
+  equal "length of what is damaged" 4096 "$(json_field len_bytes <"$LAB_TMP/shown")"
+  grep -qE 'expected 0x[0-9a-f]+, actual 0x' "$LAB_TMP/shown" || fail "it does not say expected and actual"
+  block=$((offset / 4096))
+  for reader in "$device" "$clone"; do
+    ! dd if="$reader" of="$LAB_TMP/block" bs=4096 skip="$block" count=1 iflag=direct 2>"$LAB_TMP/out" || fail "$reader: a damaged block was read"
+    grep -qi 'input/output error' "$LAB_TMP/out" || fail "not EIO: $(cat "$LAB_TMP/out")"
+    for beside in $((block - 1)) $((block + 1)); do
+      must dd if="$reader" of="$LAB_TMP/block" bs=4096 skip="$beside" count=1 iflag=direct
+      dd if="$LAB_TMP/marked" bs=4096 skip="$beside" count=1 2>/dev/null | cmp -s - "$LAB_TMP/block" || fail "$reader: block $beside is wrong"
+    done
+  done
+  equal "the recorded SHA-256" "$sum" "$(image_field marked sha256)"
+}
