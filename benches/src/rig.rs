@@ -50,7 +50,8 @@ impl Rig {
         Ok(Self {
             reads: EngineLoop::new(&disk, clone.stack())?,
             writes: WriteLoop::new(&disk)?,
-            raw: RawLoop::new(&disk, DISK_BYTES)?,
+            // As much as the others touch: caches must not tell them apart.
+            raw: RawLoop::new(&disk, u64::from(IMAGE_CLUSTERS) * CLUSTER_BYTES)?,
             clone,
         })
     }

@@ -195,10 +195,15 @@ fn push_damage(text: &mut String, detail: &ImageDetail) {
         } else {
             ""
         };
-        text.push_str(&format!(
-            "\ndamaged on {disk} (byte + length): {}{more}\n",
-            parts.join(", ")
-        ));
+        let parts = parts.join(", ");
+        text.extend([
+            "\ndamaged on ",
+            &disk,
+            " (byte + length): ",
+            &parts,
+            more,
+            "\n",
+        ]);
     }
 }
 

@@ -30,13 +30,11 @@ pub fn compare(path: &Path, rw: &str, mut work: impl FnMut(), requests: u32) {
             let theirs = run(path, rw);
             (ours(), theirs)
         };
-        match theirs {
-            Some(theirs) => ratios.push(ours / theirs),
-            None => {
-                println!("  skipped: {rw} against fio: fio is not installed, or does not run here");
-                return;
-            }
-        }
+        let Some(theirs) = theirs else {
+            println!("  skipped: {rw} against fio: fio is not installed, or does not run here");
+            return;
+        };
+        ratios.push(ours / theirs);
     }
     ratios.sort_by(f64::total_cmp);
     println!(
@@ -69,7 +67,7 @@ fn run(path: &Path, rw: &str) -> Option<f64> {
             "--iodepth_batch_complete_max=32",
         ])
         .args([
-            "--size=256M",
+            "--size=96M",
             "--time_based",
             "--runtime=1",
             "--norandommap",

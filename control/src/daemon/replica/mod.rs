@@ -44,7 +44,6 @@ pub use settle::{carry_out, settle};
 pub use view::{image_of, state_of};
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
