@@ -118,10 +118,7 @@ fn unwritten(
     let volume = Arc::new(Volume::new(parts, 0));
     let disk = DiskIndex::new(0);
     let layers = [volume.map(), image]
-        .map(|map| Layer {
-            map: Arc::clone(map),
-            disk,
-        })
+        .map(|map| Layer::new(Arc::clone(map), disk))
         .to_vec();
     (volume, LayerStack { layers, size_bytes })
 }
