@@ -92,12 +92,11 @@ fn apply(disks: &mut [DiskSays], step: &MergeStep) {
                 .graves
                 .iter_mut()
                 .find(|known| known.object_uuid == uuid);
-            match known {
-                Some(known) => *known = grave,
-                None => {
-                    says.objects.retain(|object| object.uuid != uuid);
-                    says.graves.push(grave);
-                }
+            if let Some(known) = known {
+                *known = grave;
+            } else {
+                says.objects.retain(|object| object.uuid != uuid);
+                says.graves.push(grave);
             }
         }
         MergeStep::RemoveReplica { uuid, .. } => {
@@ -128,7 +127,7 @@ fn apply(disks: &mut [DiskSays], step: &MergeStep) {
             );
             object.generation = description.generation;
             object.wanted_copies = description.wanted_copies;
-            object.member_disks = description.member_disks.clone();
+            object.member_disks.clone_from(&description.member_disks);
             object.dev_id = description.dev_id;
             object.want_attached = description.want_attached;
         }
