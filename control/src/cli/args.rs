@@ -272,8 +272,9 @@ pub enum ImageCommand {
     },
     /// Read an image again, and trust copies again that were not trusted
     #[command(
-        after_help = "As verify, for copies that are Damaged or Failed: those that turn out good are Ready again. Nothing is \
-                            written but blocks that another copy has as they were imported."
+        after_help = "As verify, for copies that are Damaged: those that turn out good are Ready again. Nothing is written but \
+                            blocks that another copy has as they were imported. The metadata of a copy that is Failed is read \
+                            anew when the daemon starts."
     )]
     Recheck {
         /// Name of the image

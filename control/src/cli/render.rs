@@ -196,14 +196,8 @@ fn push_damage(text: &mut String, detail: &ImageDetail) {
             ""
         };
         let parts = parts.join(", ");
-        text.extend([
-            "\ndamaged on ",
-            &disk,
-            " (byte + length): ",
-            &parts,
-            more,
-            "\n",
-        ]);
+        let line = format!("\ndamaged on {disk} (byte + length): {parts}{more}\n");
+        text.push_str(&line);
     }
 }
 

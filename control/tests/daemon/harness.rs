@@ -74,7 +74,7 @@ impl Node {
         let config = self.path("bedplated.toml");
         let settings = format!(
             "log = 'debug'\nrun_dir = '{}'\nstate_dir = '{}'\n{}\n[memory]\nlock = 'off'\n[discovery]\n\
-             all_block_devices = false\ninterval_ms = {}\n[health]\ninterval_ms = 200\n",
+             all_block_devices = false\ninterval_ms = {}\n[health]\ninterval_ms = 200\ngrace_ms = 2400\n",
             self.text("run"),
             self.text("state"),
             self.settings,

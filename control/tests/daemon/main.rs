@@ -8,5 +8,6 @@ mod harness;
 mod imports;
 mod lifetime;
 mod replicas;
+mod scrub;
 mod sources;
 mod volumes;

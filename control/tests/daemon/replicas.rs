@@ -349,7 +349,7 @@ fn a_late_disk_starts_no_copy_and_one_that_is_gone_does_and_the_extra_goes_when_
     node.stop();
     std::fs::rename(node.path(&lost), node.path("away")).unwrap();
     node.start();
-    // The grace time of these tests is 12 checks of 200 ms.
+    // The grace time of these tests is 2.4 s.
     until("it waits for the disk", || {
         let shown = node.image("a");
         let why = shown["degraded_why"]

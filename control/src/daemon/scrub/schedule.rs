@@ -58,7 +58,7 @@ pub fn next(candidates: &[Candidate], now_unix_s: u64, interval: Duration) -> Ne
 mod tests {
     use super::*;
 
-    const NOW: u64 = 1_000_000;
+    const NOW: u64 = 10_000_000;
     const WEEK: Duration = Duration::from_secs(604_800);
 
     fn read_ago(seconds: u64) -> Candidate {
