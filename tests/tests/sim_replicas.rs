@@ -252,8 +252,8 @@ fn a_description_only_goes_forward() {
     a.set_description(IMAGE, &new).unwrap();
     let alone = a.set_attachment(IMAGE, DevId::new(4), false).unwrap_err();
     assert_eq!(alone.kind(), StoreErrorKind::BadDescription);
-    let mut disk = a.close().unwrap();
-    let a = open(&mut disk);
+    let disk = a.close().unwrap();
+    let a = open(disk);
     assert!(a.object(IMAGE).unwrap().description().says_the_same(&new));
 }
 
@@ -267,8 +267,8 @@ fn a_grave_takes_the_copys_slot_and_space_and_keeps_the_uuid() {
     a.bury(&Grave::of(&copy, A, 5)).unwrap();
     assert!(a.object(IMAGE).is_none());
     assert_eq!(a.free_clusters(), a.total_clusters());
-    let mut disk = a.close().unwrap();
-    let mut a = open(&mut disk);
+    let disk = a.close().unwrap();
+    let mut a = open(disk);
     assert_eq!(a.grave(IMAGE).unwrap().pending, [B]);
     assert_eq!(
         a.begin_copy(&copy, REPLICA).map(drop).unwrap_err().kind(),

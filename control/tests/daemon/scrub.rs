@@ -7,12 +7,12 @@ use crate::harness::{MIB, Node, until};
 
 const BLOCK: usize = 4096;
 /// A block of the image that is spoilt.
-const AT: usize = 2 * (MIB as usize) + 3 * BLOCK;
+const AT: usize = (2 << 20) + 3 * BLOCK;
 
 /// A node whose scrub never rests, with disks `disk0`, `disk1`, ...
 fn scrubbing(disks: usize) -> Node {
     let mut node = Node::new();
-    node.settings = "[scrub]\ninterval_s = 1\n".to_owned();
+    "[scrub]\ninterval_s = 1\n".clone_into(&mut node.settings);
     node.start();
     for number in 0..disks {
         let disk = node.text(&format!("disk{number}"));
