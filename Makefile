@@ -14,7 +14,7 @@ STRIP ?=
 
 .PHONY: help
 help: ## List these commands
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## Install what building and testing need (Debian, as root)
@@ -48,8 +48,20 @@ soak: ## Longer runs, in shards of under 30 minutes; goes on where it was interr
 	@tests/vm/soak
 
 .PHONY: bench
-bench: ## Measure the engine (criterion)
-	$(CARGO) bench -p bedplate-benches
+bench: ## Measure against what one would use instead: fio, in one guest, 7 rounds (BENCH_KERNEL=stable: 6.12)
+	@tests/vm/setup && tests/vm/bench
+
+.PHONY: bench-quick
+bench-quick: ## The same, 3 rounds of what the bounds are about
+	@tests/vm/setup && BENCH_QUICK=1 tests/vm/bench
+
+.PHONY: bench-engine
+bench-engine: ## Measure core and engine on this machine, without ublk; BENCH_DISK=FILE_OR_DEVICE, overwritten
+	@tests/vm/setup && tests/vm/bench-engine
+
+.PHONY: bench-import
+bench-import: ## Measure imports against cp, sha512sum and qemu-img convert
+	@tests/vm/setup && tests/vm/bench-import
 
 .PHONY: fmt
 fmt: ## Format the code
@@ -62,7 +74,7 @@ lint: lint-scripts ## Check formatting and lints
 
 .PHONY: lint-scripts
 lint-scripts:
-	shellcheck -x -P SCRIPTDIR .ci/run $(addprefix tests/vm/,setup run test-all demo soak) $(wildcard tests/vm/lib/*.sh tests/vm/scenarios/*.sh tests/vm/guest/*.sh) \
+	shellcheck -x -P SCRIPTDIR .ci/run $(addprefix tests/vm/,setup run test-all demo soak bench bench-engine bench-import bench-instructions) $(wildcard tests/vm/lib/*.sh tests/vm/scenarios/*.sh tests/vm/guest/*.sh tests/vm/bench-guest/*.sh) \
 	  tests/vm/guest/guest-main tests/vm/guest/node-agent tests/vm/guest/quick-init
 
 # The files alone, wherever DESTDIR says.

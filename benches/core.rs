@@ -11,6 +11,7 @@ use bedplate_datapath::format::checksum_page::{self, ChecksumPage};
 use bedplate_datapath::format::geometry::Geometry;
 use bedplate_datapath::format::journal::{JournalBatch, JournalChange, JournalRecord};
 use bedplate_datapath::format::map_page::MapPage;
+use bedplate_datapath::format::peers::Peers;
 use bedplate_datapath::format::superblock::{Superblock, SuperblockCopy};
 use bedplate_datapath::format::{Expect, Stamp};
 use bedplate_datapath::import::verdict;
@@ -182,6 +183,8 @@ fn codecs(criterion: &mut Criterion) {
             session: 4,
             boot_id: Uuid::from_u128(8),
             created_unix_s: 1,
+            owner_node_hash: [0; 32],
+            peers: Peers::default(),
         };
         let expect = Expect::at(geometry.superblock_offset(SuperblockCopy::First));
         let page = superblock.encode(SuperblockCopy::First);

@@ -1,8 +1,11 @@
-//! What the benches share: repeatable random numbers, and the two ways to read a file that the engine bench compares.
+//! What the benches share: repeatable random numbers, and the ways to read and write a file that the engine bench compares.
 
+pub mod buffers;
 pub mod paired;
 pub mod random;
 pub mod read_loop;
+pub mod rig;
+pub mod write_loop;
 
 /// Whether the benches are only to be run once, to see that they work: `cargo bench ... -- --test`.
 pub fn is_smoke_run() -> bool {

@@ -11,41 +11,15 @@ use bedplate_datapath::engine::executor::{
 use bedplate_datapath::engine::ring::{Ring, RingConfig};
 use bedplate_datapath::plan::{LayerStack, RunList};
 use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset};
-use io_uring::squeue::SubmissionQueue;
+use io_uring::squeue::{self, SubmissionQueue};
 use io_uring::{IoUring, opcode, types};
 
+use crate::buffers::{BLOCK, Buffers, TAG};
 use crate::random::Random;
 
-/// Reads in flight.
-pub const DEPTH: u32 = 32;
-const BLOCK: u32 = 4096;
-/// Upper half of the executor's `user_data`.
-const TAG: u64 = 1 << 32;
+pub use crate::buffers::DEPTH;
 
 const _: () = assert!(BLOCK as u64 == BLOCK_BYTES);
-
-/// Memory for [`DEPTH`] reads. Never given back, so that the kernel may write to it even after a loop has panicked.
-struct Buffers(*mut AlignedBlock);
-
-#[repr(C, align(4096))]
-#[derive(Clone)]
-struct AlignedBlock([u8; BLOCK as usize]);
-
-impl Buffers {
-    fn new() -> Self {
-        Self(
-            vec![AlignedBlock([0; BLOCK as usize]); DEPTH as usize]
-                .leak()
-                .as_mut_ptr(),
-        )
-    }
-
-    /// The buffer of read number `read`, below [`DEPTH`].
-    fn of(&self, read: u32) -> *mut u8 {
-        assert!(read < DEPTH);
-        self.0.wrapping_add(read as usize).cast()
-    }
-}
 
 /// Reads through plan and executor.
 pub struct EngineLoop {
@@ -85,6 +59,11 @@ impl EngineLoop {
             runs: RunList::new(),
             stack,
         })
+    }
+
+    /// Reads of `stack` from now on.
+    pub fn serve(&mut self, stack: LayerStack) {
+        self.stack = stack;
     }
 
     /// Does `reads` random reads.
@@ -135,7 +114,7 @@ impl EngineLoop {
     }
 }
 
-/// Reads with bare `io_uring`: the least that a program can do.
+/// Reads and writes with bare `io_uring`: the least that a program can do.
 pub struct RawLoop {
     ring: IoUring,
     buffers: Buffers,
@@ -169,14 +148,36 @@ impl RawLoop {
     /// # Panics
     /// If one of them fails.
     pub fn run(&mut self, random: &mut Random, reads: u32) {
+        self.run_with(random, reads, |buffer, at| {
+            opcode::Read::new(types::Fixed(0), buffer, BLOCK)
+                .offset(at)
+                .build()
+        });
+    }
+
+    /// Does `writes` random writes.
+    ///
+    /// # Panics
+    /// If one of them fails.
+    pub fn write(&mut self, random: &mut Random, writes: u32) {
+        self.run_with(random, writes, |buffer, at| {
+            opcode::Write::new(types::Fixed(0), buffer, BLOCK)
+                .offset(at)
+                .build()
+        });
+    }
+
+    fn run_with(
+        &mut self,
+        random: &mut Random,
+        reads: u32,
+        entry: impl Fn(*mut u8, u64) -> squeue::Entry,
+    ) {
         let (submitter, mut submissions, mut completions) = self.ring.split();
         let (blocks, buffers) = (self.blocks, &self.buffers);
         let mut begin = |submissions: &mut SubmissionQueue<'_>, read: u32| {
             let at = random.below(blocks) * BLOCK_BYTES;
-            let entry = opcode::Read::new(types::Fixed(0), buffers.of(read), BLOCK)
-                .offset(at)
-                .build()
-                .user_data(read.into());
+            let entry = entry(buffers.of(read), at).user_data(read.into());
             // SAFETY: as in `EngineLoop::begin`.
             unsafe { submissions.push(&entry) }.expect("the queue is longer than the depth");
         };

@@ -5,7 +5,14 @@
 
 use std::fmt;
 
-use crate::units::ByteOffset;
+use crate::units::{BLOCK_BYTES, ByteOffset};
+
+/// What [`Medium::heads`] shows of a block: the header of any page of the format.
+pub const HEAD_BYTES: usize = 64;
+/// Bytes that it reads at a time.
+const SEARCH_BYTES: usize = 1 << 20;
+const BLOCK: usize = 4096;
+const _: () = assert!(BLOCK as u64 == BLOCK_BYTES && SEARCH_BYTES.is_multiple_of(BLOCK));
 
 /// A disk that is read and written in whole 4 KiB blocks.
 ///
@@ -20,6 +27,36 @@ pub trait Medium {
     /// # Errors
     /// An [`IoFault`] when not every byte could be read.
     fn read(&mut self, at: ByteOffset, into: &mut [u8]) -> Result<(), IoFault>;
+
+    /// Shows the head of each block of a range, in order: a search of many blocks for few. A medium in memory need not put the rest together.
+    ///
+    /// # Errors
+    /// As for [`Medium::read`].
+    fn heads(
+        &mut self,
+        at: ByteOffset,
+        len_bytes: u64,
+        look: &mut dyn FnMut(ByteOffset, &[u8; HEAD_BYTES]),
+    ) -> Result<(), IoFault> {
+        let len = usize::try_from(len_bytes).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; SEARCH_BYTES.min(len)];
+        let mut offset = 0;
+        while offset < len_bytes {
+            let piece = bytes
+                .len()
+                .min(usize::try_from(len_bytes - offset).unwrap_or(usize::MAX));
+            let start = at.plus(offset);
+            self.read(start, &mut bytes[..piece])?;
+            let (blocks, _) = bytes[..piece].as_chunks::<BLOCK>();
+            for (block, nth) in blocks.iter().zip(0..) {
+                if let Some(head) = block.first_chunk() {
+                    look(start.plus(nth * BLOCK_BYTES), head);
+                }
+            }
+            offset += piece as u64;
+        }
+        Ok(())
+    }
 
     /// Writes `from` at `at`. Not durable before a [`Medium::flush`] that was called afterwards has returned.
     ///
@@ -112,6 +149,15 @@ impl<M: Medium + ?Sized> Medium for &mut M {
 
     fn read(&mut self, at: ByteOffset, into: &mut [u8]) -> Result<(), IoFault> {
         (**self).read(at, into)
+    }
+
+    fn heads(
+        &mut self,
+        at: ByteOffset,
+        len_bytes: u64,
+        look: &mut dyn FnMut(ByteOffset, &[u8; HEAD_BYTES]),
+    ) -> Result<(), IoFault> {
+        (**self).heads(at, len_bytes, look)
     }
 
     fn write(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {

@@ -43,6 +43,7 @@ pub struct RebuildRun {
 pub struct SourceStep {
     image: Uuid,
     first: Lcn,
+    clusters_max: usize,
 }
 
 /// A piece of an image, with what is known of its blocks.
@@ -101,6 +102,7 @@ impl RebuildRun {
         (!self.copy.is_whole()).then(|| SourceStep {
             image: self.copy.image(),
             first: self.copy.next(),
+            clusters_max: CHUNK_CLUSTERS_MAX,
         })
     }
 
@@ -172,6 +174,15 @@ impl RebuildRun {
 }
 
 impl SourceStep {
+    /// With no more than so many stored clusters, at least one: for a limit that a whole chunk would overstep.
+    #[must_use]
+    pub fn of_clusters(self, clusters_max: usize) -> Self {
+        Self {
+            clusters_max: clusters_max.clamp(1, CHUNK_CLUSTERS_MAX),
+            ..self
+        }
+    }
+
     /// Reads up to [`CHUNK_CLUSTERS_MAX`] stored clusters, and as many empty ones as lie between.
     ///
     /// # Errors
@@ -192,7 +203,7 @@ impl SourceStep {
             if entry.pcn().is_none() || entry.mask() == BlockMask::EMPTY {
                 continue;
             }
-            if chunk.clusters.len() == CHUNK_CLUSTERS_MAX {
+            if chunk.clusters.len() == self.clusters_max {
                 chunk.until = lcn;
                 break;
             }

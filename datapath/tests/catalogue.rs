@@ -47,10 +47,7 @@ fn says(disk: u128, objects: Vec<Object>) -> DiskSays {
         disk: id(disk),
         session: 5,
         // They know each other: what is not about peers shall not tell of them.
-        peers: (1..=6)
-            .filter(|peer| *peer != disk)
-            .map(|peer| (id(peer), 5))
-            .collect(),
+        peers: (1..=6).map(|peer| (id(peer), 5)).collect(),
         is_writable: true,
         objects,
         graves: Vec::new(),
@@ -95,12 +92,11 @@ fn apply(disks: &mut [DiskSays], step: &MergeStep) {
                 .graves
                 .iter_mut()
                 .find(|known| known.object_uuid == uuid);
-            match known {
-                Some(known) => *known = grave,
-                None => {
-                    says.objects.retain(|object| object.uuid != uuid);
-                    says.graves.push(grave);
-                }
+            if let Some(known) = known {
+                *known = grave;
+            } else {
+                says.objects.retain(|object| object.uuid != uuid);
+                says.graves.push(grave);
             }
         }
         MergeStep::RemoveReplica { uuid, .. } => {
@@ -131,7 +127,7 @@ fn apply(disks: &mut [DiskSays], step: &MergeStep) {
             );
             object.generation = description.generation;
             object.wanted_copies = description.wanted_copies;
-            object.member_disks = description.member_disks.clone();
+            object.member_disks.clone_from(&description.member_disks);
             object.dev_id = description.dev_id;
             object.want_attached = description.want_attached;
         }
@@ -334,12 +330,34 @@ fn a_clone_that_comes_late_keeps_the_copies_of_its_deleted_image() {
 }
 
 #[test]
+fn a_disk_notes_its_session_before_others_are_told_and_they_tell_each_other() {
+    let mut disks = [says(1, vec![]), says(2, vec![]), says(3, vec![])];
+    disks[0].peers = vec![(id(1), 5), (id(9), 7)];
+    disks[1].session = 6;
+    let first = merge(&disks);
+    for step in &first.steps {
+        let MergeStep::NotePeers { disk, sessions } = step else {
+            panic!("{step:?}")
+        };
+        assert!(
+            *disk == id(2) || !sessions.contains(&(id(2), 6)),
+            "{step:?}"
+        );
+    }
+    settle(&mut disks);
+    for says in &disks {
+        assert!(says.peers.contains(&(id(2), 6)) && says.peers.contains(&(id(9), 7)));
+    }
+}
+
+#[test]
 fn an_old_copy_of_a_disk_is_not_believed() {
     let mut old = says(
         2,
         vec![copy(IMAGE, 2, 2, &[1, 2]), copy(id(0x300), 2, 9, &[2])],
     );
-    old.session = 4;
+    old.session = 9;
+    old.peers = vec![(id(2), 4)];
     let now = says(1, vec![copy(IMAGE, 1, 1, &[1, 2])]);
     let catalogue = merge(&[old.clone(), now]);
     assert_eq!(
@@ -406,7 +424,7 @@ fn any_disk(disk: u128) -> impl Strategy<Value = DiskSays> {
             }
             says.peers = peers
                 .into_iter()
-                .filter(|(peer, _)| *peer != disk)
+                .filter(|(peer, noted)| *peer != disk || *noted <= session)
                 .map(|(peer, session)| (id(peer), session))
                 .collect();
             (says.session, says.is_writable) = (session, is_writable);

@@ -1,6 +1,6 @@
 //! Every write and flush of short traces of volumes, with both kinds of crash, and a second crash at every write and flush of the recovery.
 
-use bedplate_tests::sim::volumes::node::{Broken, Node};
+use bedplate_tests::sim::volumes::node::{Broken, Node, Ring};
 use bedplate_tests::sim::volumes::request::What;
 use bedplate_tests::sim::volumes::trace::{Step, crash_everywhere};
 
@@ -11,9 +11,13 @@ const CLUSTER: usize = 256;
 const BLOCK: usize = 8;
 
 fn holds(before: &[Step], script: &[Step]) {
+    holds_with(Ring::Empty, before, script);
+}
+
+fn holds_with(ring: Ring, before: &[Step], script: &[Step]) {
     let mut node = Node::default();
     for seed in [7] {
-        match crash_everywhere(&mut node, seed, before, script, Broken::default()) {
+        match crash_everywhere(&mut node, seed, ring, before, script, Broken::default()) {
             Ok(tried) => println!(
                 "seed {seed}: {} places, {} recoveries",
                 tried.places, tried.recoveries
@@ -147,6 +151,37 @@ fn a_checkpoint_with_changes_that_are_not_committed() {
             Step::Ask(0, DISCARD, 0, CLUSTER),
             Step::Checkpoint,
             Step::Ask(0, FUA, CLUSTER + BLOCK, BLOCK),
+        ],
+    );
+}
+
+/// The last commits before the ring is full, the checkpoint inside the one that finds no room, and one after it.
+#[test]
+fn a_checkpoint_inside_a_commit_that_finds_the_ring_full() {
+    holds_with(
+        Ring::NearlyFull,
+        &[Step::Make(false, 4 * CLUSTER), Step::Commits(0, 11)],
+        &[
+            Step::Ask(0, WRITE, 2 * CLUSTER, CLUSTER),
+            Step::Commits(0, 12),
+            Step::Ask(0, DISCARD, 2 * CLUSTER, CLUSTER),
+            Step::Ask(0, FUA, 3 * CLUSTER, BLOCK),
+        ],
+    );
+}
+
+#[test]
+fn an_image_with_a_clone_stays_and_one_without_gives_its_space_back() {
+    holds(
+        &[Step::Make(true, 6 * CLUSTER), Step::Ask(0, FUA, 3, 2)],
+        &[
+            Step::DeleteImage,
+            Step::Detach(0),
+            Step::Delete(0),
+            Step::DeleteImage,
+            Step::Make(false, 6 * CLUSTER),
+            Step::TakeSpace(6),
+            Step::Ask(1, FUA, 0, 5 * CLUSTER),
         ],
     );
 }

@@ -41,6 +41,14 @@ fn run(first: u64, count: u64) {
             tally.latched > 0 && tally.losses > 0 && tally.adopted > 0 && tally.refused > 0,
             "{tally:?}"
         );
+        assert!(
+            tally.crashes_of_latched > 0 && tally.recoveries_crashed > 0 && tally.full_rings > 0,
+            "{tally:?}"
+        );
+        assert!(
+            tally.images_deleted > 0 && tally.images_kept > 0,
+            "{tally:?}"
+        );
     }
 }
 

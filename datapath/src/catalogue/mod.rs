@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
+use crate::format::peers::PEERS_MAX;
 use crate::medium::Medium;
 use crate::store::{Damage, Description, Grave, Object, Store};
 
@@ -23,7 +24,7 @@ pub struct DiskSays {
     pub disk: Uuid,
     /// Its session.
     pub session: u64,
-    /// What it knows of the sessions of others.
+    /// The sessions that it has noted, its own and those of others.
     pub peers: Vec<(Uuid, u64)>,
     /// Whether it takes changes: no steps are made for one that does not.
     pub is_writable: bool,
@@ -102,7 +103,7 @@ pub enum MergeStep {
     NotePeers {
         /// Whom to tell.
         disk: Uuid,
-        /// Sessions of others.
+        /// Sessions, its own or of others.
         sessions: Vec<(Uuid, u64)>,
     },
     /// [`Store::bury`]: makes a grave, or changes whom it has still to tell. A copy of the image on the disk goes with it.
@@ -213,9 +214,9 @@ pub enum Conflict {
 pub struct StaleDisk {
     /// The disk.
     pub disk: Uuid,
-    /// The session that it has.
+    /// The last session that it has noted of itself; 0 for none.
     pub session: u64,
-    /// A session that it had, as another disk knows.
+    /// A later one, as another disk knows.
     pub known_session: u64,
     /// That other disk.
     pub known_by: Uuid,
@@ -253,20 +254,22 @@ pub fn merge(disks: &[DiskSays]) -> Catalogue {
     catalogue
 }
 
-/// Disks that have been further than they are. A disk's session is durable on it before any other disk is told, so that this cannot
-/// come of a crash.
+/// Disks that have been further than they are: another disk knows a session of theirs that they have not noted of themselves.
+///
+/// A disk notes its session durably before any other is told, so that this cannot come of a crash; and opening an old copy, however
+/// often, does not hide it, since what counts is not the session but what was noted.
 fn stale(by_disk: &BTreeMap<Uuid, &DiskSays>) -> Vec<StaleDisk> {
     let knows = |says: &DiskSays| -> Option<StaleDisk> {
+        let noted = noted(says, says.disk);
         by_disk
-            .iter()
-            .flat_map(|(by, other)| other.peers.iter().map(move |peer| (*by, *peer)))
-            .filter(|(by, (disk, session))| {
-                *disk == says.disk && *session > says.session && *by != says.disk
-            })
-            .max_by_key(|(by, (_, session))| (*session, *by))
-            .map(|(known_by, (_, known_session))| StaleDisk {
+            .values()
+            .filter(|other| other.disk != says.disk)
+            .map(|other| (self::noted(other, says.disk), other.disk))
+            .filter(|(known, _)| *known > noted)
+            .max()
+            .map(|(known_session, known_by)| StaleDisk {
                 disk: says.disk,
-                session: says.session,
+                session: noted,
                 known_session,
                 known_by,
             })
@@ -274,27 +277,41 @@ fn stale(by_disk: &BTreeMap<Uuid, &DiskSays>) -> Vec<StaleDisk> {
     by_disk.values().filter_map(|says| knows(says)).collect()
 }
 
+/// The session of `disk` that `says` has noted.
+fn noted(says: &DiskSays, disk: Uuid) -> u64 {
+    let mut peers = says.peers.iter();
+    peers
+        .find(|(peer, _)| *peer == disk)
+        .map_or(0, |(_, session)| *session)
+}
+
+/// Disks that are open together tell each other how far they are, and what they know of those that are not here: whoever has told a late
+/// disk of a deletion knows its session then, and so does everybody who meets him.
 fn note_peers(believed: &BTreeMap<Uuid, &DiskSays>, catalogue: &mut Catalogue) {
+    if believed.len() < 2 {
+        return;
+    }
+    let mut known: BTreeMap<Uuid, u64> = BTreeMap::new();
+    for (disk, session) in believed.values().flat_map(|says| &says.peers) {
+        let known = known.entry(*disk).or_default();
+        *known = (*known).max(*session);
+    }
     for says in believed.values().filter(|says| says.is_writable) {
-        let known = |disk| {
-            let mut peers = says.peers.iter();
-            peers
-                .find(|(peer, _)| *peer == disk)
-                .map_or(0, |(_, session)| *session)
-        };
-        let room = crate::format::peers::PEERS_MAX.saturating_sub(says.peers.len());
-        let mut new = 0;
-        let sessions: Vec<(Uuid, u64)> = believed
-            .values()
-            .filter(|other| other.disk != says.disk && other.session > known(other.disk))
-            .filter(|other| {
-                // Of more than there is room for, none is asked for again and again.
-                let is_new = known(other.disk) == 0;
-                new += usize::from(is_new);
-                !is_new || new <= room
-            })
-            .map(|other| (other.disk, other.session))
-            .collect();
+        let mut sessions = Vec::new();
+        if noted(says, says.disk) < says.session {
+            sessions.push((says.disk, says.session));
+        }
+        // Of more disks than there is room for, none is asked for again and again.
+        let itself = usize::from(noted(says, says.disk) == 0);
+        let mut room = PEERS_MAX.saturating_sub(says.peers.len() + itself);
+        for (disk, session) in &known {
+            let is_new = noted(says, *disk) == 0;
+            if *disk == says.disk || *session <= noted(says, *disk) || (is_new && room == 0) {
+                continue;
+            }
+            room -= usize::from(is_new);
+            sessions.push((*disk, *session));
+        }
         if !sessions.is_empty() {
             catalogue.steps.push(MergeStep::NotePeers {
                 disk: says.disk,

@@ -142,7 +142,10 @@ impl DirectoryPage {
             return Err(IDENTITY.illegal(expect, "kind", 10, "this tree's kind", header.kind));
         }
         let mut entries = [DirectoryEntry::EMPTY; ENTRIES];
-        for (at, (entry, raw)) in entries.iter_mut().zip(&raw.entries).enumerate() {
+        // Of a volume nearly all pages are empty, and every open reads them.
+        let used = raw.entries.iter().rposition(|raw| *raw != U64::ZERO);
+        let used = used.map_or(0, |last| last + 1);
+        for (at, (entry, raw)) in entries.iter_mut().zip(&raw.entries[..used]).enumerate() {
             *entry = DirectoryEntry::try_from_bits(raw.get()).ok_or_else(|| {
                 let expected = "a pcn, page bits if it is not 0, nothing else";
                 IDENTITY.illegal(expect, "entries", 64 + at * 8, expected, raw.get())

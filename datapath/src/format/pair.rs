@@ -53,6 +53,13 @@ pub trait Versioned: PartialEq {
     fn seq(&self) -> Seq;
 }
 
+/// A page that is too long to be moved from hand to hand.
+impl<T: Versioned> Versioned for Box<T> {
+    fn seq(&self) -> Seq {
+        (**self).seq()
+    }
+}
+
 /// What two copies amount to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PairChoice<T> {

@@ -154,7 +154,7 @@ pub struct Superblock {
     pub created_unix_s: u64,
     /// SHA-256 of what tells the node that uses the disk from others; zero for any node.
     pub owner_node_hash: [u8; 32],
-    /// The latest sessions of other disks that were open together with this one.
+    /// The latest sessions of this disk and of others that were open together with it.
     pub peers: Peers,
 }
 

@@ -9,11 +9,9 @@ use crate::format::geometry::JournalZone;
 use crate::format::journal::{BATCH_BYTES_MAX, JournalBatch, JournalRecord, MAGIC, batch_bytes};
 use crate::format::root::CheckpointRoot;
 use crate::format::{Expect, Stamp};
-use crate::medium::{IoFault, Medium};
+use crate::medium::{HEAD_BYTES, IoFault, Medium};
 use crate::units::{BLOCK_BYTES, ByteOffset, PAGE_BYTES, Seq};
 
-/// Bytes read at a time when the ring is searched for batches that should not be there.
-const SEARCH_BYTES: usize = 1 << 20;
 /// Where a batch's sequence lies, see PageHeader.
 const SEQ_AT: usize = 32;
 
@@ -184,36 +182,29 @@ impl Journal {
         disk: &mut LatchedDisk<M>,
         disk_uuid: Uuid,
     ) -> Result<(), OpenError> {
-        let mut offset = 0;
-        let mut bytes = vec![0; SEARCH_BYTES.min(usize_of(self.zone.len_bytes))];
-        while offset < self.zone.len_bytes {
-            let len = bytes.len().min(usize_of(self.zone.len_bytes - offset));
-            let start = self.zone.offset.plus(offset);
-            disk.read(start, &mut bytes[..len])
-                .map_err(|fault| OpenError::Io {
-                    doing: "reading the journal",
-                    fault,
-                })?;
-            for (block, at) in bytes[..len]
-                .chunks(PAGE_BYTES)
-                .zip((start.get()..).step_by(PAGE_BYTES))
-            {
-                if block[..8] != MAGIC || seq_in(block) < self.next_seq.get() {
-                    continue;
-                }
-                let at = ByteOffset::new(at);
-                if let Some(seq) = self.good_batch(disk, disk_uuid, at)? {
-                    return Err(OpenError::MetadataDamaged {
-                        what: format!(
-                            "the journal has no good batch {} (expected at disk byte {}), but batch {seq}",
-                            self.next_seq,
-                            self.next.get()
-                        ),
-                        at,
-                    });
-                }
+        // What is no batch by its first bytes, which is nearly all of the ring, is not read twice.
+        let mut suspects = Vec::new();
+        let look = &mut |at, head: &[u8; HEAD_BYTES]| {
+            if head[..8] == MAGIC && seq_in(head) >= self.next_seq.get() {
+                suspects.push(at);
             }
-            offset += len as u64;
+        };
+        disk.heads(self.zone.offset, self.zone.len_bytes, look)
+            .map_err(|fault| OpenError::Io {
+                doing: "reading the journal",
+                fault,
+            })?;
+        for at in suspects {
+            if let Some(seq) = self.good_batch(disk, disk_uuid, at)? {
+                return Err(OpenError::MetadataDamaged {
+                    what: format!(
+                        "the journal has no good batch {} (expected at disk byte {}), but batch {seq}",
+                        self.next_seq,
+                        self.next.get()
+                    ),
+                    at,
+                });
+            }
         }
         Ok(())
     }

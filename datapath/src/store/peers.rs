@@ -8,12 +8,14 @@ use crate::format::peers::Peers;
 use crate::medium::Medium;
 
 impl<M: Medium> Store<M> {
-    /// The latest sessions of other disks that this one was told of.
+    /// The latest sessions that this disk has noted, of itself and of others.
     pub fn peers(&self) -> &Peers {
         &self.superblock.peers
     }
 
-    /// Notes durably that other disks have come to these sessions, as read from their open stores. What is known already costs nothing.
+    /// Notes durably that disks have come to these sessions: this one before any other disk is told of it, then others, as they have noted it
+    /// of themselves. What is known already costs nothing. Noting of an old copy the session that others know of it makes it believed: an
+    /// operator's word.
     ///
     /// # Errors
     /// `ReadOnlyLatched`, `Io`.
@@ -22,10 +24,9 @@ impl<M: Medium> Store<M> {
         sessions: impl IntoIterator<Item = (Uuid, u64)>,
     ) -> Result<(), StoreError> {
         self.check_writable()?;
-        let here = self.disk_uuid();
         let mut peers = self.superblock.peers.clone();
         let mut is_news = false;
-        for (disk, session) in sessions.into_iter().filter(|(disk, _)| *disk != here) {
+        for (disk, session) in sessions {
             is_news |= peers.note(disk, session);
         }
         self.replace_peers(peers, is_news)

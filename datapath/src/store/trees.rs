@@ -174,8 +174,10 @@ impl<M: Medium> TreeReader<'_, M> {
                 (cluster, pair),
                 bytes,
                 name,
-                |page, expect| DirectoryPage::decode(page, &expect.with_index(number), kind),
-                DirectoryPage::encode,
+                |page, expect| {
+                    DirectoryPage::decode(page, &expect.with_index(number), kind).map(Box::new)
+                },
+                |page, stamp| page.encode(stamp),
             )?;
             let first = index.first_leaf(0).map_or(0, LeafIndex::directory_entry) as usize;
             if let Some(last) = page
@@ -278,8 +280,8 @@ impl<M: Medium> TreeReader<'_, M> {
                 (entry.cluster(), pair),
                 bytes,
                 TreePage::MapLeaf(leaf),
-                |page, expect| MapPage::decode(page, &expect.with_index(leaf)),
-                MapPage::encode,
+                |page, expect| MapPage::decode(page, &expect.with_index(leaf)).map(Box::new),
+                |page, stamp| page.encode(stamp),
             )?;
             let first = leaf as usize * ENTRIES_PER_PAGE as usize;
             for (lcn, entry) in (first..)

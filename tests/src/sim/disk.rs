@@ -4,19 +4,19 @@
 //! sector of every write survives a power loss or not on its own, and an older unflushed version of a sector may survive a newer
 //! one. What was never written reads as poison, a pattern that no image holds, so that a wrong read shows.
 
-use std::collections::HashMap;
+pub mod pages;
 
-use bedplate_datapath::medium::{IoFault, IoOp, Medium};
+use bedplate_datapath::format::geometry::ROOT_OFFSETS;
+use bedplate_datapath::medium::{HEAD_BYTES, IoFault, IoOp, Medium};
 use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, PAGE_BYTES, Page, SECTOR_BYTES};
 
-use super::rng::{Rng, mix};
+use super::rng::mix;
+use pages::{Data, Pages, SECTOR, SECTORS_PER_PAGE};
 
 /// Errno of an operation on a machine that has crashed already.
 pub const ESHUTDOWN: i32 = 108;
 /// Errno of an injected I/O error.
 pub const EIO: i32 = 5;
-const SECTOR: usize = 512;
-const SECTORS_PER_PAGE: usize = PAGE_BYTES / SECTOR;
 const _: () = assert!(SECTOR as u64 == SECTOR_BYTES);
 
 /// How the machine stops.
@@ -112,66 +112,12 @@ pub enum Strike {
     },
 }
 
-/// A page of the store. Kept small: a fresh disk is a slice of these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cell {
-    Poison,
-    Zero,
-    At(u32),
-}
-
-/// What a write that is not yet flushed put where.
-#[derive(Clone, Debug)]
-struct Pending {
-    /// In sectors, from the disk's start.
-    first: usize,
-    sectors: usize,
-    /// Empty: zeros.
-    bytes: Vec<u8>,
-    /// It was durable when it ended; it is here for what comes before and after it.
-    durable: bool,
-}
-
-impl Pending {
-    /// What it puts into each page: the page, a bit for each sector, and the bytes of the first of these; no bytes are zeros.
-    fn pages(&self) -> impl Iterator<Item = (usize, u8, Option<&[u8]>)> {
-        let end = self.first + self.sectors;
-        (self.first / SECTORS_PER_PAGE..end.div_ceil(SECTORS_PER_PAGE)).map(move |page| {
-            let from = self.first.max(page * SECTORS_PER_PAGE);
-            let until = end.min((page + 1) * SECTORS_PER_PAGE);
-            let below = |sector: usize| match sector - page * SECTORS_PER_PAGE {
-                SECTORS_PER_PAGE.. => u8::MAX,
-                sector => (1 << sector) - 1,
-            };
-            let range = (from - self.first) * SECTOR..(until - self.first) * SECTOR;
-            let bytes = (!self.bytes.is_empty()).then(|| &self.bytes[range]);
-            (page, below(until) & !below(from), bytes)
-        })
-    }
-}
-
-/// How unflushed writes fare at a power loss; the seed picks one, since each finds other mistakes.
-#[derive(Clone, Copy)]
-enum Survival {
-    AllLost,
-    AllLand,
-    /// Each write wholly or not at all.
-    ByWrite,
-    /// Each sector on its own, `percent` of a hundred survive.
-    BySector(u64),
-}
-
 /// A disk in memory. See the head of this file.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
     poison: u64,
     len_bytes: u64,
-    cells: Vec<Cell>,
-    arena: Vec<Page>,
-    free: Vec<u32>,
-    /// The durable cell of each page that was written since the last flush.
-    durable: HashMap<usize, Cell, std::hash::BuildHasherDefault<PageHasher>>,
-    pending: Vec<Pending>,
+    pages: Pages,
     operations: u64,
     reads: u64,
     crash_at: Option<u64>,
@@ -182,6 +128,7 @@ pub struct SimDisk {
     phase: Phase,
     flushes_in_phase: u64,
     last_write: u64,
+    full_rings: u64,
 }
 
 impl SimDisk {
@@ -192,11 +139,7 @@ impl SimDisk {
         Self {
             poison,
             len_bytes,
-            cells: vec![Cell::Poison; pages],
-            arena: Vec::new(),
-            free: Vec::new(),
-            durable: HashMap::default(),
-            pending: Vec::new(),
+            pages: Pages::new(pages, poison),
             operations: 0,
             reads: 0,
             crash_at: None,
@@ -207,19 +150,34 @@ impl SimDisk {
             phase: Phase::Other,
             flushes_in_phase: 0,
             last_write: 0,
+            full_rings: 0,
         }
     }
 
     /// As new, with another poison; keeps its memory.
     pub fn reset(&mut self, poison: u64) {
         self.poison = poison;
-        self.cells.fill(Cell::Poison);
-        self.free.clear();
-        self.arena.clear();
-        self.durable.clear();
-        self.pending.clear();
+        self.pages.reset(poison);
+        self.forget_history();
+    }
+
+    /// The content, all of it flushed, for [`Self::reset_to`].
+    pub fn flushed_pages(&mut self) -> Pages {
+        self.pages.flush();
+        self.pages.clone()
+    }
+
+    /// A disk that nothing has happened to, with this content, and what was never written of it poisoned anew; keeps its memory.
+    pub fn reset_to(&mut self, pages: &Pages, poison: u64) {
+        self.poison = poison;
+        self.pages.reset_to(pages, poison);
+        self.forget_history();
+    }
+
+    fn forget_history(&mut self) {
         self.operations = 0;
         self.reads = 0;
+        self.full_rings = 0;
         self.power_on();
         self.faults.clear();
         self.log = None;
@@ -235,6 +193,11 @@ impl SimDisk {
     /// Reads so far.
     pub fn reads(&self) -> u64 {
         self.reads
+    }
+
+    /// Checkpoints that a commit began, for want of room in the ring: roots written in its phase.
+    pub fn full_rings(&self) -> u64 {
+        self.full_rings
     }
 
     /// The machine stops in place of operation `operation` (counted as [`Self::operations`] does): it fails, and so does
@@ -313,7 +276,7 @@ impl SimDisk {
     /// Stops the machine and starts it again.
     pub fn crash(&mut self, crash: Crash) {
         if let Crash::Power { seed } = crash {
-            self.lose_power(seed);
+            self.pages.lose_power(seed);
         }
         self.power_on();
     }
@@ -325,164 +288,25 @@ impl SimDisk {
 
     /// Changes bytes behind everybody's back, in the cache and on the platter: bit rot, or a vandal.
     pub fn rot(&mut self, at: ByteOffset, change: impl FnOnce(&mut Page)) {
-        let page = page_of(at.get());
-        let mut bytes = self.page(page);
-        change(&mut bytes);
-        if let Some(old) = self.durable.remove(&page) {
-            self.release(old);
-        }
-        let old = std::mem::replace(&mut self.cells[page], Cell::Zero);
-        self.release(old);
-        self.cells[page] = self.keep(&bytes);
+        self.pages.rot(page_of(at.get()), change);
     }
 
     /// Makes the device longer or shorter, as an operator might.
     pub fn resize(&mut self, len_bytes: u64) {
-        self.cells.resize(page_of(len_bytes), Cell::Poison);
+        self.pages.resize(page_of(len_bytes));
         self.len_bytes = len_bytes;
     }
 
     /// The page at `at` as a read would return it.
     pub fn peek(&self, at: ByteOffset) -> Page {
-        self.page(page_of(at.get()))
+        self.pages.page(page_of(at.get()))
     }
 
     /// Every page that was written and is not all zero, with its offset.
-    pub fn written_pages(&self) -> impl Iterator<Item = (ByteOffset, &Page)> {
-        self.cells
-            .iter()
-            .enumerate()
-            .filter_map(|(page, cell)| match cell {
-                Cell::At(at) => Some((ByteOffset::new(offset_of(page)), &self.arena[*at as usize])),
-                Cell::Poison | Cell::Zero => None,
-            })
-    }
-
-    fn lose_power(&mut self, seed: u64) {
-        for (page, cell) in std::mem::take(&mut self.durable) {
-            let lost = std::mem::replace(&mut self.cells[page], cell);
-            self.release(lost);
-        }
-        let mut rng = Rng::new(seed);
-        let survival = match rng.below(8) {
-            0 => Survival::AllLost,
-            1 => Survival::AllLand,
-            2 | 3 => Survival::ByWrite,
-            4 => Survival::BySector(10),
-            5 => Survival::BySector(90),
-            _ => Survival::BySector(50),
-        };
-        for write in std::mem::take(&mut self.pending) {
-            let whole = match survival {
-                Survival::AllLost => Some(false),
-                Survival::AllLand => Some(true),
-                Survival::ByWrite => Some(rng.percent(50)),
-                Survival::BySector(_) => None,
-            };
-            let survives = |rng: &mut Rng| match (whole, survival) {
-                (None, Survival::BySector(percent)) => rng.percent(percent),
-                (decided, _) => decided.unwrap_or(false),
-            };
-            for (page, touched, source) in write.pages() {
-                let mut landed = 0u8;
-                for sector in (0..SECTORS_PER_PAGE).filter(|sector| touched & (1 << sector) != 0) {
-                    landed |= u8::from(write.durable || survives(&mut rng)) << sector;
-                }
-                self.land(page, touched, landed, source);
-            }
-        }
-    }
-
-    /// Puts the sectors of `landed`, out of the `touched` ones that `source` has the bytes of, onto the platter; no source is zeros.
-    fn land(&mut self, page: usize, touched: u8, landed: u8, source: Option<&[u8]>) {
-        if landed == 0 {
-            return;
-        }
-        let old = self.cells[page];
-        let new = if landed == u8::MAX && source.is_none() {
-            Cell::Zero
-        } else {
-            let mut bytes = self.page(page);
-            put(&mut bytes, touched, landed, source);
-            self.keep(&bytes)
-        };
-        self.cells[page] = new;
-        self.release(old);
-    }
-
-    fn page(&self, page: usize) -> Page {
-        let mut bytes = [0; PAGE_BYTES];
-        self.copy_page(page, &mut bytes);
-        bytes
-    }
-
-    fn copy_page(&self, page: usize, into: &mut [u8]) {
-        match self.cells[page] {
-            Cell::Zero => into.fill(0),
-            Cell::At(at) => into.copy_from_slice(&self.arena[at as usize]),
-            Cell::Poison => {
-                for (sector, bytes) in into.chunks_exact_mut(SECTOR).enumerate() {
-                    let word = mix(self.poison ^ (page * SECTORS_PER_PAGE + sector) as u64);
-                    let (words, _) = bytes.as_chunks_mut::<8>();
-                    words.fill(word.to_le_bytes());
-                }
-            }
-        }
-    }
-
-    fn keep(&mut self, bytes: &Page) -> Cell {
-        if let Some(at) = self.free.pop() {
-            self.arena[at as usize] = *bytes;
-            return Cell::At(at);
-        }
-        self.arena.push(*bytes);
-        Cell::At(
-            u32::try_from(self.arena.len() - 1)
-                .expect("a simulated disk has fewer than 2^32 pages"),
-        )
-    }
-
-    fn release(&mut self, cell: Cell) {
-        if let Cell::At(at) = cell {
-            self.free.push(at);
-        }
-    }
-
-    /// Replaces a page in the cache; its durable state is remembered until a flush.
-    fn replace(&mut self, page: usize, new: Cell) {
-        let old = std::mem::replace(&mut self.cells[page], new);
-        if let std::collections::hash_map::Entry::Vacant(entry) = self.durable.entry(page) {
-            entry.insert(old);
-        } else {
-            self.release(old);
-        }
-    }
-
-    fn apply(&mut self, write: Pending) {
-        for (page, touched, source) in write.pages() {
-            let cell = match (touched, source) {
-                (u8::MAX, None) => Cell::Zero,
-                (u8::MAX, Some(source)) => {
-                    let mut bytes = [0; PAGE_BYTES];
-                    bytes.copy_from_slice(source);
-                    self.keep(&bytes)
-                }
-                _ => {
-                    let mut bytes = self.page(page);
-                    put(&mut bytes, touched, touched, source);
-                    self.keep(&bytes)
-                }
-            };
-            self.replace(page, cell);
-        }
-        self.pending.push(write);
-    }
-
-    fn settle(&mut self) {
-        for (_, cell) in std::mem::take(&mut self.durable) {
-            self.release(cell);
-        }
-        self.pending.clear();
+    pub fn written_pages(&self) -> impl Iterator<Item = (ByteOffset, Page)> {
+        self.pages
+            .written()
+            .map(|(page, bytes)| (ByteOffset::new(page as u64 * BLOCK_BYTES), bytes))
     }
 
     /// Counts an operation and says what happens to it.
@@ -516,6 +340,20 @@ impl SimDisk {
         self.check_sectors(at, len_bytes);
     }
 
+    fn begin_read(&mut self, at: ByteOffset, len_bytes: u64) -> Result<(), IoFault> {
+        self.check(at, len_bytes);
+        self.reads += 1;
+        if self.crashed {
+            return Err(IoFault {
+                op: IoOp::Read,
+                at,
+                len_bytes,
+                errno: ESHUTDOWN,
+            });
+        }
+        Ok(())
+    }
+
     fn check_sectors(&self, at: ByteOffset, len_bytes: u64) {
         assert!(
             at.get().is_multiple_of(SECTOR_BYTES)
@@ -533,46 +371,41 @@ impl SimDisk {
         &mut self,
         op: IoOp,
         at: ByteOffset,
-        len_bytes: u64,
-        from: Option<&[u8]>,
+        data: Data<'_>,
         durable: bool,
     ) -> Result<(), IoFault> {
-        let (first, sectors) = (sector_of(at.get()), sector_of(len_bytes));
-        let write = |first: usize, sectors: usize, durable: bool| Pending {
-            first,
-            sectors,
-            bytes: from.map_or(Vec::new(), |from| from[..sectors * SECTOR].to_vec()),
-            durable,
-        };
+        let (first, sectors) = (sector_of(at.get()), data.sectors());
+        let is_root = ROOT_OFFSETS.contains(&at.get());
+        self.full_rings += u64::from(is_root && self.phase == Phase::Commit);
         let fault = |errno| {
             Err(IoFault {
                 op,
                 at,
-                len_bytes,
+                len_bytes: (sectors * SECTOR) as u64,
                 errno,
             })
         };
         match self.next_operation(op, at) {
-            Next::Do => self.apply(write(first, sectors, durable)),
+            Next::Do => self.pages.write(first, data, durable),
             Next::Crashed => return fault(ESHUTDOWN),
             // The write was on its way: it may land like any other that was not flushed.
             Next::CrashNow => {
-                self.apply(write(first, sectors, false));
+                self.pages.write(first, data, false);
                 return fault(ESHUTDOWN);
             }
             Next::Fault(Fault::Error) => return fault(EIO),
             Next::Fault(Fault::Short) => {
                 if sectors > 1 {
                     let half = (sectors / 2).next_multiple_of(SECTORS_PER_PAGE.min(sectors / 2));
-                    self.apply(write(first, half, false));
+                    self.pages.write(first, data.cut(half), false);
                 }
                 return fault(EIO);
             }
             Next::Fault(Fault::Misdirected { by_blocks }) => {
                 let by = usize::try_from(by_blocks).expect("a distance on a simulated disk");
-                let end = self.cells.len() * SECTORS_PER_PAGE;
+                let end = self.pages.len() * SECTORS_PER_PAGE;
                 let there = (first + by * SECTORS_PER_PAGE).min(end - sectors);
-                self.apply(write(there, sectors, durable));
+                self.pages.write(there, data, durable);
             }
             Next::Fault(Fault::Ignored) => {}
         }
@@ -585,7 +418,16 @@ impl SimDisk {
     /// The fault.
     pub fn write_sectors(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {
         self.check_sectors(at, from.len() as u64);
-        self.change(IoOp::Write, at, from.len() as u64, Some(from), false)
+        self.change(IoOp::Write, at, Data::Bytes(from), false)
+    }
+
+    /// As [`Self::write_sectors`]: a sector for each word, which it repeats.
+    ///
+    /// # Errors
+    /// The fault.
+    pub fn write_words(&mut self, at: ByteOffset, words: &[u64]) -> Result<(), IoFault> {
+        self.check_sectors(at, (words.len() * SECTOR) as u64);
+        self.change(IoOp::Write, at, Data::Words(words), false)
     }
 
     /// Zeroes whole sectors; else like [`Medium::write_zeroes`].
@@ -594,30 +436,29 @@ impl SimDisk {
     /// The fault.
     pub fn zero_sectors(&mut self, at: ByteOffset, len_bytes: u64) -> Result<(), IoFault> {
         self.check_sectors(at, len_bytes);
-        self.change(IoOp::WriteZeroes, at, len_bytes, None, false)
+        let sectors = sector_of(len_bytes);
+        self.change(IoOp::WriteZeroes, at, Data::Zeros(sectors), false)
     }
 
-    /// Shows each sector of a range, as a read would return it.
-    pub fn look(&self, at: ByteOffset, sectors: usize, mut show: impl FnMut(usize, &[u8])) {
+    /// Reads whole sectors, as requests of a volume do.
+    pub fn read_sectors(&self, at: ByteOffset, into: &mut [u8]) {
+        self.check_sectors(at, into.len() as u64);
         let first = sector_of(at.get());
         let mut page_bytes = [0; PAGE_BYTES];
         let mut copied = usize::MAX;
-        for nth in 0..sectors {
-            let (page, sector) = (
-                (first + nth) / SECTORS_PER_PAGE,
-                (first + nth) % SECTORS_PER_PAGE,
-            );
-            let range = sector * SECTOR..(sector + 1) * SECTOR;
-            if let Cell::At(at) = self.cells[page] {
-                show(nth, &self.arena[at as usize][range]);
-                continue;
-            }
+        for (nth, bytes) in (first..).zip(into.chunks_exact_mut(SECTOR)) {
+            let (page, sector) = (nth / SECTORS_PER_PAGE, nth % SECTORS_PER_PAGE);
             if copied != page {
-                self.copy_page(page, &mut page_bytes);
+                self.pages.copy_page(page, &mut page_bytes);
                 copied = page;
             }
-            show(nth, &page_bytes[range]);
+            bytes.copy_from_slice(&page_bytes[sector * SECTOR..][..SECTOR]);
         }
+    }
+
+    /// Shows each sector of a range, as a read would return it: the word that it repeats, none if it is of another kind.
+    pub fn look(&self, at: ByteOffset, sectors: usize, show: impl FnMut(usize, Option<u64>)) {
+        self.pages.look(sector_of(at.get()), sectors, show);
     }
 
     /// The machine stops now, between two operations: every later one fails until [`Self::crash`].
@@ -639,37 +480,44 @@ impl Medium for SimDisk {
     }
 
     fn read(&mut self, at: ByteOffset, into: &mut [u8]) -> Result<(), IoFault> {
-        let len_bytes = into.len() as u64;
-        self.check(at, len_bytes);
-        self.reads += 1;
-        if self.crashed {
-            return Err(IoFault {
-                op: IoOp::Read,
-                at,
-                len_bytes,
-                errno: ESHUTDOWN,
-            });
-        }
+        self.begin_read(at, into.len() as u64)?;
         let first = page_of(at.get());
-        for (nth, bytes) in into.chunks_exact_mut(PAGE_BYTES).enumerate() {
-            self.copy_page(first + nth, bytes);
+        for (page, bytes) in (first..).zip(into.chunks_exact_mut(PAGE_BYTES)) {
+            self.pages.copy_page(page, bytes);
+        }
+        Ok(())
+    }
+
+    fn heads(
+        &mut self,
+        at: ByteOffset,
+        len_bytes: u64,
+        look: &mut dyn FnMut(ByteOffset, &[u8; HEAD_BYTES]),
+    ) -> Result<(), IoFault> {
+        self.begin_read(at, len_bytes)?;
+        let first = page_of(at.get());
+        let mut head = [0; HEAD_BYTES];
+        for nth in 0..page_of(len_bytes) {
+            self.pages.copy_page(first + nth, &mut head);
+            look(at.plus(nth as u64 * BLOCK_BYTES), &head);
         }
         Ok(())
     }
 
     fn write(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {
         self.check(at, from.len() as u64);
-        self.change(IoOp::Write, at, from.len() as u64, Some(from), false)
+        self.change(IoOp::Write, at, Data::Bytes(from), false)
     }
 
     fn write_durable(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {
         self.check(at, from.len() as u64);
-        self.change(IoOp::Write, at, from.len() as u64, Some(from), true)
+        self.change(IoOp::Write, at, Data::Bytes(from), true)
     }
 
     fn write_zeroes(&mut self, at: ByteOffset, len_bytes: u64) -> Result<(), IoFault> {
         self.check(at, len_bytes);
-        self.change(IoOp::WriteZeroes, at, len_bytes, None, false)
+        let sectors = sector_of(len_bytes);
+        self.change(IoOp::WriteZeroes, at, Data::Zeros(sectors), false)
     }
 
     fn flush(&mut self) -> Result<(), IoFault> {
@@ -683,13 +531,13 @@ impl Medium for SimDisk {
         };
         match self.next_operation(IoOp::Flush, ByteOffset::new(0)) {
             Next::Do => {
-                self.settle();
+                self.pages.flush();
                 Ok(())
             }
             Next::Crashed | Next::CrashNow => fault(ESHUTDOWN),
             Next::Fault(Fault::Error | Fault::Short) => {
                 // As a kernel does: what it could not write it drops, and the next flush succeeds.
-                self.lose_power(mix(self.poison ^ self.operations));
+                self.pages.lose_power(mix(self.poison ^ self.operations));
                 fault(EIO)
             }
             Next::Fault(Fault::Ignored | Fault::Misdirected { .. }) => Ok(()),
@@ -703,42 +551,4 @@ fn page_of(bytes: u64) -> usize {
 
 fn sector_of(bytes: u64) -> usize {
     usize::try_from(bytes / SECTOR_BYTES).expect("a simulated disk fits in memory")
-}
-
-/// Puts the sectors of `which`, out of the `touched` ones that `source` has the bytes of, into a page; no source is zeros.
-fn put(page: &mut Page, touched: u8, which: u8, source: Option<&[u8]>) {
-    let skip = touched.trailing_zeros() as usize;
-    for sector in (0..SECTORS_PER_PAGE).filter(|sector| which & (1 << sector) != 0) {
-        let range = sector * SECTOR..(sector + 1) * SECTOR;
-        match source {
-            Some(source) => {
-                page[range].copy_from_slice(&source[(sector - skip) * SECTOR..][..SECTOR]);
-            }
-            None => page[range].fill(0),
-        }
-    }
-}
-
-fn offset_of(page: usize) -> u64 {
-    page as u64 * BLOCK_BYTES
-}
-
-/// Page numbers are spread well enough by one multiplication, and the map is the simulator's hot spot.
-#[derive(Clone, Debug, Default)]
-pub struct PageHasher(u64);
-
-impl std::hash::Hasher for PageHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = mix(self.0 ^ u64::from(byte));
-        }
-    }
-
-    fn write_usize(&mut self, page: usize) {
-        self.0 = (page as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
 }

@@ -5,6 +5,7 @@
 
 pub mod content;
 pub mod disk;
+pub mod disks;
 pub mod model;
 pub mod node;
 pub mod rng;

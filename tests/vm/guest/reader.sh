@@ -1,9 +1,10 @@
 # shellcheck shell=dash disable=SC2154
 # A reader that keeps one open file on a device and checks every byte (tests/src/bin/guest-reader.rs).
 
-# reader_start NAME DEVICE IMAGE: in the background; IMAGE holds what must be read.
+# reader_start NAME DEVICE IMAGE: in the background; IMAGE holds what must be read. It gives way to the daemon and to the scenario's own
+# commands: an emulated guest has no processor to spare, and each command took seconds beside it.
 reader_start() {
-  guest-reader read --device "$2" --expect "$3" --threads 4 --log "$LAB_TMP/reader-$1.log" >"$LAB_TMP/reader-$1.out" 2>&1 &
+  nice -n 19 guest-reader read --device "$2" --expect "$3" --threads 4 --log "$LAB_TMP/reader-$1.log" >"$LAB_TMP/reader-$1.out" 2>&1 &
   echo $! >"$LAB_TMP/reader-$1.pid"
   # Its first tally comes 200 ms after it said that it reads.
   within 20 grep -q '^reads=' "$LAB_TMP/reader-$1.log"

@@ -21,8 +21,8 @@ jobs_of() { bedplate -o json job list | tr ',{}[]' '\n' | grep -c "^ *\"kind\": 
 
 # rebuild_is_beyond BYTES: a copy in the making has come that far.
 rebuild_is_beyond() {
-  local done
-  done=$(bedplate -o json job list | tr -d '\n' | tr '{}' '\n' |
+  local copied
+  copied=$(bedplate -o json job list | tr -d '\n' | tr '{}' '\n' |
     sed -n 's/.*"phase": *"copying".*"done_bytes": *\([0-9]*\).*/\1/p; s/.*"done_bytes": *\([0-9]*\).*"phase": *"copying".*/\1/p' | sort -n | tail -n 1)
-  [ "${done:-0}" -gt "$1" ]
+  [ "${copied:-0}" -gt "$1" ]
 }

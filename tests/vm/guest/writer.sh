@@ -2,11 +2,11 @@
 # A writer whose sectors say whose they are (tests/src/bin/guest-writer.rs): it knows what its device must hold while it runs, and
 # notes in a journal, on another disk, what the device owes after a crash.
 
-# writer_start NAME DEVICE JOURNAL [FLAG...]: in the background. Flags: --fresh on the first round, --tag N, --base seed:..., ...
+# writer_start NAME DEVICE JOURNAL [FLAG...]: in the background; gives way, as readers do. Flags: --fresh on the first round, --tag N, --base seed:..., ...
 writer_start() {
   local name=$1 device=$2 journal=$3
   shift 3
-  guest-writer write --device "$device" --journal "$journal" --log "$LAB_TMP/writer-$name.log" "$@" >"$LAB_TMP/writer-$name.out" 2>&1 &
+  nice -n 19 guest-writer write --device "$device" --journal "$journal" --log "$LAB_TMP/writer-$name.log" "$@" >"$LAB_TMP/writer-$name.out" 2>&1 &
   echo $! >"$LAB_TMP/writer-$name.pid"
   within 30 grep -q '^writes=' "$LAB_TMP/writer-$name.log"
 }

@@ -19,8 +19,8 @@ start_guest() {
   local folder=$1 guest=$2 kernel=$3 boot=$4 order=$5 append extra
   local -a options archives
   append="console=ttyS0 quiet panic=-1 mitigations=off modprobe.blacklist=ahci,kvm_amd,kvm_intel $(extra_append "$boot")"
-  # shellcheck disable=SC2207,SC2046,SC2086
-  options=($(accelerator_options) -M q35 -smp 2 -m "${MEMORY_MIB:-2048}" -nodefaults -display none -no-reboot
+  # shellcheck disable=SC2206,SC2207,SC2046,SC2086
+  options=($(accelerator_options) -M q35 -smp "${CPUS:-2}" -m "${MEMORY_MIB:-2048}" ${EXTRA_OPTIONS:-} -nodefaults -display none -no-reboot
     -serial "file:$folder/boot$boot.console" -serial "file:$folder/boot$boot.said" $(disk_options "$folder" $order))
   if [ "$guest" = quick ]; then
     # The kernel unpacks one archive after the other; an uncompressed one goes first, since it ends at a multiple of 512.

@@ -26,6 +26,6 @@ accelerator_options() {
   else
     # One host thread for both processors: with a thread each, a kernel that patches its own code while it boots was seen to
     # run half of an instruction, and to panic. Guests run side by side instead.
-    printf '%s' '-accel tcg,thread=single -cpu max'
+    printf '%s' "-accel tcg,thread=${TCG_THREADS:-single} -cpu max"
   fi
 }

@@ -4,7 +4,10 @@
 # libublk generates its bindings with clang at build time.
 BUILD_PACKAGES="gcc libc6-dev make pkg-config clang libclang-dev"
 GUEST_PACKAGES="mmdebstrap debian-archive-keyring busybox-static cpio kmod xz-utils zstd e2fsprogs fdisk util-linux procps"
-CHECK_PACKAGES="shellcheck"
+# valgrind counts instructions.
+CHECK_PACKAGES="shellcheck valgrind"
+# Yardsticks, for the benches that run on this machine.
+BENCH_HOST_PACKAGES="fio"
 
 apt_install() {
   # Nothing that is there is given up for what is missing: apt would, to get two packages of one release.
@@ -45,6 +48,14 @@ install_qemu() {
   fi
   # shellcheck disable=SC2086
   apt_install -t "$suite" $missing || die "QEMU does not install: see $VM_DIR/apt-install.log"
+}
+
+install_bench_packages() {
+  local missing
+  # shellcheck disable=SC2086
+  missing=$(missing_packages $BENCH_HOST_PACKAGES)
+  # shellcheck disable=SC2086
+  [ -z "$missing" ] || apt_install $missing || die "cannot install $missing: see $VM_DIR/apt-install.log"
 }
 
 install_host_packages() {

@@ -23,6 +23,12 @@ build_node_root() {
   mv "$new" "$NODE_ROOT"
 }
 
+# Done once on a new root, or good for nothing on a guest without a screen: an emulated one would need half a minute a boot for them.
+NOT_STARTED="ldconfig.service systemd-journal-catalog-update.service systemd-update-done.service systemd-binfmt.service
+  proc-sys-fs-binfmt_misc.automount e2scrub_reap.service xfs_scrub_all.timer getty@tty1.service
+  modprobe@fuse.service modprobe@efi_pstore.service modprobe@configfs.service modprobe@drm.service
+  sys-fs-fuse-connections.mount sys-kernel-config.mount systemd-pstore.service"
+
 # node_image_key: what the image is made of. A change of any of it makes a new image.
 node_image_key() {
   {
@@ -47,6 +53,8 @@ build_node_image() {
   install -m 0755 "$TOP/tests/vm/guest/node-agent" "$stage/usr/lib/bedplate-lab/node-agent"
   install -m 0644 "$TOP/tests/vm/guest/bedplate-lab.service" "$stage/usr/lib/systemd/system/"
   ln -s ../bedplate-lab.service "$stage/usr/lib/systemd/system/multi-user.target.wants/"
+  # shellcheck disable=SC2086
+  chroot "$stage" systemctl -q mask $NOT_STARTED
   chroot "$stage" sh -eu -c 'systemd-sysusers bedplate.conf; systemctl -q enable bedplated.service bedplate-devices.service' \
     >"$VM_DIR/node-image.log" 2>&1 || die "cannot enable Bedplate in the node's root: see $VM_DIR/node-image.log"
   truncate -s $((ROOT_MIB + 4))M "$image.new"

@@ -3,8 +3,8 @@
 
 # dm-*, brd and xfs are for volumes: slow disks, logged writes, file systems.
 QUICK_MODULES="ublk_drv loop raid1 dm-mod dm-delay dm-flakey dm-log-writes brd xfs"
-# dash too: the shell of busybox prefers its own programs to those of the same name.
-QUICK_TOOLS="/usr/bin/dash /usr/bin/lsblk /usr/sbin/wipefs /usr/sbin/blkid /usr/sbin/mke2fs /usr/sbin/sfdisk /usr/sbin/mkswap /usr/sbin/pvcreate /usr/sbin/mdadm /usr/bin/dd /usr/bin/setpriv /usr/bin/cmp /usr/sbin/e2fsck /usr/sbin/mkfs.xfs /usr/sbin/xfs_repair /usr/sbin/dmsetup /usr/sbin/blkdiscard /usr/bin/fallocate"
+# dash too: the shell of busybox prefers its own programs to those of the same name. nice, pgrep: this busybox has none.
+QUICK_TOOLS="/usr/bin/dash /usr/bin/lsblk /usr/sbin/wipefs /usr/sbin/blkid /usr/sbin/mke2fs /usr/sbin/sfdisk /usr/sbin/mkswap /usr/sbin/pvcreate /usr/sbin/mdadm /usr/bin/dd /usr/bin/setpriv /usr/bin/cmp /usr/sbin/e2fsck /usr/sbin/mkfs.xfs /usr/sbin/xfs_repair /usr/sbin/dmsetup /usr/sbin/blkdiscard /usr/bin/fallocate /usr/bin/nice /usr/bin/pgrep"
 # fio stands on the libraries of Ceph and others, 60 MB: it has an archive of its own, for the scenarios that say `TOOLS=fio`.
 QUICK_EXTRAS="fio"
 

@@ -11,7 +11,7 @@ use bedplate_datapath::volume::space::Gate;
 use bedplate_datapath::volume::write::{Blocked, WriteIo, WriteIoList, WriteKind, WriteStep};
 use bedplate_datapath::volume::{Quarantine, Space, Volume};
 
-use super::oracle::{Moment, Oracle, Rule, Which};
+use super::oracle::{Moment, Oracle, Rule, Which, image_word};
 use super::request::{Request, Server, State, What};
 use super::word::{SECTOR, Word};
 use crate::sim::disk::{EIO, ESHUTDOWN, SimDisk};
@@ -115,7 +115,8 @@ pub struct Front {
     quarantines: Vec<(Quarantine, u64)>,
     list: WriteIoList,
     run_list: RunList,
-    buffer: Vec<u8>,
+    buffer: Vec<u64>,
+    found: Vec<Word>,
 }
 
 impl Front {
@@ -148,6 +149,7 @@ impl Front {
             list: WriteIoList::new(),
             run_list: RunList::new(),
             buffer: Vec::new(),
+            found: Vec::new(),
         }
     }
 
@@ -624,12 +626,13 @@ impl Front {
                 len_bytes,
                 at,
             } => {
-                self.buffer.resize(len_bytes as usize, 0);
                 let first = request.first + request_offset as usize / SECTOR;
-                for (sector, bytes) in (first..).zip(self.buffer.chunks_exact_mut(SECTOR)) {
-                    self.oracle.word(which, sector, request.write).fill(bytes);
-                }
-                disk.write_sectors(at, &self.buffer)
+                let sectors = first..first + len_bytes as usize / SECTOR;
+                self.buffer.clear();
+                self.buffer.extend(
+                    sectors.map(|sector| self.oracle.word(which, sector, request.write).bits()),
+                );
+                disk.write_words(at, &self.buffer)
             }
             WriteIo::Zeroes { len_bytes, at } => disk.zero_sectors(at, u64::from(len_bytes)),
             WriteIo::FromScratch {
@@ -648,11 +651,7 @@ impl Front {
                 let into = &mut request.scratch[scratch_offset as usize..][..len_bytes as usize];
                 match source {
                     RunSource::Zero => into.fill(0),
-                    RunSource::Disk { at, .. } => {
-                        disk.look(at, len_bytes as usize / SECTOR, |nth, bytes| {
-                            into[nth * SECTOR..][..SECTOR].copy_from_slice(bytes);
-                        });
-                    }
+                    RunSource::Disk { at, .. } => disk.read_sectors(at, into),
                 }
                 Ok(())
             }
@@ -679,28 +678,28 @@ impl Front {
 
     /// Checks what a run shows.
     fn look_at(
-        &self,
+        &mut self,
         which: Which,
         first: usize,
         sectors: usize,
         source: RunSource,
         rule: Rule,
     ) -> Result<(), String> {
-        let mut result = Ok(());
-        let mut check = |sector: usize, word: Word| {
-            if result.is_ok() {
-                result = self.oracle.check(which, sector, word, rule);
-            }
-        };
+        self.fetch(sectors, source);
+        self.oracle.check(which, first, &self.found, rule)
+    }
+
+    /// What a run shows, into `found`.
+    fn fetch(&mut self, sectors: usize, source: RunSource) {
+        self.found.clear();
         match source {
-            RunSource::Zero => {
-                (first..first + sectors).for_each(|sector| check(sector, Word::ZERO));
+            RunSource::Zero => self.found.resize(sectors, Word::ZERO),
+            RunSource::Disk { at, .. } => {
+                let found = &mut self.found;
+                let disk = self.disk.borrow();
+                disk.look(at, sectors, |_, word| found.push(Word::repeated(word)));
             }
-            RunSource::Disk { at, .. } => self.disk.borrow().look(at, sectors, |nth, bytes| {
-                check(first + nth, Word::of(bytes));
-            }),
         }
-        result
     }
 
     /// Reads every sector of a volume and checks it. With `settle`, what is found is what is there from now on.
@@ -731,36 +730,48 @@ impl Front {
                     &mut self.run_list,
                 )
                 .map_err(|error| error.to_string())?;
-            for run in self.run_list.as_slice() {
+            for nth in 0..self.run_list.as_slice().len() {
+                let run = self.run_list.as_slice()[nth];
                 let first = first + run.request_offset as usize / SECTOR;
-                let sectors = run.len_bytes as usize / SECTOR;
-                if !settle {
-                    self.look_at(which, first, sectors, run.source, rule)?;
-                    continue;
+                self.fetch(run.len_bytes as usize / SECTOR, run.source);
+                if settle {
+                    self.oracle.settle(which, first, &self.found, rule)?;
+                } else {
+                    self.oracle.check(which, first, &self.found, rule)?;
                 }
-                let oracle = &mut self.oracle;
-                let mut result = Ok(());
-                let mut check = |sector: usize, word: Word| {
-                    if result.is_ok() {
-                        result = oracle.settle(which, sector, word, rule);
-                    }
-                };
-                match run.source {
-                    RunSource::Zero => {
-                        (first..first + sectors).for_each(|sector| check(sector, Word::ZERO));
-                    }
-                    RunSource::Disk { at, .. } => {
-                        self.disk.borrow().look(at, sectors, |nth, bytes| {
-                            check(first + nth, Word::of(bytes));
-                        });
-                    }
-                }
-                result?;
             }
             first += count;
         }
         if settle {
             self.oracle.settled(which);
+        }
+        Ok(())
+    }
+
+    /// Reads every sector of an image and checks it.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn read_image_back(&mut self, stack: &LayerStack, image: u8) -> Result<(), String> {
+        let sectors = usize::try_from(stack.device_bytes()).expect("a small image") / SECTOR;
+        let mut first = 0;
+        while first < sectors {
+            let count = (sectors - first).min(REQUEST_SECTORS_MAX);
+            let len_bytes = u32::try_from(count * SECTOR).expect("a request");
+            let at = ByteOffset::new((first * SECTOR) as u64);
+            stack
+                .plan_read(at, len_bytes, &mut self.run_list)
+                .map_err(|error| error.to_string())?;
+            for nth in 0..self.run_list.as_slice().len() {
+                let run = self.run_list.as_slice()[nth];
+                let first = first + run.request_offset as usize / SECTOR;
+                self.fetch(run.len_bytes as usize / SECTOR, run.source);
+                let mut words = (first..).zip(&self.found);
+                if words.any(|(sector, word)| *word != image_word(image, sector)) {
+                    return Err("the image has changed".to_owned());
+                }
+            }
+            first += count;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::panic::resume_unwind;
 use std::rc::Rc;
 
-use bedplate_datapath::medium::{IoFault, Medium};
+use bedplate_datapath::medium::{HEAD_BYTES, IoFault, Medium};
 use bedplate_datapath::units::ByteOffset;
 
 use super::front::Front;
@@ -47,6 +47,16 @@ impl Medium for HookedDisk {
 
     fn read(&mut self, at: ByteOffset, into: &mut [u8]) -> Result<(), IoFault> {
         let result = self.disk.borrow_mut().read(at, into);
+        or_die(result)
+    }
+
+    fn heads(
+        &mut self,
+        at: ByteOffset,
+        len_bytes: u64,
+        look: &mut dyn FnMut(ByteOffset, &[u8; HEAD_BYTES]),
+    ) -> Result<(), IoFault> {
+        let result = self.disk.borrow_mut().heads(at, len_bytes, look);
         or_die(result)
     }
 

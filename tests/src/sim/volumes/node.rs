@@ -6,20 +6,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
+use bedplate_datapath::format::geometry::Geometry;
 use bedplate_datapath::live::{HeapLive, LiveFiles, LiveName, LiveSection};
 use bedplate_datapath::plan::DiskIndex;
 use bedplate_datapath::store::{
     FormatParams, NewVolume, ObjectKind, Parent, SessionStart, Store, StoreError, StoreErrorKind,
     format,
 };
-use bedplate_datapath::units::{CLUSTER_BYTES, DevId};
+use bedplate_datapath::units::{BLOCK_BYTES, CLUSTER_BYTES, DevId};
 use uuid::Uuid;
 
 use super::front::{Break, Front, server};
 use super::hooked::{Died, HookedDisk};
 use super::oracle::{Rule, Which, image_word};
-use super::word::{SECTOR, Word};
+use super::request::What;
+use super::word::SECTOR;
 use crate::sim::content::Content;
+use crate::sim::disk::pages::Pages;
 use crate::sim::disk::{Crash, EIO, ESHUTDOWN, Phase, Sabotage, SimDisk};
 use crate::sim::node;
 use crate::sim::rng::{Rng, mix};
@@ -33,6 +36,19 @@ const IMAGE_SECTORS: usize = 4 * 256 + 101;
 const IMAGE_UUID: Uuid = Uuid::from_u128(0x1a6e);
 const DISK: DiskIndex = DiskIndex::new(0);
 
+/// How full the journal's ring is when a schedule begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ring {
+    /// As after a checkpoint.
+    #[default]
+    Empty,
+    /// A few more commits, and one of them finds no room. Each open has much to replay.
+    NearlyFull,
+}
+
+/// Blocks that are left then. More than the commits of the shortest schedules, less than those of the longest.
+const BLOCKS_LEFT: u64 = 6;
+
 /// A rule that is broken where the daemon's side cannot break it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tamper {
@@ -41,6 +57,8 @@ pub enum Tamper {
     Nothing,
     /// What a commit had drained is forgotten by a process crash.
     ForgetDraining,
+    /// That a write or flush has failed is forgotten by a process crash.
+    ForgetFailure,
     /// The gate is open while what the former process had dirty is still being committed.
     AllocateBeforeCoveringCommit,
 }
@@ -73,6 +91,15 @@ impl From<String> for Halt {
     }
 }
 
+/// What is known of the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Image {
+    There,
+    /// A crash came between.
+    PerhapsDeleted,
+    Deleted,
+}
+
 /// What is known of a volume.
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug)]
@@ -103,6 +130,8 @@ pub struct Node {
     pub front: Rc<RefCell<Front>>,
     /// Decides what the node does.
     pub rng: Rng,
+    /// By ring: see [`Self::make_base`].
+    bases: [Option<Pages>; 2],
     live: HeapLive,
     store: Option<Store<HookedDisk>>,
     known: Vec<Known>,
@@ -115,6 +144,13 @@ pub struct Node {
     powerless: bool,
     /// Live files were tampered with, or do not match any more.
     may_lose: bool,
+    /// A write or flush of the disk failed, and no session was begun since.
+    has_failed: bool,
+    image: Image,
+    /// Images that were deleted.
+    pub images_deleted: u64,
+    /// Deletions of an image that were refused for its clones.
+    pub images_kept: u64,
     ballast: Vec<bedplate_datapath::store::ImportTicket>,
     /// A cluster may be lost until the next open: a request failed with it in its hands.
     leaky: bool,
@@ -137,6 +173,7 @@ impl Default for Node {
             disk,
             front,
             rng: Rng::new(0),
+            bases: [None, None],
             live: HeapLive::default(),
             store: None,
             known: Vec::new(),
@@ -146,6 +183,10 @@ impl Default for Node {
             settled: true,
             powerless: false,
             may_lose: false,
+            has_failed: false,
+            image: Image::There,
+            images_deleted: 0,
+            images_kept: 0,
             ballast: Vec::new(),
             leaky: false,
             uuids: 0,
@@ -162,38 +203,102 @@ impl Node {
     ///
     /// # Errors
     /// When that does not work.
-    pub fn reset(&mut self, seed: u64, broken: Broken) -> Result<(), String> {
-        self.store = None;
-        self.ballast.clear();
-        self.disk.borrow_mut().reset(mix(seed));
+    pub fn reset(&mut self, seed: u64, ring: Ring, broken: Broken) -> Result<(), String> {
+        if self.bases[ring as usize].is_none() {
+            self.clear(Broken::default());
+            self.bases[ring as usize] = Some(self.make_base(ring)?);
+        }
+        self.clear(broken);
+        // Another one than the base was made in.
+        self.boot = 2;
+        if let Some(base) = &self.bases[ring as usize] {
+            self.disk.borrow_mut().reset_to(base, mix(seed));
+        }
         self.rng = Rng::new(mix(seed ^ 0xbed5));
         self.front
             .borrow_mut()
             .reset(self.rng.fork(1), broken.breaks);
+        self.first_open()?;
+        self.disk.borrow_mut().sabotage(broken.sabotage);
+        Ok(())
+    }
+
+    fn clear(&mut self, broken: Broken) {
+        self.store = None;
+        self.ballast.clear();
         self.live = HeapLive::default();
         self.known.clear();
         (self.boot, self.diskseq) = (1, 1);
         self.broken = broken;
         (self.powerless, self.may_lose, self.leaky) = (false, false, false);
+        self.has_failed = false;
         self.uuids = 0x1000;
         (self.operations, self.losses, self.adopted) = (0, 0, 0);
+        (self.image, self.images_deleted, self.images_kept) = (Image::There, 0, 0);
+    }
+
+    /// The disk that every schedule begins with: formatted, with the image, closed. No schedule crashes before that, so it is made once.
+    fn make_base(&mut self, ring: Ring) -> Result<Pages, String> {
+        self.disk.borrow_mut().reset(0);
+        self.front.borrow_mut().reset(Rng::new(0), Break::Nothing);
         let params = FormatParams {
-            disk_uuid: Uuid::from_u128(u128::from(mix(seed)) | 1 << 100),
+            disk_uuid: Uuid::from_u128(0xd15c << 100),
             hardware_id_hash: [0; 32],
             created_unix_s: 1,
         };
         format(&mut *self.disk.borrow_mut(), &params)
             .map_err(|error| format!("format: {error}"))?;
-        match self.open() {
-            Ok(()) => {}
-            Err(Halt::Violation(why)) => return Err(why),
-            Err(halt) => return Err(format!("the first open: {halt:?}")),
-        }
-        let store = self.store.as_mut().expect("just opened");
-        node::import(store, "image", IMAGE_UUID, &image())
+        self.first_open()?;
+        let mut store = self.store.take().ok_or("the first open leaves a store")?;
+        node::import(&mut store, "image", IMAGE_UUID, &image())
             .map_err(|error| format!("import: {error}"))?;
-        self.disk.borrow_mut().sabotage(broken.sabotage);
-        Ok(())
+        if ring == Ring::Empty {
+            store.close().map_err(|error| format!("close: {error}"))?;
+        } else {
+            self.store = Some(store);
+            self.fill_ring()
+                .map_err(|halt| format!("filling the ring: {halt:?}"))?;
+            self.store = None;
+        }
+        Ok(self.disk.borrow_mut().flushed_pages())
+    }
+
+    /// Commits of a volume that is then deleted, until few blocks of the ring are left. Not closed: that would make a checkpoint.
+    fn fill_ring(&mut self) -> Result<(), Halt> {
+        const CLUSTER_SECTORS: usize = 256;
+        let geometry = Geometry::of_disk(DISK_BYTES).map_err(|why| why.to_string())?;
+        let blocks = geometry.journal().len_bytes / BLOCK_BYTES;
+        let filler = self.create(false, CLUSTER_SECTORS)?;
+        let filler = filler.ok_or_else(|| "no room for a volume".to_owned())?;
+        self.attach(filler)?;
+        for nth in 0..blocks - BLOCKS_LEFT {
+            // A cluster is claimed, or dropped: each commit has a record or two, and takes a block.
+            let what = if nth % 2 == 0 {
+                What::Write { fua: false }
+            } else {
+                What::Zero { keep: false }
+            };
+            let mut front = self.front.borrow_mut();
+            front.issue(filler, what, 0, CLUSTER_SECTORS);
+            drop(front);
+            self.drain(None)?;
+            self.commit()?;
+            // So that the oracle forgets the ones before.
+            let mut front = self.front.borrow_mut();
+            let issued = front.oracle.tick();
+            front.oracle.flushed(self.known[filler].which, issued);
+        }
+        self.detach(filler)?;
+        self.delete(filler)
+    }
+
+    /// The first open of a schedule, and of the disk.
+    fn first_open(&mut self) -> Result<(), String> {
+        match self.open() {
+            Ok(()) => Ok(()),
+            Err(Halt::Violation(why)) => Err(why),
+            Err(halt) => Err(format!("the first open: {halt:?}")),
+        }
     }
 
     /// Volumes that are there.
@@ -348,6 +453,7 @@ impl Node {
     /// # Errors
     /// As for [`Node::commit`].
     pub fn create(&mut self, is_clone: bool, sectors: usize) -> Result<Option<usize>, Halt> {
+        let is_clone = is_clone && self.image == Image::There;
         let number = self.known.len();
         self.uuids += 1;
         let uuid = Uuid::from_u128(self.uuids);
@@ -486,6 +592,44 @@ impl Node {
         self.look_for_violation()
     }
 
+    /// Deletes the image: refused while it has clones.
+    ///
+    /// # Errors
+    /// As for [`Node::commit`].
+    pub fn delete_image(&mut self) -> Result<(), Halt> {
+        let has_clones = self.known.iter().any(|known| known.is_clone && !known.gone);
+        if self.image == Image::There && !has_clones {
+            self.image = Image::PerhapsDeleted;
+        }
+        self.phase(Phase::Delete);
+        let free = self.store()?.free_clusters();
+        let was_settled = self.settled;
+        let result = self.call(|store| store.delete(IMAGE_UUID))?;
+        self.phase(Phase::Other);
+        match (self.image, result) {
+            (Image::There, Err(error)) if error.kind() == StoreErrorKind::Busy => {
+                self.images_kept += 1;
+            }
+            (Image::Deleted, Err(error)) if error.kind() == StoreErrorKind::NotFound => {}
+            (Image::PerhapsDeleted, Ok(())) => {
+                self.image = Image::Deleted;
+                self.images_deleted += 1;
+                let quiet = was_settled && self.front.borrow().in_flight() == 0;
+                if quiet && self.store()?.free_clusters() <= free {
+                    let why = "the space of a deleted image is not free".to_owned();
+                    return Err(Halt::Violation(why));
+                }
+            }
+            (_, Err(error)) => return Err(self.judge("deleting the image", &error)),
+            (_, Ok(())) => {
+                let why = "an image with clones, or none, was deleted".to_owned();
+                return Err(Halt::Violation(why));
+            }
+        }
+        self.operations += 1;
+        self.look_for_violation()
+    }
+
     /// Grows a volume.
     ///
     /// # Errors
@@ -579,9 +723,14 @@ impl Node {
         self.disk.borrow_mut().crash(Crash::Process);
         let keeps_requests = crash == Crash::Process;
         front.stop(keeps_requests);
-        if front.faulty {
+        // A failure outlives processes: it is in the live state until an open has begun a session.
+        self.has_failed |= front.faulty;
+        if self.has_failed {
             // A write or flush that failed makes live state unbelievable.
             self.may_lose = true;
+            if self.broken.tamper == Tamper::ForgetFailure {
+                forget_failure(&mut self.live);
+            }
         } else {
             // The code went on after its process was dead, and took that for a failure of the disk.
             forget_failure(&mut self.live);
@@ -589,6 +738,7 @@ impl Node {
         if crash != Crash::Process {
             self.disk.borrow_mut().crash(crash);
             self.live.clear();
+            self.has_failed = false;
             self.boot += 1;
             self.powerless = true;
         } else if self.broken.tamper == Tamper::ForgetDraining {
@@ -676,6 +826,7 @@ impl Node {
         self.accept_losses()?;
         self.powerless = false;
         self.may_lose = false;
+        self.has_failed = false;
         for volume in self.volumes() {
             if self.known[volume].wanted == [true] {
                 let uuid = self.known[volume].uuid;
@@ -727,6 +878,18 @@ impl Node {
             known.wanted = vec![object.want_attached];
             known.lost = object.loss_not_accepted;
             known.doubtful |= known.lost;
+        }
+        let image_is_there = objects.iter().any(|object| object.uuid == IMAGE_UUID);
+        if !self.known.is_empty() || self.image != Image::There {
+            self.image = match (self.image, image_is_there) {
+                (Image::There | Image::PerhapsDeleted, true) => Image::There,
+                (Image::Deleted | Image::PerhapsDeleted, false) => Image::Deleted,
+                (expected, there) => {
+                    return Err(Halt::Violation(format!(
+                        "the image is {expected:?}, and found: {there}"
+                    )));
+                }
+            };
         }
         for known in self.known.iter_mut().filter(|known| !known.gone) {
             if objects.iter().any(|object| object.uuid == known.uuid) {
@@ -788,22 +951,16 @@ impl Node {
             self.read_back(uuid, which, kept, kept)?;
             self.known[volume].doubtful = false;
         }
-        if self.known.is_empty() {
+        if self.known.is_empty() || self.image == Image::Deleted {
             return Ok(());
         }
         // The image below is as it was.
-        let store = self.store()?;
-        let bytes = node::read_image(store, IMAGE_UUID, (IMAGE_SECTORS * SECTOR) as u64)
-            .map_err(|error| Halt::Violation(format!("the image cannot be read: {error}")))?;
-        let good = bytes
-            .chunks_exact(SECTOR)
-            .enumerate()
-            .all(|(sector, bytes)| Word::of(bytes) == image_word(IMAGE, sector));
-        if good {
-            Ok(())
-        } else {
-            Err(Halt::Violation("the image has changed".to_owned()))
-        }
+        let layers = self.store()?.layers_of(IMAGE_UUID, DISK);
+        let layers = layers.map_err(|error| self.judge("reading the image back", &error))?;
+        self.front
+            .borrow_mut()
+            .read_image_back(&layers, IMAGE)
+            .map_err(Halt::Violation)
     }
 
     fn read_back(

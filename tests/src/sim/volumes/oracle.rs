@@ -47,6 +47,20 @@ pub struct Sectors {
     lists: Vec<Vec<WriteId>>,
     /// By sector: whether it may show what was there before.
     base_may_show: Vec<bool>,
+    /// By sector: the last of its list, or what was there before. Nothing was issued after it, so that nothing hides it.
+    latest: Vec<WriteId>,
+    /// By sector: nothing but the latest may show.
+    is_settled: Vec<bool>,
+}
+
+impl Sectors {
+    /// What a sector shows before every write.
+    fn base_word(&self, sector: usize) -> Word {
+        match self.base {
+            Some((image, sectors)) if sector < sectors => image_word(image, sector),
+            _ => Word::ZERO,
+        }
+    }
 }
 
 /// Everything that is known.
@@ -108,9 +122,10 @@ impl Oracle {
             list.clear();
             volume.lists.push(list);
         }
-        volume
-            .base_may_show
-            .resize(sectors.max(volume.base_may_show.len()), true);
+        let sectors = sectors.max(volume.base_may_show.len());
+        volume.base_may_show.resize(sectors, true);
+        volume.latest.resize(sectors, WriteId::BASE);
+        volume.is_settled.resize(sectors, true);
     }
 
     /// Sectors that it has.
@@ -136,6 +151,9 @@ impl Oracle {
             flushed: false,
             zero,
         });
+        let volume = &mut self.volumes[which.0];
+        volume.latest[first..first + sectors].fill(id);
+        volume.is_settled[first..first + sectors].fill(false);
         for sector in first..first + sectors {
             if self.volumes[which.0].lists[sector].len() >= 4 {
                 self.prune(which, sector, floor);
@@ -169,34 +187,36 @@ impl Oracle {
         Word::new(self.volumes[which.0].object, sector, id)
     }
 
-    /// What a sector shows before every write.
-    pub fn base_word(&self, which: Which, sector: usize) -> Word {
-        match self.volumes[which.0].base {
-            Some((image, sectors)) if sector < sectors => image_word(image, sector),
-            _ => Word::ZERO,
-        }
-    }
-
-    /// Whether a sector may show `found`.
+    /// Whether the sectors from `first` on may show `found`.
     ///
     /// # Errors
-    /// What it may show instead.
+    /// What the first one that may not may show instead.
     pub fn check(
         &self,
         which: Which,
+        first: usize,
+        found: &[Word],
+        rule: Rule,
+    ) -> Result<(), String> {
+        let volume = &self.volumes[which.0];
+        for ((sector, latest), found) in (first..).zip(&volume.latest[first..]).zip(found) {
+            // Nearly always.
+            if *found != self.shown(volume, sector, *latest) {
+                self.check_all(volume, sector, *found, rule)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_all(
+        &self,
+        volume: &Sectors,
         sector: usize,
         found: Word,
         rule: Rule,
     ) -> Result<(), String> {
-        let volume = &self.volumes[which.0];
-        if let [only] = volume.lists[sector][..]
-            && !volume.base_may_show[sector]
-            && found == self.shown(which, sector, only)
-        {
-            return Ok(());
-        }
         let explains = |id: WriteId| {
-            self.shown(which, sector, id) == found && self.may_show(volume, sector, id, rule)
+            self.shown(volume, sector, id) == found && self.may_show(volume, sector, id, rule)
         };
         if (volume.base_may_show[sector] && explains(WriteId::BASE))
             || volume.lists[sector].iter().any(|id| explains(*id))
@@ -218,7 +238,7 @@ impl Oracle {
                     (end, true) => format!("acknowledged {end}"),
                     (end, false) => format!("failed {end}"),
                 };
-                let what = self.shown(which, sector, id);
+                let what = self.shown(volume, sector, id);
                 format!(
                     "{} ({what:?}, issued {}, {end}{flushed})",
                     id.0, write.issued
@@ -232,26 +252,41 @@ impl Oracle {
         ))
     }
 
-    /// A sector shows `found` for good: what else it might have shown is past.
+    /// The sectors from `first` on show `found` for good: what else they might have shown is past.
     ///
     /// # Errors
-    /// What it may show instead.
+    /// What the first one that may not show that may show instead.
     pub fn settle(
         &mut self,
         which: Which,
-        sector: usize,
-        found: Word,
+        first: usize,
+        found: &[Word],
         rule: Rule,
     ) -> Result<(), String> {
-        self.check(which, sector, found, rule)?;
-        let mut list = std::mem::take(&mut self.volumes[which.0].lists[sector]);
-        let base = self.base_word(which, sector);
-        // All that are left look the same.
-        list.retain(|id| self.shown(which, sector, *id) == found);
-        let volume = &mut self.volumes[which.0];
-        volume.base_may_show[sector] &= base == found;
-        volume.lists[sector] = list;
+        self.check(which, first, found, rule)?;
+        for (sector, found) in (first..).zip(found) {
+            if !self.volumes[which.0].is_settled[sector] {
+                self.settle_one(which, sector, *found);
+            }
+        }
         Ok(())
+    }
+
+    fn settle_one(&mut self, which: Which, sector: usize, found: Word) {
+        let mut list = std::mem::take(&mut self.volumes[which.0].lists[sector]);
+        let volume = &self.volumes[which.0];
+        // All that are left look the same.
+        list.retain(|id| self.shown(volume, sector, *id) == found);
+        let base_may_show = volume.base_may_show[sector] && volume.base_word(sector) == found;
+        let volume = &mut self.volumes[which.0];
+        volume.base_may_show[sector] = base_may_show;
+        volume.latest[sector] = list.last().copied().unwrap_or(WriteId::BASE);
+        volume.is_settled[sector] = match list[..] {
+            [] => true,
+            [_] => !base_may_show,
+            _ => false,
+        };
+        volume.lists[sector] = list;
     }
 
     /// Everything that was settled counts as acknowledged and flushed.
@@ -267,13 +302,13 @@ impl Oracle {
         self.now += 1;
     }
 
-    fn shown(&self, which: Which, sector: usize, id: WriteId) -> Word {
+    fn shown(&self, volume: &Sectors, sector: usize, id: WriteId) -> Word {
         if id == WriteId::BASE {
-            self.base_word(which, sector)
+            volume.base_word(sector)
         } else if self.writes[id.0 as usize].zero {
             Word::ZERO
         } else {
-            self.word(which, sector, id)
+            Word::new(volume.object, sector, id)
         }
     }
 
@@ -306,9 +341,10 @@ impl Oracle {
             })
         };
         let base_is_hidden = hidden(WriteId::BASE, &list);
-        let kept: Vec<bool> = list.iter().map(|id| !hidden(*id, &list)).collect();
-        let mut kept = kept.iter();
-        list.retain(|_| kept.next().copied().unwrap_or(true));
+        if list.iter().any(|id| hidden(*id, &list)) {
+            let all = list.clone();
+            list.retain(|id| !hidden(*id, &all));
+        }
         let volume = &mut self.volumes[which.0];
         volume.base_may_show[sector] &= !base_is_hidden;
         volume.lists[sector] = list;

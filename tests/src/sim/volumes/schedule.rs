@@ -3,13 +3,17 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::node::{Broken, Halt, Node};
+use super::node::{Broken, Halt, Node, Ring};
 use crate::sim::disk::{Crash, Fault};
+use crate::sim::rng::mix;
 
 const CLUSTER_SECTORS: u64 = 256;
 const VOLUMES_MAX: usize = 5;
 /// A schedule has no fewer operations.
 const OPERATIONS_MIN: u64 = 204;
+
+/// One schedule of so many begins with a ring that is nearly full. Few, since each of their recoveries has a whole ring to replay.
+const SCHEDULES_PER_FULL_RING: u64 = 64;
 
 /// What schedules did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +32,16 @@ pub struct Tally {
     pub adopted: u64,
     /// Requests that were refused: no space, or an I/O error.
     pub refused: u64,
+    /// Process crashes with a disk that had failed.
+    pub crashes_of_latched: u64,
+    /// Crashes in the middle of a recovery, or of the commit that ends it.
+    pub recoveries_crashed: u64,
+    /// Checkpoints in the middle of a commit, since the ring was full.
+    pub full_rings: u64,
+    /// Images that were deleted.
+    pub images_deleted: u64,
+    /// Images that were not, for their clones.
+    pub images_kept: u64,
 }
 
 impl Tally {
@@ -40,6 +54,11 @@ impl Tally {
         self.losses += other.losses;
         self.adopted += other.adopted;
         self.refused += other.refused;
+        self.crashes_of_latched += other.crashes_of_latched;
+        self.recoveries_crashed += other.recoveries_crashed;
+        self.full_rings += other.full_rings;
+        self.images_deleted += other.images_deleted;
+        self.images_kept += other.images_kept;
     }
 }
 
@@ -48,7 +67,20 @@ impl Tally {
 /// # Errors
 /// The violation that the oracle found, or the panic.
 pub fn run(node: &mut Node, seed: u64, broken: Broken) -> Result<Tally, String> {
-    let outcome = catch_unwind(AssertUnwindSafe(|| whole(node, seed, broken)));
+    let ring = if mix(seed ^ 0xf111).is_multiple_of(SCHEDULES_PER_FULL_RING) {
+        Ring::NearlyFull
+    } else {
+        Ring::Empty
+    };
+    run_with(node, seed, ring, broken)
+}
+
+/// Runs the schedule of `seed` on a disk with this ring.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(node: &mut Node, seed: u64, ring: Ring, broken: Broken) -> Result<Tally, String> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| whole(node, seed, ring, broken)));
     match outcome {
         Ok(result) => result,
         Err(panic) => {
@@ -61,9 +93,9 @@ pub fn run(node: &mut Node, seed: u64, broken: Broken) -> Result<Tally, String> 
     }
 }
 
-fn whole(node: &mut Node, seed: u64, broken: Broken) -> Result<Tally, String> {
+fn whole(node: &mut Node, seed: u64, ring: Ring, broken: Broken) -> Result<Tally, String> {
     let mut tally = Tally::default();
-    node.reset(seed, broken)?;
+    node.reset(seed, ring, broken)?;
     let sessions = 1 + node.rng.below(3);
     for session in 0..sessions {
         let last = session + 1 == sessions;
@@ -73,10 +105,14 @@ fn whole(node: &mut Node, seed: u64, broken: Broken) -> Result<Tally, String> {
             Ok(()) | Err(Halt::Stopped) => any_crash(node, last),
             Err(Halt::Latched) => {
                 tally.latched += 1;
-                // The disk dropped what it could not write: only its power makes a state of it that is known.
-                Some(Crash::Power {
-                    seed: node.rng.next_u64(),
-                })
+                if node.rng.percent(50) {
+                    tally.crashes_of_latched += 1;
+                    Some(Crash::Process)
+                } else {
+                    Some(Crash::Power {
+                        seed: node.rng.next_u64(),
+                    })
+                }
             }
         };
         tally.crashes += 1;
@@ -100,6 +136,9 @@ fn whole(node: &mut Node, seed: u64, broken: Broken) -> Result<Tally, String> {
     tally.refused += counts.refused;
     tally.losses += node.losses;
     tally.adopted += node.adopted;
+    tally.full_rings += node.disk.borrow().full_rings();
+    tally.images_deleted += node.images_deleted;
+    tally.images_kept += node.images_kept;
     Ok(tally)
 }
 
@@ -134,13 +173,18 @@ fn recover(node: &mut Node, tally: &mut Tally) -> Result<(), String> {
         (front.faulty, front.unsure) = (false, false);
     }
     for attempt in 0.. {
-        if attempt < 3 && node.rng.percent(25) {
-            let steps = node.rng.below(20);
+        let is_disturbed = attempt < 4 && node.rng.percent(if attempt == 0 { 25 } else { 50 });
+        if is_disturbed {
+            let steps = node.rng.below(24);
             let mut disk = node.disk.borrow_mut();
             let now = disk.operations();
             disk.crash_at(now + steps);
         }
-        match node.open() {
+        // The commit that covers what the former process had not committed belongs to it.
+        let end = node
+            .open()
+            .and_then(|()| if is_disturbed { node.commit() } else { Ok(()) });
+        match end {
             Ok(()) => {
                 tally.recoveries += 1;
                 node.disk.borrow_mut().crash_at_nothing();
@@ -152,6 +196,7 @@ fn recover(node: &mut Node, tally: &mut Tally) -> Result<(), String> {
             }
             Err(Halt::Stopped) => {
                 tally.crashes += 1;
+                tally.recoveries_crashed += 1;
                 let crash = if node.rng.percent(50) {
                     Crash::Process
                 } else {
@@ -283,7 +328,8 @@ fn operation(node: &mut Node) -> Result<(), Halt> {
             let left = node.rng.below(20);
             node.take_space(left)
         }
-        (85..100, _) => node.give_space(),
+        (85..96, _) => node.give_space(),
+        (96..100, _) => node.delete_image(),
         _ => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
 //! Short traces, crashed at every write and flush: a script of a node's operations and requests, run once to count, then once for each place to
 //! stop, with each kind of crash, and with a second crash at each write and flush of the recovery.
 
-use super::node::{Broken, Halt, Node};
+use super::node::{Broken, Halt, Node, Ring};
 use super::request::What;
 use crate::sim::disk::Crash;
 use crate::sim::rng::mix;
@@ -29,6 +29,10 @@ pub enum Step {
     Delete(usize),
     /// So many clusters stay free.
     TakeSpace(u64),
+    /// The image is deleted, or not if it has clones.
+    DeleteImage,
+    /// Commits of single changes: volume, how many.
+    Commits(usize, usize),
     /// The machine stops here: what has begun has made no step.
     Stop,
 }
@@ -58,7 +62,19 @@ enum Second {
 }
 
 impl Second {
-    const ALL: [Self; 4] = [Self::None, Self::Process, Self::Power(1), Self::Power(2)];
+    /// With a ring to replay that is nearly full, a second crash at each place takes too long.
+    fn of(ring: Ring) -> &'static [Self] {
+        const ALL: [Second; 4] = [
+            Second::None,
+            Second::Process,
+            Second::Power(1),
+            Second::Power(2),
+        ];
+        match ring {
+            Ring::Empty => &ALL,
+            Ring::NearlyFull => &ALL[..1],
+        }
+    }
 
     fn crash(self, seed: u64, at: u64, place: u64) -> Option<Crash> {
         match self {
@@ -78,12 +94,13 @@ impl Second {
 pub fn crash_everywhere(
     node: &mut Node,
     seed: u64,
+    ring: Ring,
     before: &[Step],
     script: &[Step],
     broken: Broken,
 ) -> Result<Tried, String> {
     let mut tried = Tried::default();
-    let (from, until) = match run(node, seed, before, script, None, broken) {
+    let (from, until) = match run(node, seed, ring, before, script, None, broken) {
         // Stopped: the script itself ends so.
         (Ok(()) | Err(Halt::Stopped), from) => (from, node.disk.borrow().operations()),
         (Err(halt), _) => return Err(format!("without a crash: {halt:?}")),
@@ -92,14 +109,14 @@ pub fn crash_everywhere(
     for at in from..=until {
         tried.places += 1;
         for first in crashes() {
-            for second in Second::ALL {
+            for second in Second::of(ring) {
                 let mut place = 0;
                 loop {
                     let name = format!(
                         "seed {seed}, operation {at} of {from}..{until}, {first:?}, then {second:?} at {place}"
                     );
                     if let (Err(Halt::Violation(why)), _) =
-                        run(node, seed, before, script, Some(at), broken)
+                        run(node, seed, ring, before, script, Some(at), broken)
                     {
                         return Err(format!("{name}: {why}"));
                     }
@@ -148,12 +165,13 @@ fn finish(node: &mut Node) -> Result<(), Halt> {
 fn run(
     node: &mut Node,
     seed: u64,
+    ring: Ring,
     before: &[Step],
     script: &[Step],
     stop_at: Option<u64>,
     broken: Broken,
 ) -> (Result<(), Halt>, u64) {
-    if let Err(why) = node.reset(seed, broken) {
+    if let Err(why) = node.reset(seed, ring, broken) {
         return (Err(Halt::Violation(why)), 0);
     }
     let mut volumes = Vec::new();
@@ -203,6 +221,18 @@ fn do_step(node: &mut Node, volumes: &mut Vec<usize>, step: Step) -> Result<(), 
         Step::Attach(volume) => node.attach(volumes[volume]),
         Step::Delete(volume) => node.delete(volumes[volume]),
         Step::TakeSpace(left) => node.take_space(left),
+        Step::DeleteImage => node.delete_image(),
+        Step::Commits(volume, count) => {
+            for nth in 0..count {
+                // Another block each time: one new bit of the map, and one record.
+                let what = What::Write { fua: true };
+                let mut front = node.front.borrow_mut();
+                front.issue(volumes[volume], what, 8 * nth, 8);
+                drop(front);
+                node.drain(None)?;
+            }
+            Ok(())
+        }
         Step::Stop => {
             node.disk.borrow_mut().stop();
             Err(Halt::Stopped)

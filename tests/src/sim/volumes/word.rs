@@ -38,15 +38,14 @@ impl Word {
         words.fill(self.0.to_le_bytes());
     }
 
-    /// What a sector holds.
-    pub fn of(sector: &[u8]) -> Self {
-        let (words, _) = sector.as_chunks::<8>();
-        let first = words.first().copied().unwrap_or_default();
-        if words.iter().all(|word| *word == first) {
-            Self(u64::from_le_bytes(first))
-        } else {
-            Self::TORN
-        }
+    /// What a sector holds that repeats `word`.
+    pub fn repeated(word: Option<u64>) -> Self {
+        word.map_or(Self::TORN, Self)
+    }
+
+    /// The word itself.
+    pub fn bits(self) -> u64 {
+        self.0
     }
 
     /// The write that made it, if it is of this place.
