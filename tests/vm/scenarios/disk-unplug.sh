@@ -1,4 +1,4 @@
-# shellcheck shell=dash disable=SC2034
+# shellcheck shell=dash disable=SC2034,SC2153
 # A disk is unplugged while an image on it is served, and plugged in again, under another name: found by its superblock, opened, and the
 # device reads on, with the daemon that was there all the time. Under an attached volume it is not opened: what it lost is not known.
 GUESTS="quick"
