@@ -194,7 +194,10 @@ fn fields_cover_their_structure_without_a_gap() {
             end += field.bytes;
         }
         assert_eq!(end, size, "{name}");
-        let page_or_part = matches!(name, "PageHeader" | "JournalBatch" | "JournalRecord");
+        let page_or_part = matches!(
+            name,
+            "PageHeader" | "Peer" | "JournalBatch" | "JournalRecord"
+        );
         assert!(page_or_part || size == PAGE_BYTES, "{name} is a page");
     }
 }

@@ -2,15 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
+use bedplate_datapath::catalogue::{Conflict, apply, merge};
 use bedplate_datapath::rebuild::RebuildRun;
 use bedplate_datapath::store::{
-    CheckedBlock, Description, FormatParams, Grave, NewVolume, Parent, RemoveReplica, ReplicaState,
-    SessionStart, Store, StoreErrorKind, format,
+    CheckedBlock, Description, FormatParams, Grave, NewIdentity, NewVolume, OpenErrorKind, Parent,
+    ReUuidError, RemoveReplica, ReplicaState, SessionStart, Store, StoreErrorKind, format, re_uuid,
 };
 use bedplate_datapath::units::{DevId, Lcn};
 use bedplate_datapath::verify::BlockContent;
 use bedplate_tests::sim::content::Content;
-use bedplate_tests::sim::disk::SimDisk;
+use bedplate_tests::sim::disk::{Crash, SimDisk};
 use bedplate_tests::sim::node;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -339,4 +340,169 @@ fn a_clone_lives_on_a_disk_that_does_not_have_its_image() {
             .state
             .is_ready()
     );
+}
+
+/// A copied disk: an image with a copy elsewhere, one without, a volume, a grave.
+fn with_everything() -> SimDisk {
+    let mut disk = formatted(A);
+    let mut a = open(&mut disk);
+    node::import(&mut a, "image", IMAGE, &image()).unwrap();
+    describe(&mut a, &[A, B]);
+    node::import(&mut a, "alone", Uuid::from_u128(3), &image()).unwrap();
+    node::import(&mut a, "gone", Uuid::from_u128(4), &image()).unwrap();
+    let mut gone = a.object(Uuid::from_u128(4)).unwrap().clone();
+    gone.member_disks.push(C);
+    a.bury(&Grave::of(&gone, A, 5)).unwrap();
+    let volume = NewVolume {
+        name: "volume".to_owned(),
+        object_uuid: Uuid::from_u128(5),
+        size_bytes: 4 << 20,
+        parent: Some(Parent {
+            uuid: IMAGE,
+            size_bytes: image().size_bytes,
+        }),
+        created_unix_s: 1,
+    };
+    a.create_volume(volume).unwrap();
+    a.close().unwrap();
+    disk
+}
+
+fn renew(disk: &mut SimDisk, boot: u128) -> Result<Uuid, ReUuidError> {
+    let start = SessionStart {
+        boot_id: Uuid::from_u128(boot),
+        diskseq: None,
+    };
+    let new = NewIdentity {
+        disk_uuid: C,
+        hardware_id_hash: [9; 32],
+    };
+    let mut next = 0x9000;
+    re_uuid(disk, &start, &new, &mut || {
+        next += 1;
+        Uuid::from_u128(next)
+    })
+}
+
+fn check_renewed(disk: &mut SimDisk) {
+    let mut c = open(disk);
+    assert_eq!((c.disk_uuid(), c.hardware_id_hash()), (C, &[9; 32]));
+    let with_copies = c.object(IMAGE).unwrap().clone();
+    assert_eq!(with_copies.member_disks, [A, B, C]);
+    assert!(with_copies.replica_uuid.as_u128() > 0x9000);
+    assert_eq!(c.object(Uuid::from_u128(3)).unwrap().member_disks, [C]);
+    for image in [IMAGE, Uuid::from_u128(3)] {
+        assert!(node::verify(&mut c, image).unwrap().is_good());
+    }
+    let volume = c.objects().find(|object| object.name == "volume").unwrap();
+    assert!(volume.uuid != Uuid::from_u128(5) && volume.state.is_ready());
+    assert_eq!(volume.parent, Some(IMAGE));
+    assert!(c.grave(Uuid::from_u128(4)).unwrap().pending.is_empty());
+    c.close().unwrap();
+}
+
+#[test]
+fn a_copied_disk_gets_an_identity_of_its_own_and_meets_its_original() {
+    let mut original = with_everything();
+    let mut copy = original.clone();
+    assert_eq!(renew(&mut copy, 78).unwrap(), C);
+    check_renewed(&mut copy);
+    let (store, report) = Store::open(
+        &mut copy,
+        &SessionStart {
+            boot_id: A,
+            diskseq: None,
+        },
+    )
+    .unwrap();
+    assert!(report.repairs.is_empty(), "{:?}", report.repairs);
+    let (mut a, mut c) = (open(&mut original), store);
+    for _ in 0..8 {
+        let catalogue = merge(&[a.says(), c.says()]);
+        if catalogue.steps.is_empty() {
+            assert!(
+                catalogue
+                    .conflicts
+                    .iter()
+                    .all(|one| matches!(one, Conflict::Name { .. })),
+                "{:?}",
+                catalogue.conflicts
+            );
+            let image = catalogue
+                .images
+                .iter()
+                .find(|image| image.uuid == IMAGE)
+                .unwrap();
+            assert_eq!(image.description.member_disks, [A, B, C]);
+            return;
+        }
+        for step in &catalogue.steps {
+            let store = if step.disk() == A { &mut a } else { &mut c };
+            apply(store, step).unwrap();
+        }
+    }
+    panic!("merging does not come to an end");
+}
+
+#[test]
+fn a_crash_while_a_disk_gets_its_identity_leaves_the_old_or_the_new_disk_or_is_finished() {
+    let ready = with_everything();
+    let mut whole = ready.clone();
+    renew(&mut whole, 78).unwrap();
+    let (mut old, mut new, mut mixed) = (0, 0, 0);
+    for point in ready.operations()..=whole.operations() {
+        for seed in 0..2 {
+            let mut disk = ready.clone();
+            disk.crash_at(point);
+            let _ = renew(&mut disk, 78);
+            disk.crash(if seed == 0 {
+                Crash::Process
+            } else {
+                Crash::Power {
+                    seed: point * 16 + seed,
+                }
+            });
+            let start = SessionStart {
+                boot_id: Uuid::from_u128(79),
+                diskseq: None,
+            };
+            match Store::open(&mut disk.clone(), &start) {
+                Ok((mut store, report)) => {
+                    assert!(
+                        report.held.is_empty(),
+                        "operation {point}: {:?}",
+                        report.held
+                    );
+                    if store.disk_uuid() == A {
+                        old += 1;
+                    } else {
+                        new += 1;
+                    }
+                    assert!(
+                        node::verify(&mut store, IMAGE).unwrap().is_good(),
+                        "operation {point}"
+                    );
+                }
+                Err(error) => {
+                    mixed += 1;
+                    assert_eq!(
+                        error.kind(),
+                        OpenErrorKind::SuperblockLost,
+                        "operation {point}: {error}"
+                    );
+                }
+            }
+            if Store::open(&mut disk.clone(), &start).is_ok_and(|(store, _)| store.disk_uuid() == C)
+            {
+                check_renewed(&mut disk);
+            } else {
+                renew(&mut disk, 80).unwrap_or_else(|error| panic!("operation {point}: {error}"));
+                check_renewed(&mut disk);
+            }
+        }
+    }
+    println!(
+        "{old} were the old disk, {new} the new one, {mixed} neither, and all could be finished"
+    );
+    assert!(old > 0 && new > 0 && mixed > 0);
 }

@@ -5,7 +5,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::error::{DecodeError, Fault};
-use crate::units::{ByteOffset, Epoch, Seq, SlotIndex};
+use crate::units::{ByteOffset, Epoch, Page, Seq, SlotIndex};
 
 /// Version of every structure in this format.
 pub const STRUCTURE_VERSION: u16 = 1;
@@ -192,6 +192,22 @@ fn checksum(bytes: &[u8]) -> u32 {
 pub(super) fn seal(bytes: &mut [u8]) {
     let crc = U32::new(checksum(bytes));
     bytes[CRC_AT..CRC_AT + 4].copy_from_slice(crc.as_bytes());
+}
+
+/// Makes an intact page of the disk `from` one of the disk `to`, written at `at`. False, and nothing is changed, if it is none.
+pub(crate) fn restamp(page: &mut Page, from: Uuid, to: Uuid, at: ByteOffset) -> bool {
+    let Ok((raw, _)) = RawPageHeader::ref_from_prefix(page.as_slice()) else {
+        return false;
+    };
+    if raw.disk_uuid != *from.as_bytes() || raw.crc32c.get() != checksum(page) {
+        return false;
+    }
+    let mut raw = *raw;
+    raw.disk_uuid = *to.as_bytes();
+    raw.self_offset = U64::new(at.get());
+    page[..HEADER_BYTES].copy_from_slice(raw.as_bytes());
+    seal(page);
+    true
 }
 
 /// Whether nothing was ever written there.

@@ -62,6 +62,12 @@ impl Grave {
         }
     }
 
+    /// The same grave on another disk, which is not among those to be told.
+    pub(super) fn record_here(&self, here: Uuid) -> Option<ObjectRecord> {
+        let others = self.pending.iter().copied().filter(|disk| *disk != here);
+        Some(self.record(Members::new(others).ok()?))
+    }
+
     fn record(&self, pending: Members) -> ObjectRecord {
         ObjectRecord {
             kind: ObjectKind::Grave,
