@@ -206,15 +206,17 @@ fn drained_records_that_an_adoption_forgets_are_found() {
 fn allocation_before_the_covering_commit_is_found() {
     let write = What::Write { fua: false };
     let fua = What::Write { fua: true };
+    // The cluster that is dropped lies behind the one that the other volume has: there its next one is looked for.
     let before = [
         Step::Make(false, 512),
         Step::Make(false, 512),
+        Step::Ask(0, fua, 256, 8),
+        Step::Ask(1, fua, 0, 8),
         Step::Ask(0, fua, 0, 256),
-        Step::Ask(1, fua, 256, 8),
     ];
     let script = [
         Step::Ask(0, What::Zero { keep: false }, 0, 256),
-        Step::Begin(1, write, 0, 256),
+        Step::Begin(1, write, 256, 256),
         Step::Stop,
     ];
     let mut node = Node::default();
