@@ -15,11 +15,10 @@ daemon_pid() {
 
 daemon_settings() {
   printf 'run_dir = "%s"\nstate_dir = "%s"\n' "${BEDPLATE_SOCKET%/*}" "$LAB_TMP/state"
+  # Of a scenario that wants more: keys, and sections.
   printf '%s\n%s\n' "${TOP_SETTINGS:-}" "${MORE_SETTINGS:-}"
   printf '[discovery]\ninterval_ms = 500\nall_block_devices = %s\n' "${LAB_LOOK_EVERYWHERE:-true}"
   printf '[ublk]\ndata_mode = "%s"\nqueues = %s\n' "$LAB_DATA_MODE" "${QUEUES:-1}"
-  # Of a scenario that wants more.
-  printf '%b' "${SETTINGS:-}"
 }
 
 # One that hangs is no answer, and must not keep the scenario from saying so.

@@ -13,6 +13,28 @@ disk_field() { bedplate -o json disk show "$(disk "$1")" | json_field "$2"; }
 # make_image FILE SEED SIZE ALLOCATED
 make_image() { must guest-reader gen --seed "$2" --size "$3" --allocated "$4" "$1"; }
 
+# make_marked_file FILE LINES: text whose lines can be found on a disk, by their numbers.
+make_marked_file() {
+  local number=0
+  while [ "$number" -lt "$2" ]; do
+    number=$((number + 1))
+    echo "MARK-OF-THE-GOLDEN-IMAGE line $number"
+  done >"$1"
+}
+
+# The first cluster of a disk of 256 MiB: docs/on-disk-format.md.
+CLUSTERS_FROM=18350080
+
+# place_of_mark N LINE: sets PLACE to where that line of a marked file lies on disk N, which has 256 MiB.
+place_of_mark() {
+  PLACE=$(dd if="$(disk "$1")" bs=4096 skip=$((CLUSTERS_FROM / 4096)) count=16384 2>/dev/null | strings -t d -n 30 | awk "/MARK-OF-THE-GOLDEN-IMAGE line $2\$/ {print \$1; exit}")
+  [ -n "$PLACE" ] || fail "cannot find the image's data on disk $1"
+  PLACE=$((CLUSTERS_FROM + PLACE))
+}
+
+# image_is NAME STATE
+image_is() { [ "$(image_field "$1" state)" = "$2" ]; }
+
 # device_is_right DEVICE EXPECTED: reads all of it once, past the page cache, and compares every byte.
 device_is_right() { must guest-reader read --once --device "$1" --expect "$2" --log "$LAB_TMP/once.log"; }
 

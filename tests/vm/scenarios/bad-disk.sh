@@ -1,4 +1,4 @@
-# shellcheck shell=dash disable=SC2034
+# shellcheck shell=dash disable=SC2034,SC2153
 # Disks that carry something else, that are there twice, or that rotted: refused with a reason, repaired, or found.
 GUESTS="quick"
 DISKS="256 256"
@@ -7,7 +7,6 @@ DISKS="256 256"
 SUPERBLOCKS="4096 65536 131072 268304384"
 SLOT_0_A=1048576
 SLOT_0_B=1052672
-CLUSTERS_FROM=18350080
 
 boot_1() {
   foreign_signatures
@@ -45,19 +44,14 @@ foreign_signatures() {
 
 # Its data can be found on the disk by their text.
 import_marked_image() {
-  number=0
-  while [ "$number" -lt 3000 ]; do
-    number=$((number + 1))
-    echo "MARK-OF-THE-GOLDEN-IMAGE line $number"
-  done >"$LAB_TMP/marked"
+  make_marked_file "$LAB_TMP/marked" 3000
   must bedplate image import marked "$LAB_TMP/marked"
   must bedplate image verify marked
 }
 
 flipped_data() {
-  place=$(dd if="$(disk 1)" bs=4096 skip=$((CLUSTERS_FROM / 4096)) count=8192 2>/dev/null | strings -t d -n 30 | awk '/MARK-OF-THE-GOLDEN-IMAGE line 1$/ {print $1; exit}')
-  [ -n "$place" ] || fail "cannot find the image's data on the disk"
-  place=$((CLUSTERS_FROM + place))
+  place_of_mark 1 1
+  place=$PLACE
   flip_byte 1 "$place"
   must_fail 6 "marked" bedplate image verify marked
   sed 's/^/  /' "$LAB_TMP/out"
@@ -66,7 +60,6 @@ flipped_data() {
   must bedplate image verify marked
   within 10 image_is marked Ready
 }
-image_is() { [ "$(image_field "$1" state)" = "$2" ]; }
 disk_is() { [ "$(disk_field "$1" state)" = "$2" ]; }
 
 flipped_metadata() {

@@ -48,5 +48,4 @@ boot_1() {
 
 disk_state() { bedplate -o json disk show /dev/mapper/held | json_field state; }
 disk_is() { [ "$(disk_state)" = "$1" ]; }
-image_is() { [ "$(image_field "$1" state)" = "$2" ]; }
 changes() { bedplate disk show /dev/mapper/held; }

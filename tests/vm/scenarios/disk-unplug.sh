@@ -60,5 +60,4 @@ boot_1() {
 }
 
 disk_is() { [ "$(bedplate -o json disk show "$uuid" | json_field state)" = "$1" ]; }
-image_is() { [ "$(image_field "$1" state)" = "$2" ]; }
 says_why() { bedplate status | grep -q 'was unplugged while its volume'; }

@@ -7,7 +7,8 @@ KEEP_DISK=4
 TOOLS=
 LIMIT_S=600
 # Slow enough to be met half way.
-SETTINGS='[rebuild]\nlimit_bytes_per_s = 8388608\n'
+MORE_SETTINGS='[rebuild]
+limit_bytes_per_s = 8388608'
 
 SIZE=67108864
 IMAGE=seed:51:$SIZE:50331648

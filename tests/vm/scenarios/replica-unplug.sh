@@ -5,7 +5,8 @@ GUESTS="quick"
 DISKS="256 256 256 16"
 KEEP_DISK=4
 LIMIT_S=600
-SETTINGS='[health]\ninterval_ms = 500\n'
+MORE_SETTINGS='[health]
+interval_ms = 500'
 
 SIZE=33554432
 IMAGE=seed:52:$SIZE:12582912

@@ -1,21 +1,16 @@
-# shellcheck shell=dash disable=SC2034
+# shellcheck shell=dash disable=SC2034,SC2153
 # A byte that rots under an image with one copy: the scrub finds it, reads of exactly that block fail, everything else is served, also after
 # kill -9; what was recorded never changes, and the image is Ready again when its bytes are.
 GUESTS="quick"
 DISKS="256"
 
-CLUSTERS_FROM=18350080
 MORE_SETTINGS='[scrub]
 interval_s = 1'
 
 boot_1() {
   daemon_start
   must bedplate disk format "$(disk 1)"
-  number=0
-  while [ "$number" -lt 30000 ]; do
-    number=$((number + 1))
-    echo "MARK-OF-THE-GOLDEN-IMAGE line $number"
-  done >"$LAB_TMP/marked"
+  make_marked_file "$LAB_TMP/marked" 30000
   must bedplate image import marked "$LAB_TMP/marked"
   sum=$(image_field marked sha256)
   device=$(bedplate image attach marked)
@@ -23,9 +18,8 @@ boot_1() {
   clone=$(bedplate volume attach clone)
   device_is_right "$device" "$LAB_TMP/marked"
 
-  place=$(dd if="$(disk 1)" bs=4096 skip=$((CLUSTERS_FROM / 4096)) count=16384 2>/dev/null | strings -t d -n 30 | awk '/MARK-OF-THE-GOLDEN-IMAGE line 9000$/ {print $1; exit}')
-  [ -n "$place" ] || fail "cannot find the image's data on the disk"
-  place=$((CLUSTERS_FROM + place))
+  place_of_mark 1 9000
+  place=$PLACE
   flip_byte 1 "$place"
   within 30 image_is marked Damaged
   damaged_as_it_must_be
@@ -50,7 +44,6 @@ boot_1() {
   daemon_stop
 }
 
-image_is() { [ "$(image_field "$1" state)" = "$2" ]; }
 # Degraded: its image has no copy that is wholly good.
 clone_is_back() { [ "$(volume_field clone state)" = Degraded ] && [ "$(volume_field clone device)" = "$clone" ]; }
 is_attached() { [ "$(image_field "$1" device)" = "$2" ]; }

@@ -3,7 +3,6 @@
 GUESTS="quick"
 DISKS="256 256"
 
-CLUSTERS_FROM=18350080
 MORE_SETTINGS='[scrub]
 interval_s = 1'
 
@@ -11,17 +10,15 @@ boot_1() {
   daemon_start
   must bedplate disk format "$(disk 1)"
   must bedplate disk format "$(disk 2)"
-  number=0
-  while [ "$number" -lt 30000 ]; do
-    number=$((number + 1))
-    echo "MARK-OF-THE-GOLDEN-IMAGE line $number"
-  done >"$LAB_TMP/marked"
+  make_marked_file "$LAB_TMP/marked" 30000
   must bedplate image import marked "$LAB_TMP/marked" --copies 2
   within 60 copies_ready marked 2
   sum=$(image_field marked sha256)
   device=$(bedplate image attach marked)
-  one=$(place_on 1 9000)
-  two=$(place_on 2 9000)
+  place_of_mark 1 9000
+  one=$PLACE
+  place_of_mark 2 9000
+  two=$PLACE
 
   flip_byte 1 "$one"
   within 60 is_repaired 1 "$one"
@@ -61,15 +58,6 @@ boot_1() {
 }
 
 is_attached() { [ "$(image_field marked device)" = "$device" ]; }
-image_is() { [ "$(image_field "$1" state)" = "$2" ]; }
 both_are_damaged() { [ "$(bedplate -o json image show marked | grep -c '"state": "Damaged"')" = 3 ]; }
-copies_ready() { [ "$(image_field "$1" copies_ready)" = "$2" ]; }
 
-# place_on N LINE: where the block with that line lies on disk N.
-place_on() {
-  local at
-  at=$(dd if="$(disk "$1")" bs=4096 skip=$((CLUSTERS_FROM / 4096)) count=16384 2>/dev/null | strings -t d -n 30 | awk "/MARK-OF-THE-GOLDEN-IMAGE line $2\$/ {print \$1; exit}")
-  [ -n "$at" ] || fail "cannot find the image's data on disk $1"
-  echo $((CLUSTERS_FROM + at))
-}
 is_repaired() { [ "$(dd if="$(disk "$1")" bs=1 skip="$2" count=4 2>/dev/null)" = MARK ]; }
