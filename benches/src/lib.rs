@@ -1,6 +1,7 @@
 //! What the benches share: repeatable random numbers, and the ways to read and write a file that the engine bench compares.
 
 pub mod buffers;
+mod engine;
 pub mod paired;
 pub mod random;
 pub mod read_loop;

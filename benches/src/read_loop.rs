@@ -5,16 +5,15 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use bedplate_datapath::engine::DiskFile;
-use bedplate_datapath::engine::executor::{
-    Begun, Executor, FileSlots, RequestBuffer, RequestIndex,
-};
-use bedplate_datapath::engine::ring::{Ring, RingConfig};
+use bedplate_datapath::engine::executor::{Begun, Executor, RequestBuffer, RequestIndex};
+use bedplate_datapath::engine::ring::Ring;
 use bedplate_datapath::plan::{LayerStack, RunList};
 use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset};
 use io_uring::squeue::{self, SubmissionQueue};
 use io_uring::{IoUring, opcode, types};
 
-use crate::buffers::{BLOCK, Buffers, TAG};
+use crate::buffers::{BLOCK, Buffers};
+use crate::engine;
 use crate::random::Random;
 
 pub use crate::buffers::DEPTH;
@@ -36,22 +35,7 @@ impl EngineLoop {
     /// # Errors
     /// If the kernel gives no ring.
     pub fn new(disk: &DiskFile, stack: LayerStack) -> io::Result<Self> {
-        let config = RingConfig {
-            submissions: 64,
-            completions: 128,
-            file_slots: 2,
-            buffer_slots: 0,
-        };
-        let ring = Ring::new(&config)?;
-        ring.install_file(1, disk.as_fd())?;
-        let mut executor = Executor::new(
-            FileSlots {
-                zero: 0,
-                first_disk: 1,
-            },
-            TAG,
-        );
-        executor.reserve_requests(DEPTH);
+        let (ring, executor) = engine::over(disk)?;
         Ok(Self {
             ring,
             executor,

@@ -2,31 +2,25 @@
 //! has the block, first touches where only its image has it.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use bedplate_datapath::alloc::Allocator;
 use bedplate_datapath::engine::DiskFile;
 use bedplate_datapath::engine::executor::{
-    Begun, Executor, FileSlots, RequestBuffer, RequestIndex, WriteBuffers,
+    Begun, Executor, RequestBuffer, RequestIndex, WriteBuffers,
 };
-use bedplate_datapath::engine::ring::{Ring, RingConfig};
+use bedplate_datapath::engine::ring::Ring;
 use bedplate_datapath::format::geometry::Geometry;
-use bedplate_datapath::live::SharedWords;
 use bedplate_datapath::map::{LayerMap, MapEntry};
 use bedplate_datapath::plan::{DiskIndex, Layer, LayerStack};
-use bedplate_datapath::units::{
-    BLOCK_BYTES, BlockMask, ByteOffset, CLUSTER_BYTES, Epoch, SlotIndex,
-};
-use bedplate_datapath::volume::dirty::DirtyBits;
+use bedplate_datapath::units::{BLOCK_BYTES, BlockMask, ByteOffset, CLUSTER_BYTES};
 use bedplate_datapath::volume::space::Gate;
 use bedplate_datapath::volume::write::{WriteIoList, WriteKind, WriteOp, WriteStep};
-use bedplate_datapath::volume::{
-    ClusterLocks, DiskShared, Space, Volume, VolumeParts, clusters_of, leaf_groups_of,
-};
+use bedplate_datapath::volume::{ClusterLocks, DiskShared, Space, Volume};
 use uuid::Uuid;
 
-use crate::buffers::{BLOCK, Buffers, DEPTH, TAG};
+use crate::buffers::{BLOCK, Buffers, DEPTH};
+use crate::engine;
 use crate::random::Random;
 
 /// A clone of a fully mapped image, both on one disk, in memory only: no store, no commits.
@@ -101,21 +95,11 @@ fn unwritten(
     image: &Arc<LayerMap>,
     size_bytes: u64,
 ) -> (Arc<Volume>, LayerStack) {
-    let clusters = clusters_of(size_bytes);
-    let parts = VolumeParts {
-        uuid: Uuid::from_u128(1),
-        slot: SlotIndex::new(1),
-        epoch: Epoch::new(1),
-        size_bytes,
-        entries: SharedWords::zeroed(clusters),
-        dirty: SharedWords::zeroed(DirtyBits::words_of(clusters)),
-        leaves: SharedWords::zeroed(leaf_groups_of(size_bytes)),
-        disk: DiskShared {
-            space: Arc::new(Space::new(allocator, Gate::Open)),
-            locks: Arc::new(ClusterLocks::default()),
-        },
+    let shared = DiskShared {
+        space: Arc::new(Space::new(allocator, Gate::Open)),
+        locks: Arc::new(ClusterLocks::default()),
     };
-    let volume = Arc::new(Volume::new(parts, 0));
+    let volume = Arc::new(Volume::in_memory(Uuid::from_u128(1), size_bytes, shared));
     let disk = DiskIndex::new(0);
     let layers = [volume.map(), image]
         .map(|map| Layer::new(Arc::clone(map), disk))
@@ -140,21 +124,7 @@ impl WriteLoop {
     /// # Errors
     /// If the kernel gives no ring.
     pub fn new(disk: &DiskFile) -> io::Result<Self> {
-        let ring = Ring::new(&RingConfig {
-            submissions: 64,
-            completions: 128,
-            file_slots: 2,
-            buffer_slots: 0,
-        })?;
-        ring.install_file(1, disk.as_fd())?;
-        let mut executor = Executor::new(
-            FileSlots {
-                zero: 0,
-                first_disk: 1,
-            },
-            TAG,
-        );
-        executor.reserve_requests(DEPTH);
+        let (ring, executor) = engine::over(disk)?;
         Ok(Self {
             ring,
             executor,

@@ -9,15 +9,11 @@ use std::sync::Arc;
 
 use bedplate_datapath::alloc::Allocator;
 use bedplate_datapath::format::geometry::Geometry;
-use bedplate_datapath::live::SharedWords;
 use bedplate_datapath::map::{LayerMap, MapEntry};
 use bedplate_datapath::plan::{DiskIndex, Layer, LayerStack};
-use bedplate_datapath::units::{BlockMask, CLUSTER_BYTES, Epoch, Pcn, SlotIndex};
-use bedplate_datapath::volume::dirty::DirtyBits;
+use bedplate_datapath::units::{BlockMask, CLUSTER_BYTES, Pcn};
 use bedplate_datapath::volume::space::Gate;
-use bedplate_datapath::volume::{
-    ClusterLocks, DiskShared, Space, Volume, VolumeParts, clusters_of, leaf_groups_of,
-};
+use bedplate_datapath::volume::{ClusterLocks, DiskShared, Space, Volume};
 use bedplate_ublk_target::rig::{Rig, RigLoad};
 use bedplate_ublk_target::{Backing, Committed, Committer, Writable};
 use uuid::Uuid;
@@ -51,17 +47,11 @@ fn volume(clusters: u64) -> Result<Arc<Volume>, Box<dyn Error>> {
         )),
         locks: Arc::new(ClusterLocks::default()),
     };
-    let parts = VolumeParts {
-        uuid: Uuid::from_u128(1),
-        slot: SlotIndex::new(1),
-        epoch: Epoch::new(1),
+    Ok(Arc::new(Volume::in_memory(
+        Uuid::from_u128(1),
         size_bytes,
-        entries: SharedWords::zeroed(clusters_of(size_bytes)),
-        dirty: SharedWords::zeroed(DirtyBits::words_of(clusters_of(size_bytes))),
-        leaves: SharedWords::zeroed(leaf_groups_of(size_bytes)),
         disk,
-    };
-    Ok(Arc::new(Volume::new(parts, 0)))
+    )))
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

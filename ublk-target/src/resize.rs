@@ -32,14 +32,7 @@ impl Target {
                 lacks: "UBLK_F_UPDATE_SIZE",
             });
         }
-        let (reactors, old) = self.take_served(dev_id, Some(&backing.stack))?;
-        let (now_served, outcome) = self.grow(dev_id, &reactors, old, backing);
-        let entry = DeviceEntry::Served {
-            reactors,
-            backing: now_served,
-        };
-        locked(&self.devices).insert(dev_id, entry);
-        outcome
+        self.change_served(dev_id, backing, Self::grow)
     }
 
     /// Gives a device that is served here the layers in `backing`: of the same length and with the same volume, over other replicas.
@@ -50,12 +43,25 @@ impl Target {
     /// [`TargetError::NotFound`]; [`TargetError::Busy`]; [`TargetError::Mismatch`] if the length or the volume is another one;
     /// [`TargetError::Disk`] if one of its disks is not known here.
     pub fn replace_layers(&self, dev_id: DevId, backing: Backing) -> Result<(), TargetError> {
+        self.change_served(dev_id, backing, Self::relayer)
+    }
+
+    /// Has `change` give a device another backing, while nobody else changes the device; notes what its reactors have then.
+    fn change_served(
+        &self,
+        dev_id: DevId,
+        backing: Backing,
+        change: impl FnOnce(
+            &Self,
+            DevId,
+            &[usize],
+            Backing,
+            Backing,
+        ) -> (Backing, Result<(), TargetError>),
+    ) -> Result<(), TargetError> {
         let (reactors, old) = self.take_served(dev_id, Some(&backing.stack))?;
-        let (now_served, outcome) = self.relayer(dev_id, &reactors, old, backing);
-        let entry = DeviceEntry::Served {
-            reactors,
-            backing: now_served,
-        };
+        let (backing, outcome) = change(self, dev_id, &reactors, old, backing);
+        let entry = DeviceEntry::Served { reactors, backing };
         locked(&self.devices).insert(dev_id, entry);
         outcome
     }

@@ -149,6 +149,16 @@ impl QueueStats {
         add(&cells.latencies[bucket_of(nanos)], 1);
     }
 
+    /// Requests that were answered, and those of them with an error.
+    #[cfg(any(test, feature = "rig"))]
+    pub(crate) fn answered(&self) -> (u64, u64) {
+        let failed = |cells: &Cells| cells.failed.load(Ordering::Relaxed);
+        (
+            self.ended.load(Ordering::Relaxed),
+            self.operations.iter().map(failed).sum(),
+        )
+    }
+
     fn add_to(&self, sum: &mut DeviceStats) {
         let get = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         // Ended first: what ends in between would count as less than nothing.

@@ -120,6 +120,22 @@ impl Volume {
         }
     }
 
+    /// An empty volume over memory of this process, which is lost with it: for benches and tests. In slot 1, at its first epoch.
+    pub fn in_memory(uuid: Uuid, size_bytes: u64, disk: DiskShared) -> Self {
+        let clusters = clusters_of(size_bytes);
+        let parts = VolumeParts {
+            uuid,
+            slot: SlotIndex::new(1),
+            epoch: Epoch::new(1),
+            size_bytes,
+            entries: SharedWords::zeroed(clusters),
+            dirty: SharedWords::zeroed(DirtyBits::words_of(clusters)),
+            leaves: SharedWords::zeroed(leaf_groups_of(size_bytes)),
+            disk,
+        };
+        Self::new(parts, 0)
+    }
+
     /// The same volume, longer: over the same memory, of which `parts` maps more.
     #[must_use]
     pub fn grown(&self, parts: VolumeParts) -> Self {

@@ -7,6 +7,7 @@
 //! ended. So it waits, and only those that come after it are read elsewhere.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bedplate_datapath::engine::executor::{FailedIo, RequestIndex};
 use bedplate_datapath::plan::DiskIndex;
@@ -33,13 +34,15 @@ pub(super) struct Failing {
 pub(super) struct LateClock {
     /// Half of the deadline; `None`: nothing is ever late. On the heap: the kernel reads it when the entry is handed over.
     half: Option<Box<types::Timespec>>,
+    half_deadline: Duration,
     pub(super) tick: u32,
     is_armed: bool,
 }
 
 impl LateClock {
-    pub(super) fn new(deadline: Option<std::time::Duration>) -> Self {
+    pub(super) fn new(deadline: Option<Duration>) -> Self {
         Self {
+            half_deadline: deadline.unwrap_or_default() / 2,
             half: deadline.map(|deadline| Box::new(types::Timespec::from(deadline / 2))),
             tick: 0,
             is_armed: false,
@@ -257,14 +260,14 @@ impl Reactor {
         let descriptor = self.descriptor(number);
         let goes_on = descriptor.is_some_and(|d| self.orphan(number, &silent, &d));
         let device_at = descriptor.map_or(0, |d| d.start_sector.saturating_mul(SECTOR_BYTES));
-        let waited = self.late.half.as_ref().map_or(0, |_| LATE_TICKS - 1);
+        let waited = self.late.half_deadline * (LATE_TICKS - 1);
         for disk in first {
             tracing::warn!(%dev_id, %disk, goes_on, "a read is late: the replica is avoided");
             self.events.read_late(ReadLate {
                 dev_id,
                 disk,
                 device_at: ByteOffset::new(device_at),
-                waited: self.half_deadline * waited,
+                waited,
                 goes_on,
             });
         }

@@ -135,7 +135,6 @@ pub(super) struct Reactor {
     /// Requests that have had an error, and go on.
     failing: Vec<Failing>,
     late: LateClock,
-    half_deadline: Duration,
     /// Late reads whose requests have gone on without them.
     orphans: u32,
     copy_buffers: u16,
@@ -146,9 +145,6 @@ pub(super) struct Reactor {
     working: u32,
     /// When they were delivered.
     stopwatch: Stopwatch,
-    /// Requests that were answered, and those of them with an error.
-    answered: u64,
-    failed: u64,
     tags: Ranges,
     buffers: Ranges,
     buffer_slots: u32,
@@ -286,15 +282,12 @@ impl Reactor {
             grace: Grace::default(),
             failing: Vec::new(),
             late: LateClock::new(config.read_deadline),
-            half_deadline: config.read_deadline.unwrap_or_default() / 2,
             orphans: 0,
             copy_buffers: config.copy_buffers,
             events,
             questions: 0,
             working: 0,
             stopwatch: Stopwatch::default(),
-            answered: 0,
-            failed: 0,
             tags: Ranges::new(TAGS_MAX),
             buffers: Ranges::new(buffer_slots),
             buffer_slots,

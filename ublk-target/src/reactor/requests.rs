@@ -391,8 +391,6 @@ impl Reactor {
         }
         self.slots[number as usize].state = State::Fetching;
         self.working -= 1;
-        self.answered += 1;
-        self.failed += u64::from(answer < 0);
         let nanos = self.stopwatch.nanos_since(number);
         let tag = self.slots[number as usize].tag;
         if let Some(queue) = self.queue_of(number) {

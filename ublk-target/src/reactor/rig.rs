@@ -156,9 +156,9 @@ impl Rig {
     /// The ring's.
     pub fn run(&mut self, requests: u64) -> io::Result<RigRun> {
         let started = Instant::now();
-        let (before, errors) = (self.reactor.answered, self.reactor.failed);
+        let (before, errors) = self.answered();
         let mut run = RigRun::default();
-        while self.reactor.answered - before < requests {
+        while self.answered().0 - before < requests {
             // Those that the next enter brings.
             for tag in 0..self.load.depth {
                 if self.reactor.slots[usize::from(tag)].is_fetching() {
@@ -171,10 +171,20 @@ impl Rig {
             run.ours += turn.elapsed();
             run.turns += 1;
         }
-        run.requests = self.reactor.answered - before;
-        run.errors = self.reactor.failed - errors;
+        let (answered, failed) = self.answered();
+        run.requests = answered - before;
+        run.errors = failed - errors;
         run.total = started.elapsed();
         Ok(run)
+    }
+
+    /// Requests that were answered, and those of them with an error.
+    fn answered(&self) -> (u64, u64) {
+        let queues = self.reactor.queues.iter().flatten();
+        queues.fold((0, 0), |(answered, failed), queue| {
+            let (of_queue, failed_there) = queue.stats.answered();
+            (answered + of_queue, failed + failed_there)
+        })
     }
 
     /// Late reads whose requests went on without them, and that have not landed.

@@ -7,16 +7,12 @@ use std::sync::Arc;
 
 use bedplate_datapath::alloc::Allocator;
 use bedplate_datapath::format::geometry::Geometry;
-use bedplate_datapath::live::SharedWords;
 use bedplate_datapath::map::{LayerMap, MapEntry};
 use bedplate_datapath::plan::{DiskIndex, Layer, LayerStack};
 use bedplate_datapath::replica::{Replica, ReplicaSet};
-use bedplate_datapath::units::{BlockMask, CLUSTER_BYTES, Epoch, Pcn, SlotIndex};
-use bedplate_datapath::volume::dirty::DirtyBits;
+use bedplate_datapath::units::{BlockMask, CLUSTER_BYTES, Pcn};
 use bedplate_datapath::volume::space::Gate;
-use bedplate_datapath::volume::{
-    ClusterLocks, DiskShared, Space, Volume, VolumeParts, clusters_of, leaf_groups_of,
-};
+use bedplate_datapath::volume::{ClusterLocks, DiskShared, Space, Volume};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use uuid::Uuid;
 
@@ -83,21 +79,11 @@ pub(super) fn of_layers(layers: Vec<Layer>) -> Arc<LayerStack> {
 pub(super) fn clone_of(image: Arc<LayerMap>) -> Backing {
     let geometry = Geometry::of_disk(DISK_BYTES).expect("a disk");
     let size_bytes = size_bytes();
-    let clusters = clusters_of(size_bytes);
-    let parts = VolumeParts {
-        uuid: Uuid::from_u128(1),
-        slot: SlotIndex::new(1),
-        epoch: Epoch::new(1),
-        size_bytes,
-        entries: SharedWords::zeroed(clusters),
-        dirty: SharedWords::zeroed(DirtyBits::words_of(clusters)),
-        leaves: SharedWords::zeroed(leaf_groups_of(size_bytes)),
-        disk: DiskShared {
-            space: Arc::new(Space::new(Allocator::new(&geometry), Gate::Open)),
-            locks: Arc::new(ClusterLocks::default()),
-        },
+    let shared = DiskShared {
+        space: Arc::new(Space::new(Allocator::new(&geometry), Gate::Open)),
+        locks: Arc::new(ClusterLocks::default()),
     };
-    let volume = Arc::new(Volume::new(parts, 0));
+    let volume = Arc::new(Volume::in_memory(Uuid::from_u128(1), size_bytes, shared));
     let disk = DiskIndex::new(0);
     let own = Layer::new(Arc::clone(volume.map()), disk);
     Backing {
