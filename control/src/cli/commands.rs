@@ -222,14 +222,7 @@ async fn job(context: &Context, command: JobCommand) -> Result<(), ApiError> {
         JobCommand::Wait { id } => {
             let mut interrupts = Interrupts::catch()?;
             let job: Job = client.get(&path(&["jobs", &id.to_string()])).await?;
-            let job = wait_for(
-                client,
-                job,
-                &mut interrupts,
-                &mut Reporter::new(&context.global),
-            )
-            .await?;
-            output.done(&job, || job_line(&job))
+            wait_and_tell(context, job, &mut interrupts).await
         }
         JobCommand::Cancel { id } => {
             let job: Job = client
@@ -282,14 +275,18 @@ async fn read_again(context: &Context, name: &str, verb: &str) -> Result<(), Api
     if context.global.no_wait {
         return job_id(output, &job);
     }
-    let job = wait_for(
-        client,
-        job,
-        &mut interrupts,
-        &mut Reporter::new(&context.global),
-    )
-    .await?;
-    output.done(&job, || job_line(&job))
+    wait_and_tell(context, job, &mut interrupts).await
+}
+
+/// Waits for a job, shows how far it is, and says how it ended.
+async fn wait_and_tell(
+    context: &Context,
+    job: Job,
+    interrupts: &mut Interrupts,
+) -> Result<(), ApiError> {
+    let mut reporter = Reporter::new(&context.global);
+    let job = wait_for(&context.client, job, interrupts, &mut reporter).await?;
+    context.output.done(&job, || job_line(&job))
 }
 
 /// The line that says how a job ended well.

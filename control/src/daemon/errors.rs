@@ -44,6 +44,15 @@ pub fn of_store(disk: &str, object: Option<&str>, error: &StoreError) -> ApiErro
     told
 }
 
+/// The disk was asked something, and did not answer in time.
+pub fn silent(disk: &str) -> ApiError {
+    ApiError::new(
+        ErrorKind::TimedOut,
+        format!("the disk {disk} does not answer"),
+    )
+    .disk(disk)
+}
+
 /// What to do about a volume of which acknowledged writes may be missing.
 pub fn accept_loss_remedy(volume: &str) -> String {
     format!("`bedplate volume attach {volume} --accept-loss` resumes it with what the disk has")

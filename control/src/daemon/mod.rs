@@ -15,10 +15,12 @@
 //! ```
 
 pub mod args;
+mod backoff;
 mod blocking;
 mod device_files;
 pub mod disk;
 mod errors;
+mod hint_file;
 mod history;
 mod http;
 mod image;
@@ -28,6 +30,7 @@ mod log;
 mod metrics;
 mod node;
 mod object;
+mod pace;
 mod process;
 mod remove_devices;
 mod replica;

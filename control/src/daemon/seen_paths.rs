@@ -3,16 +3,17 @@
 //! Losing it loses time, the wish that a removed disk stays away, and the wish that a disk is drained.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::hint_file::HintFile;
+
 /// The remembered disks.
 #[derive(Debug)]
 pub struct SeenPaths {
-    file: PathBuf,
+    file: HintFile,
     disks: Remembered,
 }
 
@@ -28,19 +29,8 @@ struct Remembered {
 impl SeenPaths {
     /// Reads the file in `state_dir`. One that is absent or damaged is an empty memory.
     pub fn load(state_dir: &Path) -> Self {
-        let file = state_dir.join("disks.json");
-        let disks = match std::fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                tracing::warn!(file = %file.display(), %error, "forgetting where disks were seen: the file is damaged");
-                Remembered::default()
-            }),
-            Err(error) => {
-                if error.kind() != std::io::ErrorKind::NotFound {
-                    tracing::warn!(file = %file.display(), %error, "cannot read where disks were seen");
-                }
-                Remembered::default()
-            }
-        };
+        let file = HintFile::new(state_dir, "disks.json", "where disks were seen");
+        let disks = file.load();
         Self { file, disks }
     }
 
@@ -100,21 +90,7 @@ impl SeenPaths {
     }
 
     fn save(&self) {
-        if let Err(error) = self.write() {
-            tracing::warn!(file = %self.file.display(), %error, "cannot note where disks were seen");
-        }
-    }
-
-    fn write(&self) -> std::io::Result<()> {
-        let folder = self.file.parent().unwrap_or_else(|| Path::new("."));
-        std::fs::create_dir_all(folder)?;
-        let text = serde_json::to_vec_pretty(&self.disks)?;
-        let fresh = self.file.with_extension("json.new");
-        let mut file = std::fs::File::create(&fresh)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, &self.file)?;
-        std::fs::File::open(folder)?.sync_all()
+        self.file.save(&self.disks);
     }
 }
 

@@ -65,11 +65,7 @@ fn begin(node: &Arc<Node>, name: &str, kind: JobKind) -> Result<Job, ApiError> {
 
 /// The replicas that can be read. One whose metadata is bad cannot: it is read with its disk.
 fn readable(node: &Node, found: &Located) -> Result<Vec<Located>, ApiError> {
-    let all: Vec<Located> = node
-        .objects_of(Noun::Image)
-        .into_iter()
-        .filter(|replica| replica.object.uuid == found.object.uuid)
-        .collect();
+    let all = node.copies_of(found.object.uuid);
     let name = &found.object.name;
     let mut replicas = all.clone();
     replicas.retain(|replica| replica.disk_trouble.is_none() && replica.object.state.is_ready());

@@ -34,6 +34,16 @@ pub enum CheckedBlock {
     Unchecked,
 }
 
+impl CheckedBlock {
+    /// What is wrong with it, if something is.
+    pub fn bad(&self) -> Option<BadBlock> {
+        match self {
+            Self::Bad(bad) => Some(*bad),
+            Self::Hole | Self::Good { .. } | Self::Unchecked => None,
+        }
+    }
+}
+
 /// What became of blocks that were to be put right.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BlockRepair {

@@ -9,8 +9,10 @@ use std::time::Instant;
 
 use bedplate_datapath::catalogue::DiskSays;
 use bedplate_datapath::engine::{DiskIdentity, UringMedium};
+use bedplate_datapath::format::superblock::SuperblockCopy;
+use bedplate_datapath::medium::Medium as _;
 use bedplate_datapath::store::{Object, OpenReport, Store};
-use bedplate_datapath::units::CLUSTER_BYTES;
+use bedplate_datapath::units::{CLUSTER_BYTES, PAGE_BYTES};
 use bedplate_datapath::volume::{Space, Volume};
 use bedplate_ublk_target::{Committed, Committer};
 use crossbeam::channel::{Sender, unbounded};
@@ -213,6 +215,23 @@ impl DiskActor {
             result
         })
         .await
+    }
+
+    /// Whether the disk answers: its own superblock is read.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn read_superblock(&self) -> Result<(), String> {
+        let read = self.ask(|store| {
+            let mut page = [0; PAGE_BYTES];
+            let at = store.geometry().superblock_offset(SuperblockCopy::First);
+            store.medium_mut().read(at, &mut page)
+        });
+        match read.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(fault)) => Err(fault.to_string()),
+            Err(error) => Err(error.message),
+        }
     }
 
     /// Ends the session in order and waits for the thread. Others that still hold the claim keep it.

@@ -12,11 +12,11 @@ use tokio::task::JoinSet;
 use super::entry::{DiskEntry, Retry};
 use super::health::is_gone;
 use super::online::{duplicate, duplicate_of_used, silent_and_elsewhere};
+use super::reopen;
 use super::uevent::Uevents;
-use super::{backoff, reopen};
 use crate::api::{ApiError, DiskState};
-use crate::daemon::errors;
 use crate::daemon::node::Node;
+use crate::daemon::{backoff, errors};
 use crate::error_kind::ErrorKind;
 
 /// How long a disk may take to answer at the start, when devices wait for the daemon.

@@ -9,9 +9,9 @@ use bedplate_datapath::store::{Object, PreviousSession};
 use uuid::Uuid;
 
 use super::actor::{Contents, DiskActor};
-use super::backoff::Backoff;
 use super::space::Fullness;
 use crate::api::{ApiError, Disk, DiskDetail, DiskState};
+use crate::daemon::backoff::Backoff;
 use crate::daemon::history::Tracked;
 use crate::daemon::object::Noun;
 

@@ -8,21 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bedplate_datapath::engine::DiskIdentity;
-use bedplate_datapath::medium::Medium as _;
-use bedplate_datapath::units::{ByteOffset, PAGE_BYTES};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::actor::DiskActor;
-use super::backoff::{self, Backoff};
 use super::standing::{Cause, Event, Rules, Standing};
 use crate::api::{ApiError, DiskState};
 use crate::config::Health;
+use crate::daemon::backoff::{self, Backoff};
 use crate::daemon::node::Node;
 use crate::error_kind::ErrorKind;
 
-/// Superblock copy 0.
-const SUPERBLOCK_AT: ByteOffset = ByteOffset::new(4096);
 /// How often it is looked for disks that are not watched yet.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -113,7 +109,7 @@ async fn check(
 ) -> (Event, Option<String>) {
     let mut read = late.take().unwrap_or_else(|| {
         let actor = Arc::clone(actor);
-        Box::pin(async move { read_superblock(&actor).await })
+        Box::pin(async move { actor.read_superblock().await })
     });
     match tokio::time::timeout(within, &mut read).await {
         Ok(Ok(())) => (Event::Hit, None),
@@ -123,18 +119,6 @@ async fn check(
             let why = format!("no answer within {} ms", within.as_millis());
             (Event::Miss, Some(why))
         }
-    }
-}
-
-async fn read_superblock(actor: &DiskActor) -> Result<(), String> {
-    let read = actor.ask(|store| {
-        let mut page = [0; PAGE_BYTES];
-        store.medium_mut().read(SUPERBLOCK_AT, &mut page)
-    });
-    match read.await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(fault)) => Err(fault.to_string()),
-        Err(error) => Err(error.message),
     }
 }
 

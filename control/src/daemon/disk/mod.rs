@@ -1,7 +1,6 @@
 //! Disks: found by their superblock, each served by a thread of its own, watched while it is in use.
 
 pub(super) mod actor;
-pub(super) mod backoff;
 pub(super) mod discovery;
 pub(super) mod entry;
 mod format;

@@ -62,8 +62,7 @@ fn require_empty(node: &Node, disk: Uuid) -> Result<(), ApiError> {
             .disk(name.clone())
             .remedy(remedy))
     };
-    let mut objects = node.objects();
-    objects.retain(|found| found.disk == disk);
+    let objects = node.objects_where(|on, _| on == disk);
     let names = |noun: Noun| -> Vec<String> {
         let of_noun = objects.iter().filter(|found| found.noun() == noun);
         of_noun.map(|found| found.object.name.clone()).collect()

@@ -24,9 +24,8 @@ const DAMAGED_RANGES_MAX: usize = 100;
 impl Node {
     /// Derives the states of the replicas on a disk from the disk's state, and tells of the changes.
     pub fn refresh_replicas(&self, disk: Uuid) {
-        let mut found = self.objects_of(Noun::Image);
-        found.retain(|found| found.disk == disk);
-        for found in found {
+        let here = self.objects_where(|on, object| on == disk && Noun::of(object) == Noun::Image);
+        for found in here {
             let (state, why) = self.state_of(&found);
             let mut images = self.runtimes();
             let tracked = images.replica(found.object.replica_uuid);

@@ -160,6 +160,11 @@ fn refuse(found: &mut Located, why: &str) {
 impl Node {
     /// Every object on every known disk; a copy of an image is one.
     pub fn objects(&self) -> Vec<Located> {
+        self.objects_where(|_, _| true)
+    }
+
+    /// Those of them that `which` takes, by disk and object as that disk has it: the others are not copied.
+    pub fn objects_where(&self, which: impl Fn(Uuid, &Object) -> bool) -> Vec<Located> {
         let disks = self.disks();
         let open = disks
             .iter()
@@ -171,7 +176,7 @@ impl Node {
             let Some(disk) = entry.uuid else { continue };
             let trouble = disk_trouble(entry);
             let contents = entry.contents_now();
-            for object in &contents.objects {
+            for object in contents.objects.iter().filter(|object| which(disk, object)) {
                 let mut found = Located {
                     disk,
                     disk_path: entry.name(),
@@ -190,9 +195,7 @@ impl Node {
 
     /// The objects of one kind.
     pub fn objects_of(&self, noun: Noun) -> Vec<Located> {
-        let mut objects = self.objects();
-        objects.retain(|found| found.noun() == noun);
-        objects
+        self.objects_where(|_, object| Noun::of(object) == noun)
     }
 
     /// The object that `name` means: a name or a UUID.
@@ -201,11 +204,8 @@ impl Node {
     /// `NotFound`; `NotReady` for an image on its way in; `Held` when two on different disks have that name.
     pub fn find(&self, noun: Noun, name: &str) -> Result<Located, ApiError> {
         let wanted = name.parse::<Uuid>().ok();
-        let mut found: Vec<Located> = self
-            .objects()
-            .into_iter()
-            .filter(|found| found.object.name == name || Some(found.object.uuid) == wanted)
-            .collect();
+        let mut found =
+            self.objects_where(|_, object| object.name == name || Some(object.uuid) == wanted);
         let other_noun = found.iter().map(Located::noun).find(|other| *other != noun);
         found.retain(|found| found.noun() == noun);
         found.sort_by_key(|found| {
@@ -242,18 +242,15 @@ impl Node {
     /// `NotFound` when it was deleted meanwhile.
     pub fn find_again(&self, found: &Located) -> Result<Located, ApiError> {
         let (noun, uuid) = (found.noun(), found.object.uuid);
-        self.objects()
+        self.objects_where(|_, now| Noun::of(now) == noun && now.uuid == uuid)
             .into_iter()
-            .filter(|now| now.noun() == noun && now.object.uuid == uuid)
             .min_by_key(|now| (now.disk_trouble.is_some(), !now.object.state.is_ready()))
             .ok_or_else(|| not_found(noun, &found.object.name, None))
     }
 
     /// Every copy of an image.
     pub fn copies_of(&self, image: Uuid) -> Vec<Located> {
-        let mut copies = self.objects_of(Noun::Image);
-        copies.retain(|found| found.object.uuid == image);
-        copies
+        self.objects_where(|_, object| Noun::of(object) == Noun::Image && object.uuid == image)
     }
 
     fn import_job(&self, name: &str) -> Option<u64> {

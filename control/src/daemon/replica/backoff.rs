@@ -5,10 +5,17 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::daemon::backoff;
+
 /// After the first failure.
 const FIRST: Duration = Duration::from_secs(5);
 /// At most.
 const LONGEST: Duration = Duration::from_secs(600);
+/// Between two tries.
+const PAUSES: backoff::Backoff = backoff::Backoff {
+    first: FIRST,
+    most: LONGEST,
+};
 
 /// Failures of copies, by image and disk.
 #[derive(Debug, Default)]
@@ -24,15 +31,15 @@ struct Failed {
 }
 
 impl Backoff {
-    /// A copy of `image` on `disk` failed. `jitter` is any number: it takes or adds up to a quarter of the pause.
-    pub fn failed(&mut self, image: Uuid, disk: Uuid, why: &str, now: Duration, jitter: u64) {
+    /// A copy of `image` on `disk` failed. `random` is any number: it takes or adds up to a quarter of the pause.
+    pub fn failed(&mut self, image: Uuid, disk: Uuid, why: &str, now: Duration, random: u32) {
         let entry = self.failed.entry((image, disk)).or_insert_with(|| Failed {
             times: 0,
             until: now,
             why: String::new(),
         });
         entry.times = entry.times.saturating_add(1);
-        entry.until = now + pause(entry.times, jitter);
+        entry.until = now + PAUSES.wait(entry.times, random);
         why.clone_into(&mut entry.why);
     }
 
@@ -63,14 +70,6 @@ impl Backoff {
     }
 }
 
-fn pause(times: u32, jitter: u64) -> Duration {
-    let doublings = times.saturating_sub(1).min(16);
-    let whole = FIRST.saturating_mul(1 << doublings).min(LONGEST);
-    let quarter = u64::try_from(whole.as_millis() / 4).unwrap_or(u64::MAX);
-    let spread = Duration::from_millis(jitter % (2 * quarter + 1));
-    whole.saturating_sub(Duration::from_millis(quarter)) + spread
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,13 +79,13 @@ mod tests {
         let expected = [5, 10, 20, 40, 80, 160, 320, 600, 600];
         for (times, seconds) in (1..).zip(expected) {
             let whole = Duration::from_secs(seconds);
-            assert_eq!(pause(times, 0), whole * 3 / 4, "{times}");
-            for jitter in [1, 77, 12_345, u64::MAX] {
-                let pause = pause(times, jitter);
+            assert_eq!(PAUSES.wait(times, 0), whole * 3 / 4, "{times}");
+            for random in [1, 77, 12_345, u32::MAX] {
+                let pause = PAUSES.wait(times, random);
                 assert!(pause >= whole * 3 / 4 && pause <= whole * 5 / 4, "{times}");
             }
         }
-        assert!(pause(u32::MAX, u64::MAX) <= LONGEST * 5 / 4);
+        assert!(PAUSES.wait(u32::MAX, u32::MAX) <= LONGEST * 5 / 4);
     }
 
     #[test]

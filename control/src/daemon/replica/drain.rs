@@ -124,9 +124,8 @@ struct Left {
 fn bytes_on(node: &Node, disk: Uuid) -> Left {
     let is_known = node.actor(disk).is_ok();
     let copies: Vec<u64> = node
-        .objects_of(Noun::Image)
+        .objects_where(|on, object| on == disk && Noun::of(object) == Noun::Image)
         .into_iter()
-        .filter(|found| found.disk == disk)
         .map(|found| found.object.size_bytes)
         .collect();
     Left {

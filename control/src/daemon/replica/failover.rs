@@ -4,10 +4,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bedplate_datapath::medium::Medium as _;
 use bedplate_datapath::plan::DiskIndex;
 use bedplate_datapath::store::CheckedBlock;
-use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, PAGE_BYTES};
+use bedplate_datapath::units::{BLOCK_BYTES, PAGE_BYTES};
 use bedplate_datapath::verify::BadBlock;
 use bedplate_ublk_target::{ReadFailed, ReadLate, ReplicaEvents};
 use tokio::sync::mpsc;
@@ -15,8 +14,6 @@ use uuid::Uuid;
 
 use crate::daemon::node::Node;
 
-/// Where every disk has a superblock.
-const SUPERBLOCK_AT: ByteOffset = ByteOffset::new(4096);
 /// Answers in a row after which a disk is read from again.
 const HITS: u32 = 2;
 /// How long an answer may take.
@@ -136,13 +133,9 @@ async fn answers(node: &Node, disk: Uuid) -> bool {
     let Some(actor) = node.online_actor(disk) else {
         return false;
     };
-    let read = actor.ask(|store| {
-        let mut page = [0; PAGE_BYTES];
-        store.medium_mut().read(SUPERBLOCK_AT, &mut page)
-    });
     matches!(
-        tokio::time::timeout(ANSWER_WITHIN, read).await,
-        Ok(Ok(Ok(())))
+        tokio::time::timeout(ANSWER_WITHIN, actor.read_superblock()).await,
+        Ok(Ok(()))
     )
 }
 
@@ -180,13 +173,7 @@ async fn look_at_blocks(node: &Arc<Node>, disk: Uuid, failed: ReadFailed) {
         })
         .await;
     let Ok(Ok(found)) = found else { return };
-    let bad: Vec<BadBlock> = found
-        .into_iter()
-        .filter_map(|block| match block {
-            CheckedBlock::Bad(bad) => Some(bad),
-            CheckedBlock::Hole | CheckedBlock::Good { .. } | CheckedBlock::Unchecked => None,
-        })
-        .collect();
+    let bad: Vec<BadBlock> = found.iter().filter_map(CheckedBlock::bad).collect();
     if !bad.is_empty() {
         node.found_bad(image, disk, &bad);
     }
@@ -200,9 +187,9 @@ fn image_read_by(node: &Node, number: u32) -> Option<Uuid> {
         .find(|(_, device)| *device == number)
         .map(|(object, _)| object)?;
     let found = node
-        .objects()
+        .objects_where(|_, known| known.uuid == object)
         .into_iter()
-        .find(|found| found.object.uuid == object)?;
+        .next()?;
     match found.noun() {
         crate::daemon::object::Noun::Image => Some(object),
         crate::daemon::object::Noun::Volume => found.object.parent,

@@ -6,7 +6,7 @@ use bedplate_datapath::catalogue::MergeStep;
 use uuid::Uuid;
 
 use super::{carry_out, describe};
-use crate::api::{ApiError, DiskState, Forgotten};
+use crate::api::{ApiError, Forgotten};
 use crate::daemon::disk;
 use crate::daemon::node::Node;
 use crate::daemon::object::Noun;
@@ -31,11 +31,7 @@ pub async fn forget(node: &Arc<Node>, name: &str) -> Result<Forgotten, ApiError>
             images.push(image.object.name.clone());
         }
     }
-    for found in node
-        .objects()
-        .into_iter()
-        .filter(|found| found.disk == uuid)
-    {
+    for found in node.objects_where(|disk, _| disk == uuid) {
         let object = &found.object;
         match found.noun() {
             Noun::Volume => volumes_lost.push(object.name.clone()),
@@ -128,14 +124,10 @@ fn which(node: &Arc<Node>, name: &str) -> Result<Uuid, ApiError> {
 
 /// Deleted images wait no more for the disk to be told.
 async fn forget_in_graves(node: &Arc<Node>, disk: Uuid) -> Result<(), ApiError> {
-    let holding: Vec<_> = node
-        .disks()
-        .iter()
-        .filter(|entry| entry.uuid != Some(disk))
-        .filter(|entry| entry.state.get() == DiskState::Online)
-        .filter_map(|entry| entry.actor.clone())
-        .collect();
-    for actor in holding {
+    for actor in node.online_actors() {
+        if actor.uuid == disk {
+            continue;
+        }
         let contents = actor.contents();
         let graves = contents.says.iter().flat_map(|says| &says.graves);
         for grave in graves.filter(|grave| grave.pending.contains(&disk)) {
@@ -153,13 +145,7 @@ async fn forget_in_graves(node: &Arc<Node>, disk: Uuid) -> Result<(), ApiError> 
 
 /// Should it come back all the same, it is not held against it that others know it to have been further.
 async fn forget_as_peer(node: &Arc<Node>, disk: Uuid) {
-    let others: Vec<_> = node
-        .disks()
-        .iter()
-        .filter(|entry| entry.state.get() == DiskState::Online)
-        .filter_map(|entry| entry.actor.clone())
-        .collect();
-    for actor in others {
+    for actor in node.online_actors() {
         let forgotten = actor.change(move |store| store.forget_peer(disk)).await;
         if let Ok(Err(error)) = forgotten {
             tracing::warn!(disk = %actor.name(), "forgetting a disk: {error}");

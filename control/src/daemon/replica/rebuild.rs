@@ -12,6 +12,7 @@ use super::sets;
 use super::throttle::Throttle;
 use super::view::image_of;
 use crate::api::{ApiError, DiskState, JobKind, JobPhase};
+use crate::daemon::backoff;
 use crate::daemon::disk::actor::DiskActor;
 use crate::daemon::errors;
 use crate::daemon::jobs::{JobRef, cancelled};
@@ -71,9 +72,10 @@ pub fn start(node: &Arc<Node>, image: Uuid, disk: Uuid) {
 /// Leaves a copy alone for a while.
 pub fn note_failure(node: &Node, image: Uuid, disk: Uuid, why: &str) {
     let now = node.replicas.now();
-    let jitter = Uuid::new_v4().as_u64_pair().0;
     let mut state = node.replicas.state();
-    state.backoff.failed(image, disk, why, now, jitter);
+    state
+        .backoff
+        .failed(image, disk, why, now, backoff::random());
 }
 
 /// Stops the making of copies of `image`, on `disk` or on all, and waits until it has ended. What was copied stays, to be gone on with.
@@ -269,11 +271,7 @@ impl Copying<'_> {
                     Err(errors::of_store(&source.name(), Some(&self.name), &error))
                 }
                 Ok(Err(error)) => Err(error),
-                Err(_late) => Err(ApiError::new(
-                    ErrorKind::TimedOut,
-                    format!("the disk {} does not answer", source.name()),
-                )
-                .disk(source.name())),
+                Err(_late) => Err(errors::silent(&source.name())),
             };
             match read {
                 Ok(mut read) => {

@@ -211,13 +211,7 @@ async fn place_of(node: &Arc<Node>, found: &Located) -> Result<Place, ApiError> 
         return Ok(known);
     }
     let actor = node.actor(disk)?;
-    let late = || {
-        ApiError::new(
-            ErrorKind::TimedOut,
-            format!("the disk {} does not answer", actor.name()),
-        )
-        .disk(actor.name())
-    };
+    let late = || errors::silent(&actor.name());
     let index = tokio::time::timeout(MAP_WITHIN, disk_index(node, &actor))
         .await
         .map_err(|_late| late())??;
@@ -331,13 +325,7 @@ async fn replace(node: &Arc<Node>, reader: &Located, shared: &Shared) -> Result<
     }
     let backing = tokio::time::timeout(MAP_WITHIN, live_backing_of(node, reader, shared))
         .await
-        .map_err(|_late| {
-            ApiError::new(
-                ErrorKind::TimedOut,
-                format!("the disk {} does not answer", reader.disk_path),
-            )
-            .disk(reader.disk_path.clone())
-        })??;
+        .map_err(|_late| errors::silent(&reader.disk_path))??;
     let target = node.serving.target()?;
     let replaced = blocking(move || target.replace_layers(DevId::new(number), backing)).await?;
     replaced.map_err(|error| errors::of_target(Some(&reader.object.name), &error))?;
@@ -423,11 +411,7 @@ impl Node {
 
     /// Whether a disk answers.
     pub fn is_disk_online(&self, disk: Uuid) -> bool {
-        self.disks().iter().any(|entry| {
-            entry.uuid == Some(disk)
-                && entry.actor.is_some()
-                && entry.state.get() == DiskState::Online
-        })
+        self.online_actors().iter().any(|actor| actor.uuid == disk)
     }
 
     /// The actor of a disk that answers.
@@ -435,5 +419,14 @@ impl Node {
         self.is_disk_online(disk)
             .then(|| self.actor(disk).ok())
             .flatten()
+    }
+
+    /// The actors of all disks that answer.
+    pub fn online_actors(&self) -> Vec<Arc<DiskActor>> {
+        self.disks()
+            .iter()
+            .filter(|entry| entry.state.get() == DiskState::Online)
+            .filter_map(|entry| entry.actor.clone())
+            .collect()
     }
 }

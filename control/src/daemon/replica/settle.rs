@@ -8,7 +8,7 @@ use bedplate_datapath::catalogue::{Applied, Catalogue, Conflict, MergeStep, appl
 use uuid::Uuid;
 
 use super::leave;
-use crate::api::{ApiError, DiskState};
+use crate::api::ApiError;
 use crate::daemon::errors;
 use crate::daemon::node::Node;
 use crate::error_kind::ErrorKind;
@@ -37,11 +37,9 @@ async fn carry_out_all(node: &Arc<Node>, steps: &[MergeStep]) -> bool {
     let mut changed = false;
     for step in steps {
         // One disk that does not answer must not be waited for each time.
-        let is_online = node
-            .disks()
-            .iter()
-            .any(|entry| entry.uuid == Some(step.disk()) && entry.state.get() == DiskState::Online);
-        if !is_online || step.image().is_some_and(|image| failed.contains(&image)) {
+        if !node.is_disk_online(step.disk())
+            || step.image().is_some_and(|image| failed.contains(&image))
+        {
             failed.extend(step.image());
             continue;
         }
@@ -75,13 +73,7 @@ pub async fn carry_out(node: &Arc<Node>, step: &MergeStep) -> Result<(), ApiErro
         actor.change(move |store| apply(store, &on_disk)),
     )
     .await
-    .map_err(|_late| {
-        ApiError::new(
-            ErrorKind::TimedOut,
-            format!("the disk {} does not answer", actor.name()),
-        )
-        .disk(actor.name())
-    })??;
+    .map_err(|_late| errors::silent(&actor.name()))??;
     match applied {
         Ok(Applied::Done) => tracing::info!(disk = %actor.name(), "agreed: {step:?}"),
         Ok(Applied::Outdated) => tracing::debug!(disk = %actor.name(), "outdated: {step:?}"),

@@ -1,5 +1,6 @@
 //! What the plan is made of, as it is now.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bedplate_datapath::catalogue::{Catalogue, CatalogueImage, CatalogueState};
@@ -16,6 +17,7 @@ pub fn now(node: &Arc<Node>, draining: Option<Uuid>) -> Situation {
     let catalogue = node.catalogue();
     let mut disks = disks(node);
     add_unknown(node, &catalogue, &mut disks);
+    let clones = clones(node);
     for disk in &mut disks {
         disk.draining |= Some(disk.uuid) == draining;
     }
@@ -23,7 +25,7 @@ pub fn now(node: &Arc<Node>, draining: Option<Uuid>) -> Situation {
         images: catalogue
             .images
             .iter()
-            .map(|image| image_now(node, &catalogue, image))
+            .map(|image| image_now(node, &clones, image))
             .collect(),
         disks,
         now: node.replicas.now(),
@@ -88,7 +90,7 @@ fn add_unknown(node: &Arc<Node>, catalogue: &Catalogue, disks: &mut Vec<DiskNow>
     }
 }
 
-fn image_now(node: &Arc<Node>, catalogue: &Catalogue, image: &CatalogueImage) -> ImageNow {
+fn image_now(node: &Arc<Node>, clones: &Clones, image: &CatalogueImage) -> ImageNow {
     let copies = image
         .replicas
         .iter()
@@ -115,7 +117,10 @@ fn image_now(node: &Arc<Node>, catalogue: &Catalogue, image: &CatalogueImage) ->
             Some(CopyNow {
                 disk: replica.disk,
                 state,
-                clones: clones(node, image.uuid, replica.disk),
+                clones: clones
+                    .get(&(image.uuid, replica.disk))
+                    .copied()
+                    .unwrap_or_default(),
             })
         })
         .collect();
@@ -126,7 +131,6 @@ fn image_now(node: &Arc<Node>, catalogue: &Catalogue, image: &CatalogueImage) ->
     } else {
         object.size_bytes.div_ceil(CLUSTER_BYTES)
     };
-    let _ = catalogue;
     ImageNow {
         uuid: image.uuid,
         wanted: image.description.wanted_copies,
@@ -137,16 +141,20 @@ fn image_now(node: &Arc<Node>, catalogue: &Catalogue, image: &CatalogueImage) ->
     }
 }
 
-fn clones(node: &Node, image: Uuid, disk: Uuid) -> u32 {
-    let disks = node.disks();
-    let entry = disks.iter().find(|entry| entry.uuid == Some(disk));
-    let count = entry.map_or(0, |entry| {
-        let contents = entry.contents_now();
-        contents
-            .objects
-            .iter()
-            .filter(|object| object.parent == Some(image))
-            .count()
-    });
-    u32::try_from(count).unwrap_or(u32::MAX)
+/// How many clones stand on an image, by image and disk.
+type Clones = HashMap<(Uuid, Uuid), u32>;
+
+/// Counted once for all images: one look at each object.
+fn clones(node: &Node) -> Clones {
+    let mut count = Clones::new();
+    for entry in node.disks().iter() {
+        let Some(disk) = entry.uuid else { continue };
+        for object in &entry.contents_now().objects {
+            if let Some(image) = object.parent {
+                let clones = count.entry((image, disk)).or_default();
+                *clones = clones.saturating_add(1);
+            }
+        }
+    }
+    count
 }

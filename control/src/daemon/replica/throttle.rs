@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::daemon::pace;
+
 /// How far ahead of its rate a copy may be: after a pause it does not make up for more than this.
 const AHEAD: Duration = Duration::from_millis(100);
 
@@ -32,8 +34,7 @@ impl Throttle {
         if self.bytes_per_s == 0 {
             return Duration::ZERO;
         }
-        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_s);
-        let takes = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let takes = pace::at_rate(bytes, self.bytes_per_s);
         self.paid_until = self.paid_until.max(now.saturating_sub(AHEAD)) + takes;
         self.paid_until.saturating_sub(now)
     }

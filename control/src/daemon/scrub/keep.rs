@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use bedplate_datapath::store::PreviousSession;
 use uuid::Uuid;
 
-use super::pace::wait_after;
 use super::read::{Reading, read};
 use super::schedule::{Candidate, Next, next};
 use crate::api::{ApiError, ReplicaState};
@@ -15,6 +14,7 @@ use crate::daemon::history::unix_ms;
 use crate::daemon::jobs::cancelled;
 use crate::daemon::node::Node;
 use crate::daemon::object::{Located, Noun};
+use crate::daemon::pace::wait_after;
 use crate::error_kind::ErrorKind;
 
 /// How often it looks for something to read at most: disks come and go.
@@ -90,10 +90,11 @@ fn candidate(
     let remembered = node.scrub_memory().of(replica);
     let runtimes = node.runtimes();
     let others = all.iter().filter(|other| {
-        let state = runtimes.replica_state(other.object.replica_uuid);
         other.object.uuid == found.object.uuid
             && other.disk != found.disk
-            && state.is_some_and(|state| state.get() == ReplicaState::Ready)
+            && runtimes
+                .replica_state(other.object.replica_uuid)
+                .is_some_and(|state| state.get() == ReplicaState::Ready)
     });
     let is_single = others.count() == 0;
     drop(runtimes);

@@ -2,16 +2,17 @@
 //! state. Losing it loses time.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::daemon::hint_file::HintFile;
+
 /// The remembered replicas.
 #[derive(Debug)]
 pub struct ScrubMemory {
-    file: PathBuf,
+    file: HintFile,
     replicas: BTreeMap<Uuid, Remembered>,
 }
 
@@ -27,19 +28,8 @@ pub struct Remembered {
 impl ScrubMemory {
     /// Reads the file in `state_dir`. One that is absent or damaged is an empty memory.
     pub fn load(state_dir: &Path) -> Self {
-        let file = state_dir.join("scrub.json");
-        let replicas = match std::fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                tracing::warn!(file = %file.display(), %error, "forgetting when images were read: the file is damaged");
-                BTreeMap::new()
-            }),
-            Err(error) => {
-                if error.kind() != std::io::ErrorKind::NotFound {
-                    tracing::warn!(file = %file.display(), %error, "cannot read when images were read");
-                }
-                BTreeMap::new()
-            }
-        };
+        let file = HintFile::new(state_dir, "scrub.json", "when images were read");
+        let replicas = file.load();
         Self { file, replicas }
     }
 
@@ -63,20 +53,7 @@ impl ScrubMemory {
     }
 
     fn save(&self) {
-        if let Err(error) = self.write() {
-            tracing::warn!(file = %self.file.display(), %error, "cannot note when images were read");
-        }
-    }
-
-    fn write(&self) -> std::io::Result<()> {
-        let folder = self.file.parent().unwrap_or_else(|| Path::new("."));
-        std::fs::create_dir_all(folder)?;
-        let text = serde_json::to_vec_pretty(&self.replicas)?;
-        let fresh = self.file.with_extension("json.new");
-        let mut file = std::fs::File::create(&fresh)?;
-        file.write_all(&text)?;
-        // A hint: a power cut may leave the old one, or an empty one, and both are fine.
-        std::fs::rename(&fresh, &self.file)
+        self.file.save(&self.replicas);
     }
 }
 

@@ -16,7 +16,6 @@
 mod damage;
 mod keep;
 mod memory;
-mod pace;
 mod read;
 mod repair;
 mod schedule;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bedplate_datapath::store::{CHECKED_BLOCKS_MAX, CheckedBlock};
+use bedplate_datapath::units::BLOCK_BYTES;
 use bedplate_datapath::verify::{BadBlock, StepOutcome, VerifyReport, VerifyRun};
 use uuid::Uuid;
 
 use super::damage::{Damage, joined};
 use super::repair::repair;
-use super::tell::{BLOCK_BYTES, block_of, words};
+use super::tell::{block_of, words};
 use crate::api::ApiError;
 use crate::daemon::disk::actor::DiskStore;
 use crate::daemon::errors;
@@ -170,11 +171,5 @@ fn bad_blocks(
     let len = usize::try_from(count * BLOCK_BYTES).unwrap_or(usize::MAX);
     let mut bytes = vec![0; len];
     let blocks = store.read_checked(uuid, first..first + count, &mut bytes)?;
-    Ok(blocks
-        .into_iter()
-        .filter_map(|block| match block {
-            CheckedBlock::Bad(bad) => Some(bad),
-            _ => None,
-        })
-        .collect())
+    Ok(blocks.iter().filter_map(CheckedBlock::bad).collect())
 }

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use bedplate_datapath::store::{BlockRepair, CHECKED_BLOCKS_MAX, CheckedBlock};
-use bedplate_datapath::units::PAGE_BYTES;
+use bedplate_datapath::units::{BLOCK_BYTES, PAGE_BYTES};
 use bedplate_datapath::verify::BadBlock;
 
 use super::damage::joined;
-use super::tell::{BLOCK_BYTES, block_of};
+use super::tell::block_of;
 use crate::api::ApiError;
 use crate::daemon::errors;
 use crate::daemon::node::Node;
-use crate::daemon::object::{Located, Noun};
+use crate::daemon::object::Located;
 
 /// Puts bad blocks of a replica right; answers with those that are good now. What other replicas have bad is told of on the way.
 pub async fn repair(node: &Arc<Node>, target: &Located, bad: &[BadBlock]) -> Vec<u64> {
@@ -48,12 +48,9 @@ pub async fn repair(node: &Arc<Node>, target: &Located, bad: &[BadBlock]) -> Vec
 fn sources(node: &Node, target: &Located) -> Vec<Located> {
     let same = |other: &Located| {
         let (one, two) = (&target.object, &other.object);
-        one.uuid == two.uuid
-            && one.size_bytes == two.size_bytes
-            && one.sha256 == two.sha256
-            && one.sha512 == two.sha512
+        one.size_bytes == two.size_bytes && one.sha256 == two.sha256 && one.sha512 == two.sha512
     };
-    node.objects_of(Noun::Image)
+    node.copies_of(target.object.uuid)
         .into_iter()
         .filter(|other| {
             other.disk != target.disk
@@ -83,13 +80,7 @@ async fn piece(
         })
         .await?
         .map_err(|error| errors::of_store(&from.name(), Some(&source.object.name), &error))?;
-    let also_bad: Vec<BadBlock> = blocks
-        .iter()
-        .filter_map(|block| match block {
-            CheckedBlock::Bad(bad) => Some(*bad),
-            _ => None,
-        })
-        .collect();
+    let also_bad: Vec<BadBlock> = blocks.iter().filter_map(CheckedBlock::bad).collect();
     node.blocks_are_bad(source, &also_bad);
     let mut repaired = Vec::new();
     for run in good_runs(first, &blocks) {

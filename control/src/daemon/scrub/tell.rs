@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::{MutexGuard, PoisonError};
 
+use bedplate_datapath::units::BLOCK_BYTES;
 use bedplate_datapath::verify::{BadBlock, BlockContent};
 use uuid::Uuid;
 
@@ -11,9 +12,6 @@ use super::memory::{Remembered, ScrubMemory};
 use crate::daemon::history::unix_ms;
 use crate::daemon::node::Node;
 use crate::daemon::object::Located;
-
-/// Bytes of a block.
-pub const BLOCK_BYTES: u64 = bedplate_datapath::units::BLOCK_BYTES;
 
 /// The number of a bad block in its image.
 pub fn block_of(bad: &BadBlock) -> u64 {
@@ -121,11 +119,7 @@ impl Node {
 
     /// Tells the devices that read this replica.
     fn mark(&self, found: &Located, blocks: Range<u64>, is_bad: bool) {
-        let place = self
-            .disks()
-            .iter()
-            .find(|entry| entry.uuid == Some(found.disk))
-            .and_then(|entry| entry.slot);
+        let place = self.disk_index(found.disk);
         let set = self.replica_set(found.object.uuid);
         let (Some(place), Some(set)) = (place, set) else {
             // Nobody reads it now; who will is told when the set is made.
