@@ -112,7 +112,7 @@ pub async fn backing_of(
     };
     let shared = match image {
         Some(image) => Some(
-            sets::set_of(node, image)
+            sets::set_for(node, image, object.uuid)
                 .await
                 .map_err(|error| of_base(found, error))?,
         ),

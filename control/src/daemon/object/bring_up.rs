@@ -26,6 +26,14 @@ const NUMBER_TRIES: u32 = 16;
 /// # Errors
 /// What stands in the way. The object has no device of this daemon then.
 pub async fn bring_up(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError> {
+    let made = make(node, found).await;
+    if made.is_err() {
+        node.replicas.sets.released(found.object.uuid);
+    }
+    made
+}
+
+async fn make(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError> {
     node.require_attaching()?;
     let object = &found.object;
     require_servable(node, found)?;

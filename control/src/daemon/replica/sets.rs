@@ -32,6 +32,8 @@ struct Registry {
     by_image: HashMap<Uuid, Shared>,
     /// Of each object with a device: the set that it was given.
     in_use: HashMap<Uuid, Arc<ReplicaSet>>,
+    /// Objects whose device is being made over a set: to be led to another one like those that have it.
+    coming: HashSet<Uuid>,
     /// Copies that are on their way out, by image and disk.
     leaving: HashSet<(Uuid, Uuid)>,
 }
@@ -100,13 +102,27 @@ impl Sets {
 
     /// A device was given this set.
     pub fn given(&self, object: Uuid, set: &Arc<ReplicaSet>) {
-        self.lock().in_use.insert(object, Arc::clone(set));
+        let mut registry = self.lock();
+        registry.in_use.insert(object, Arc::clone(set));
+        registry.coming.remove(&object);
     }
 
-    /// The object has no device any more, or is gone.
+    /// The object has no device, and gets none now.
     pub fn released(&self, object: Uuid) {
         let mut registry = self.lock();
         registry.in_use.remove(&object);
+        registry.coming.remove(&object);
+    }
+
+    /// Objects that read a set, or are about to.
+    fn readers(&self) -> HashSet<Uuid> {
+        let registry = self.lock();
+        registry
+            .coming
+            .iter()
+            .chain(registry.in_use.keys())
+            .copied()
+            .collect()
     }
 
     /// The image is gone.
@@ -139,9 +155,23 @@ impl Sets {
 /// # Errors
 /// `NotReady` when no disk that is in use has a copy to read.
 pub async fn set_of(node: &Arc<Node>, image: Uuid) -> Result<Shared, ApiError> {
+    current(node, image, None).await
+}
+
+/// The same, for a device that is about to be made for `object`, whose turn the caller has. Whoever takes a copy away later waits for that
+/// turn: no device comes up over a copy that has gone. Ends with [`Sets::given`] or [`Sets::released`].
+///
+/// # Errors
+/// As [`set_of`].
+pub async fn set_for(node: &Arc<Node>, image: Uuid, object: Uuid) -> Result<Shared, ApiError> {
+    current(node, image, Some(object)).await
+}
+
+async fn current(node: &Arc<Node>, image: Uuid, coming: Option<Uuid>) -> Result<Shared, ApiError> {
     let mut places = Vec::new();
     let mut first_error = None;
-    for found in node.readable_copies(image) {
+    let leaving = node.replicas.sets.lock().leaving.clone();
+    for found in node.readable_copies(image, &leaving) {
         match place_of(node, &found).await {
             Ok(place) => places.push(place),
             Err(error) => {
@@ -152,6 +182,15 @@ pub async fn set_of(node: &Arc<Node>, image: Uuid) -> Result<Shared, ApiError> {
     }
     places.sort_by_key(|place| place.disk);
     let mut registry = node.replicas.sets.lock();
+    // A copy may have gone while the disks were asked, and its clusters may be another's by now. Looked at again under the lock that who
+    // takes one away takes first: a set with such a copy would show that other one's bytes.
+    let readable = node.readable_copies(image, &registry.leaving);
+    places.retain(|place| {
+        readable
+            .iter()
+            .any(|found| found.disk == place.disk && found.object.replica_uuid == place.replica)
+    });
+    registry.coming.extend(coming);
     let known = registry.by_image.get(&image);
     if let Some(known) = known
         && same(&known.places, &places)
@@ -243,15 +282,17 @@ fn not_readable(image: Uuid) -> ApiError {
 pub async fn refresh(node: &Arc<Node>, image: Uuid) -> Result<(), ApiError> {
     let readers = readers_of(node, image);
     if readers.is_empty() {
-        // Nobody to be told; the next one gets what is right then.
-        node.replicas.sets.lock().by_image.remove(&image);
+        // Nobody to be told. What the next one is given must be right all the same: it may be on its way already.
+        if node.replicas.sets.of(image).is_some() && set_of(node, image).await.is_err() {
+            node.replicas.sets.lock().by_image.remove(&image);
+        }
         return Ok(());
     }
-    let shared = set_of(node, image).await?;
+    set_of(node, image).await?;
     for reader in readers {
         let turn = node.runtimes().of(reader.object.uuid).turn.clone();
         let _turn = turn.lock().await;
-        replace(node, &reader, &shared).await?;
+        replace(node, &reader, image).await?;
     }
     Ok(())
 }
@@ -264,14 +305,11 @@ pub async fn refresh_all(node: &Arc<Node>) {
         if readers.is_empty() {
             continue;
         }
-        let shared = match set_of(node, image).await {
-            Ok(shared) => shared,
-            Err(error) => {
-                // The devices keep what they have: it may answer again.
-                tracing::debug!("{error}");
-                continue;
-            }
-        };
+        if let Err(error) = set_of(node, image).await {
+            // The devices keep what they have: it may answer again.
+            tracing::debug!("{error}");
+            continue;
+        }
         for reader in readers {
             if reader.noun() == Noun::Volume && reader.disk_trouble.is_some() {
                 // Its own disk does not answer, so that nothing can be asked of it.
@@ -279,7 +317,7 @@ pub async fn refresh_all(node: &Arc<Node>) {
             }
             let turn = node.runtimes().of(reader.object.uuid).turn.clone();
             let Ok(_turn) = turn.try_lock() else { continue };
-            if let Err(error) = replace(node, &reader, &shared).await {
+            if let Err(error) = replace(node, &reader, image).await {
                 tracing::warn!(
                     object = reader.object.name,
                     "it does not read the copies that it could: {error}"
@@ -289,41 +327,40 @@ pub async fn refresh_all(node: &Arc<Node>) {
     }
 }
 
-/// Objects with a device that reads the image.
+/// Objects with a device that reads the image, or will when it is up.
 fn readers_of(node: &Node, image: Uuid) -> Vec<Located> {
-    let objects = node.objects();
-    let runtimes = node.runtimes();
+    let readers = node.replicas.sets.readers();
     let mut seen = HashSet::new();
-    objects
-        .into_iter()
-        .filter(|found| match found.noun() {
-            Noun::Image => found.object.uuid == image,
-            Noun::Volume => found.object.parent == Some(image),
-        })
-        .filter(|found| {
-            runtimes
-                .get(found.object.uuid)
-                .is_some_and(|runtime| runtime.device.is_some())
-        })
-        .filter(|found| seen.insert(found.object.uuid))
-        .collect()
+    node.objects_where(|_, object| {
+        readers.contains(&object.uuid)
+            && match Noun::of(object) {
+                Noun::Image => object.uuid == image,
+                Noun::Volume => object.parent == Some(image),
+            }
+    })
+    .into_iter()
+    .filter(|found| seen.insert(found.object.uuid))
+    .collect()
 }
 
-/// The caller has the reader's turn.
-async fn replace(node: &Arc<Node>, reader: &Located, shared: &Shared) -> Result<(), ApiError> {
+/// Gives a reader the image's set as it is now, which may be newer than the one that its caller made. The caller has the reader's turn.
+async fn replace(node: &Arc<Node>, reader: &Located, image: Uuid) -> Result<(), ApiError> {
     let object = reader.object.uuid;
     let Some(number) = node.runtimes().of(object).device else {
         return Ok(());
     };
-    let has_it = {
+    let shared = {
         let registry = node.replicas.sets.lock();
+        let Some(shared) = registry.by_image.get(&image) else {
+            return Ok(());
+        };
         let given = registry.in_use.get(&object);
-        given.is_some_and(|given| Arc::ptr_eq(given, &shared.set))
+        if given.is_some_and(|given| Arc::ptr_eq(given, &shared.set)) {
+            return Ok(());
+        }
+        shared.clone()
     };
-    if has_it {
-        return Ok(());
-    }
-    let backing = tokio::time::timeout(MAP_WITHIN, live_backing_of(node, reader, shared))
+    let backing = tokio::time::timeout(MAP_WITHIN, live_backing_of(node, reader, &shared))
         .await
         .map_err(|_late| errors::silent(&reader.disk_path))??;
     let target = node.serving.target()?;
@@ -379,15 +416,14 @@ impl Node {
             .and_then(|entry| entry.slot)
     }
 
-    /// Copies of an image that devices may read: whole, on disks that are open, and not on their way out.
-    fn readable_copies(&self, image: Uuid) -> Vec<Located> {
+    /// Copies of an image that devices may read: whole, on disks that are open, and not on their way out. Locks the disks.
+    fn readable_copies(&self, image: Uuid, leaving: &HashSet<(Uuid, Uuid)>) -> Vec<Located> {
         let open: Vec<Uuid> = self
             .disks()
             .iter()
             .filter(|entry| entry.actor.is_some())
             .filter_map(|entry| entry.uuid)
             .collect();
-        let leaving = self.replicas.sets.lock().leaving.clone();
         self.copies_of(image)
             .into_iter()
             .filter(|found| {

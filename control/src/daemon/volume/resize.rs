@@ -79,10 +79,10 @@ async fn grow_device(
         None => None,
     };
     let backing = volume_backing(node, actor, &found.object, shared.as_ref()).await?;
-    if let Some(shared) = &shared {
+    let resized = blocking(move || target.resize(DevId::new(number), backing)).await?;
+    if let (Ok(()), Some(shared)) = (&resized, &shared) {
         node.replicas.sets.given(found.object.uuid, &shared.set);
     }
-    let resized = blocking(move || target.resize(DevId::new(number), backing)).await?;
     resized.map_err(|error| {
         errors::of_target(Some(name), &error).remedy(format!(
             "the volume has its new size, its device the old one: resize it again, or detach it and attach it again (`bedplate volume detach {name}`)"
