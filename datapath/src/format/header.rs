@@ -155,6 +155,11 @@ impl Identity {
         offset: usize,
         bytes: &[u8],
     ) -> Result<(), DecodeError> {
+        // Most of a journal's batch is reserved: by words first, since byte by byte it was a twentieth of an open.
+        let (words, rest) = bytes.as_chunks::<8>();
+        if words.iter().all(|word| *word == [0; 8]) && rest.iter().all(|byte| *byte == 0) {
+            return Ok(());
+        }
         match bytes.iter().position(|&byte| byte != 0) {
             None => Ok(()),
             Some(at) => Err(self.illegal(expect, field, offset + at, "0", bytes[at])),

@@ -1,0 +1,111 @@
+# shellcheck shell=dash disable=SC2034
+# A node that dies in every state that a copy can be in - Pending, copied in part, copied in part by a drain, scrubbed - comes back with all of it Ready
+# or on the way there by itself, and imports nothing again.
+GUESTS="quick"
+DISKS="256 256 256 16"
+KEEP_DISK=4
+LIMIT_S=500
+TOP_SETTINGS='metrics_listen = "127.0.0.1:9470"'
+# Slow enough to be met half way.
+MORE_SETTINGS='[rebuild]
+limit_bytes_per_s = 4194304
+[scrub]
+interval_s = 1
+bytes_per_s = 8388608'
+
+SIZE=100663296
+IMAGE=seed:71:$SIZE:75497472
+
+# Pending: the first copy is whole, and the second has not begun when the daemon dies; then in the middle of the second, at a mark.
+boot_1() {
+  daemon_start
+  for number in 1 2 3; do must bedplate disk format "$(disk $number)"; done
+  make_image "$LAB_TMP/image" 71 $SIZE 75497472
+  must bedplate image import golden "$LAB_TMP/image"
+  keep sha256 "$(image_field golden sha256)"
+  keep sha512 "$(image_field golden sha512)"
+  keep uuid "$(image_field golden uuid)"
+  rm "$LAB_TMP/image"
+  keep golden "$(bedplate image attach golden)"
+  # Answered when it is written that two are wanted: nothing was copied yet.
+  must bedplate --no-wait image copies golden 2
+  daemon_kill
+  daemon_start
+  back_on golden "$(kept golden)"
+  nothing_came_from_outside
+  equal "copies wanted after a kill while Pending" 2 "$(image_field golden copies)"
+  within 60 rebuild_is_beyond 1048576
+  note "the second copy begins after a kill while it was Pending"
+  # A mark comes every 10 s.
+  sleep 12
+  within 60 rebuild_is_beyond 29360128
+  power_cut
+}
+
+# From the mark on, and not from the beginning.
+boot_2() {
+  daemon_start
+  back_on golden "$(kept golden)"
+  nothing_came_from_outside
+  within 60 rebuild_goes_on
+  resumed=$(copied)
+  at_least "bytes that a power cut left of the copy" 8388608 "$resumed"
+  note "the copy goes on at $resumed bytes"
+  within 120 copies_ready golden 2
+  drain_begins
+  power_cut
+}
+
+boot_3() {
+  daemon_start
+  back_on golden "$(kept golden)"
+  nothing_came_from_outside
+  within 120 is_drained
+  within 60 copies_ready golden 2
+  note "drained over a power cut"
+  # Scrubs follow each other: one of them is under way.
+  within 60 is_scrubbing
+  daemon_kill
+  daemon_start
+  back_on golden "$(kept golden)"
+  within 30 copies_ready golden 2
+  within 60 is_scrubbing
+  note "killed in a scrub"
+  power_cut
+}
+
+boot_4() {
+  daemon_start
+  back_on golden "$(kept golden)"
+  nothing_came_from_outside
+  within 30 copies_ready golden 2
+  equal "copies that were made again" 0 "$(jobs_of rebuild)"
+  device_is_right "$(kept golden)" "$IMAGE"
+  must bedplate image verify golden
+  equal "SHA-256" "$(kept sha256)" "$(image_field golden sha256)"
+  equal "SHA-512" "$(kept sha512)" "$(image_field golden sha512)"
+  equal "UUID" "$(kept uuid)" "$(image_field golden uuid)"
+  must bedplate image detach golden
+  daemon_stop
+}
+
+nothing_came_from_outside() { equal "imports of this daemon" 0 "$(jobs_of import)"; }
+
+# What has been copied of the copy in the making.
+copied() {
+  bedplate -o json job list | tr -d '\n' | tr '{}' '\n' |
+    sed -n 's/.*"phase": *"copying".*"done_bytes": *\([0-9]*\).*/\1/p; s/.*"done_bytes": *\([0-9]*\).*"phase": *"copying".*/\1/p' | sort -n | tail -n 1
+}
+rebuild_goes_on() { [ -n "$(copied)" ]; }
+
+drain_begins() {
+  from=$(replicas_in golden Ready | sed -n 1p)
+  keep from "$from"
+  must bedplate --no-wait disk drain "$from"
+  within 60 rebuild_is_beyond 8388608
+}
+is_drained() { ! replicas_in golden Ready | grep -q "$(kept from)"; }
+
+# Bytes that this daemon's scrubs have read: a pass over both copies takes 18 s, and one follows the other.
+scrubbed_bytes() { wget -q -O - http://127.0.0.1:9470/metrics | sed -n 's/^bedplate_disk_scrubbed_bytes_total{.*} //p' | awk '{ sum += $1 } END { printf "%d", sum }'; }
+is_scrubbing() { [ "$(scrubbed_bytes)" -gt 1048576 ]; }
