@@ -24,12 +24,12 @@ deps: ## Install what building and testing need (Debian, as root)
 build: ## Build the daemon and the command-line tool
 	$(CARGO) build --release --bin bedplated --bin bedplate
 
-# What goes into test guests: optimised a little, with checks on, and its dependencies shared with `cargo test`.
+# What goes into test guests: optimised a little, with checks on. Built with the tests, as `cargo test` builds them: alone, with the features that
+# only the programs ask for, everything would be compiled a second time.
 .PHONY: build-test
 build-test:
-	$(CARGO) build --profile test --bin bedplated --bin bedplate --bin guest-reader --bin guest-writer --bin log-replay
-	$(CARGO) test --no-run -p bedplate-ublk-target --test kernel --message-format=json-render-diagnostics | \
-	  sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | xargs -I{} install {} $(TARGET_DIR)/debug/ublk-kernel-tests
+	$(CARGO) test --no-run --workspace --message-format=json-render-diagnostics | \
+	  sed -n 's#.*"executable":"\([^"]*/deps/kernel-[0-9a-f]*\)".*#\1#p' | xargs -I{} install {} $(TARGET_DIR)/debug/ublk-kernel-tests
 
 .PHONY: demo
 demo: ## Show it at work: a real image, a kill, a reboot (about 5 minutes)
