@@ -2,7 +2,6 @@
 # One image, from format to delete: what is served, what is refused, what the block layer shows.
 GUESTS="quick"
 DISKS="512"
-MODES="auto user-copy"
 
 SIZE=9437697
 IMAGE=seed:11:$SIZE:3145728

@@ -1,10 +1,9 @@
 # shellcheck shell=dash disable=SC2034
 # An import that ends in the middle - cancelled, killed, cut off, out of space, source changed - leaves no image and all the space.
 GUESTS="quick"
-DISKS="512 512 128"
-MEMORY_MIB=3072
+DISKS="256 256 96"
 
-SIZE=201326592
+SIZE=100663296
 
 boot_1() {
   daemon_start

@@ -2,7 +2,6 @@
 # Twenty times kill -9 (`make soak`: more) under a reader that keeps one open file: it meets pauses, no error and no wrong byte.
 GUESTS="quick"
 DISKS="512"
-MODES="auto user-copy"
 LIMIT_S=600
 
 KILLS=${LAB_KILLS:-20}
