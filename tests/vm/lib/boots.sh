@@ -9,8 +9,8 @@ write_facts() {
   cp "$SCENARIO_FILE" "$lab/scenario.sh"
   {
     printf 'LAB_GUEST=%s\nLAB_KERNEL=%s\nLAB_DATA_MODE=%s\nLAB_BOOT=%s\nLAB_PATIENCE=%s\n' "$2" "$3" "$4" "$5" "$(patience)"
-    # Counts other than a scenario's own, and seeds: LAB_KILLS, LAB_ROUNDS, LAB_SEED.
-    for name in LAB_KILLS LAB_ROUNDS LAB_SEED; do [ -z "${!name:-}" ] || printf '%s=%s\n' "$name" "${!name}"; done
+    # Counts other than a scenario's own, and seeds.
+    for name in LAB_KILLS LAB_ROUNDS LAB_SEED LAB_DEVICES; do [ -z "${!name:-}" ] || printf '%s=%s\n' "$name" "${!name}"; done
   } >"$lab/facts"
 }
 
