@@ -37,6 +37,14 @@ pub(super) enum Standing {
     GivenUp,
 }
 
+impl Standing {
+    /// Whether no request is begun.
+    #[inline]
+    pub(super) fn is_stopped(self) -> bool {
+        matches!(self, Self::Waiting | Self::GivenUp)
+    }
+}
+
 /// What becomes of a device whose disk has gone, or may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Park {
@@ -119,13 +127,10 @@ impl Reactor {
         Some(queue.stack.layers.first()?.disk)
     }
 
-    /// Takes a request aside that must not go on, if its device waits or is given up; it has nothing in flight and holds nothing.
+    /// Whether a request must not go on: its device waits, or is given up.
     #[inline]
-    pub(super) fn is_stopped(&mut self, number: u32) -> bool {
-        matches!(
-            self.standing(number),
-            Some(Standing::Waiting | Standing::GivenUp)
-        )
+    pub(super) fn is_stopped(&self, number: u32) -> bool {
+        self.standing(number).is_some_and(Standing::is_stopped)
     }
 
     #[inline]

@@ -280,14 +280,14 @@ impl Reactor {
 
     /// Begins a request. False, and nothing done, if it has to wait.
     pub(super) fn begin(&mut self, number: u32) -> bool {
-        if self.is_stopped(number) {
-            self.stop_request(number);
-            return true;
-        }
         let slot = self.slots[number as usize];
         let Some(Some(queue)) = self.queues.get(slot.queue as usize) else {
             return true;
         };
+        if queue.standing.is_stopped() {
+            self.stop_request(number);
+            return true;
+        }
         let descriptor = queue.descriptors.get(slot.tag);
         let begun = match descriptor.op {
             lib::UBLK_IO_OP_READ => self.begin_read(number, &descriptor),

@@ -1,7 +1,7 @@
 //! A node with volumes on one simulated disk: what a daemon does with its store, and what is known of each volume meanwhile. It crashes, comes
 //! back, and compares what is there with what may be there.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
@@ -10,10 +10,11 @@ use bedplate_datapath::format::geometry::Geometry;
 use bedplate_datapath::live::{HeapLive, LiveFiles, LiveName, LiveSection};
 use bedplate_datapath::plan::DiskIndex;
 use bedplate_datapath::store::{
-    FormatParams, NewVolume, ObjectKind, Parent, SessionStart, Store, StoreError, StoreErrorKind,
-    format,
+    Foreknowledge, FormatParams, LeftDisk, NewVolume, ObjectKind, Parent, SessionStart, Store,
+    StoreError, StoreErrorKind, format,
 };
 use bedplate_datapath::units::{BLOCK_BYTES, CLUSTER_BYTES, DevId};
+use bedplate_datapath::volume::Volume;
 use uuid::Uuid;
 
 use super::front::{Break, Front, server};
@@ -61,6 +62,8 @@ pub enum Tamper {
     ForgetFailure,
     /// The gate is open while what the former process had dirty is still being committed.
     AllocateBeforeCoveringCommit,
+    /// Of a disk that comes back without its cache everything is said to have been flushed.
+    BelieveAllFlushed,
 }
 
 /// What is broken in a schedule.
@@ -119,6 +122,8 @@ pub struct Known {
     lost: bool,
     /// It was held: what was not flushed may be gone, until it was looked at.
     doubtful: bool,
+    /// The disk lost its cache, and the store says that nothing of this volume was in it.
+    flushed: bool,
 }
 
 /// A node. Kept for the next schedule.
@@ -146,6 +151,10 @@ pub struct Node {
     may_lose: bool,
     /// A write or flush of the disk failed, and no session was begun since.
     has_failed: bool,
+    /// Of a disk that goes while the process lives on: what the process knows of it.
+    left: Option<LeftDisk>,
+    /// What the store is asked to do now.
+    doing: Cell<Phase>,
     image: Image,
     /// Images that were deleted.
     pub images_deleted: u64,
@@ -163,6 +172,8 @@ pub struct Node {
     pub losses: u64,
     /// Live state that was taken over.
     pub adopted: u64,
+    /// Disks that went and came back while the process lived on.
+    pub left_behind: u64,
 }
 
 impl Default for Node {
@@ -184,6 +195,8 @@ impl Default for Node {
             powerless: false,
             may_lose: false,
             has_failed: false,
+            left: None,
+            doing: Cell::new(Phase::Other),
             image: Image::There,
             images_deleted: 0,
             images_kept: 0,
@@ -194,6 +207,7 @@ impl Default for Node {
             traces: std::env::var_os("SIM_TRACE").is_some(),
             losses: 0,
             adopted: 0,
+            left_behind: 0,
         }
     }
 }
@@ -234,6 +248,8 @@ impl Node {
         self.has_failed = false;
         self.uuids = 0x1000;
         (self.operations, self.losses, self.adopted) = (0, 0, 0);
+        (self.left, self.left_behind) = (None, 0);
+        self.doing.set(Phase::Other);
         (self.image, self.images_deleted, self.images_kept) = (Image::There, 0, 0);
     }
 
@@ -323,6 +339,7 @@ impl Node {
             println!("  operation {operation}: {phase:?}");
         }
         self.disk.borrow_mut().enter(phase);
+        self.doing.set(phase);
     }
 
     fn store(&mut self) -> Result<&mut Store<HookedDisk>, Halt> {
@@ -477,6 +494,7 @@ impl Node {
             gone: false,
             lost: false,
             doubtful: false,
+            flushed: false,
         });
         self.phase(Phase::Create);
         let new = NewVolume {
@@ -714,6 +732,10 @@ impl Node {
             println!("  operation {}: {crash:?}", self.disk.borrow().operations());
         }
         self.store = None;
+        self.left = None;
+        for known in &mut self.known {
+            known.flushed = false;
+        }
         self.ballast.clear();
         self.leaky = false;
         let mut front = self.front.borrow_mut();
@@ -746,8 +768,44 @@ impl Node {
         }
     }
 
-    /// Power of the disk alone: another `diskseq`, the same boot.
-    pub fn disk_comes_back(&mut self, seed: u64) {
+    /// The disk alone goes, and comes back without its cache: another `diskseq`, the same boot. Where the process was not in the middle of a
+    /// change, it lives on, and knows what was flushed.
+    pub fn disk_goes(&mut self, seed: u64) {
+        let left = self.leave_disk();
+        self.crash(Crash::Process);
+        if let Some((left, volumes)) = left {
+            let is_flushed = |known: &Known| {
+                let volume = volumes.iter().find(|volume| volume.uuid() == known.uuid);
+                volume.is_some_and(|volume| !volume.has_unflushed())
+            };
+            let believes_all = self.broken.tamper == Tamper::BelieveAllFlushed;
+            for known in &mut self.known {
+                known.flushed = believes_all || is_flushed(known);
+            }
+            let flushed = self.known.iter().filter(|known| known.flushed);
+            let flushed = flushed.map(|known| known.uuid).collect();
+            self.left = Some(LeftDisk { flushed, ..left });
+            self.left_behind += 1;
+        }
+        self.disk_comes_back(seed);
+    }
+
+    fn leave_disk(&self) -> Option<(LeftDisk, Vec<Arc<Volume>>)> {
+        let store = self.store.as_ref()?;
+        if self.doing.get() != Phase::Other || self.known.iter().any(|known| known.lost) {
+            return None;
+        }
+        let volumes = store.objects();
+        let volumes = volumes.filter_map(|object| store.volume_of(object.uuid).ok());
+        let left = LeftDisk {
+            disk: store.disk_uuid(),
+            session: store.session(),
+            flushed: Vec::new(),
+        };
+        Some((left, volumes.collect()))
+    }
+
+    fn disk_comes_back(&mut self, seed: u64) {
         self.front.borrow_mut().stop(false);
         self.disk.borrow_mut().crash(Crash::Power { seed });
         self.diskseq += 1;
@@ -790,8 +848,12 @@ impl Node {
             front: Rc::clone(&self.front),
         };
         let live = Box::new(self.live.clone());
-        let opened = match catch_unwind(AssertUnwindSafe(|| Store::open_live(medium, &start, live)))
-        {
+        let known = Foreknowledge {
+            keeps_cache: false,
+            left: self.left.clone().into_iter().collect(),
+        };
+        let open = || Store::open_knowing(medium, &start, live, &known);
+        let opened = match catch_unwind(AssertUnwindSafe(open)) {
             Ok(opened) => opened,
             Err(panic) if panic.is::<Died>() => return Err(Halt::Stopped),
             Err(panic) => resume_unwind(panic),
@@ -827,6 +889,10 @@ impl Node {
         self.powerless = false;
         self.may_lose = false;
         self.has_failed = false;
+        self.left = None;
+        for known in &mut self.known {
+            known.flushed = false;
+        }
         for volume in self.volumes() {
             if self.known[volume].wanted == [true] {
                 let uuid = self.known[volume].uuid;
@@ -876,6 +942,12 @@ impl Node {
             known.may_be_absent = false;
             known.sizes = vec![sectors];
             known.wanted = vec![object.want_attached];
+            if object.loss_not_accepted && known.flushed && !self.has_failed {
+                return Err(Halt::Violation(format!(
+                    "{} is held, though all of it was flushed",
+                    known.name
+                )));
+            }
             known.lost = object.loss_not_accepted;
             known.doubtful |= known.lost;
         }
@@ -947,7 +1019,7 @@ impl Node {
                 continue;
             }
             let (uuid, which) = (known.uuid, known.which);
-            let kept = self.powerless || known.doubtful;
+            let kept = (self.powerless && !known.flushed) || known.doubtful;
             self.read_back(uuid, which, kept, kept)?;
             self.known[volume].doubtful = false;
         }
