@@ -511,12 +511,12 @@ fn an_adopted_volume_is_served_at_once_and_allocates_only_after_it_settled() {
 /// How a disk that went away comes back.
 #[derive(Clone, Copy)]
 struct Return {
-    /// It had said that it keeps what it acknowledges.
-    keeps_cache: bool,
     /// The process that had it open is the one that opens it again.
     same_process: bool,
-    /// Sessions of others meanwhile.
+    /// Sessions of others meanwhile,
     others: u32,
+    /// which end in order.
+    in_order: bool,
 }
 
 impl Node {
@@ -548,7 +548,11 @@ impl Node {
         for boot in 0..how.others {
             let elsewhere = start(100 + u128::from(boot));
             let (other, _) = Store::open(disk.clone(), &elsewhere).unwrap();
-            other.close().unwrap();
+            if how.in_order {
+                other.close().unwrap();
+            } else {
+                drop(other.abandon());
+            }
         }
         let known = Foreknowledge {
             keeps_cache: false,
@@ -569,9 +573,9 @@ impl Node {
 }
 
 const RETURN: Return = Return {
-    keeps_cache: false,
     same_process: true,
     others: 0,
+    in_order: true,
 };
 
 #[test]
@@ -626,7 +630,6 @@ fn a_disk_that_keeps_its_cache_goes_on_with_everything_whoever_opens_it() {
         let mut node = Node::keeping(true);
         node.write(WriteKind::Data, 1 << 20, &[5; 4096]).unwrap();
         let how = Return {
-            keeps_cache: true,
             same_process,
             ..RETURN
         };
@@ -662,18 +665,21 @@ fn another_process_that_finds_the_disk_back_knows_nothing_of_flushes() {
 
 #[test]
 fn a_disk_that_somebody_else_used_meanwhile_is_not_gone_on_with() {
-    for keeps_cache in [true, false] {
+    for (keeps_cache, same_process) in [(true, true), (false, true), (true, false), (false, false)]
+    {
         for others in [1, 2] {
-            let node = Node::keeping(keeps_cache);
-            let how = Return {
-                keeps_cache,
-                others,
-                ..RETURN
-            };
-            let (_, report) = node.unplugged(how);
-            assert!(report.adopted.is_empty());
-            assert_eq!(report.lost.len(), 1, "{report:?}");
-            assert!(report.lost[0].why.contains("somebody else"), "{report:?}");
+            for in_order in [true, false] {
+                let node = Node::keeping(keeps_cache);
+                let how = Return {
+                    same_process,
+                    others,
+                    in_order,
+                };
+                let (_, report) = node.unplugged(how);
+                assert!(report.adopted.is_empty());
+                assert_eq!(report.lost.len(), 1, "{report:?}");
+                assert!(report.lost[0].why.contains("somebody else"), "{report:?}");
+            }
         }
     }
 }
@@ -694,11 +700,7 @@ fn a_failure_is_forgiven_only_if_the_disk_had_gone_and_kept_its_cache() {
         if has_gone {
             node.store.has_gone();
         }
-        let how = Return {
-            keeps_cache,
-            ..RETURN
-        };
-        let (node, report) = node.unplugged(how);
+        let (node, report) = node.unplugged(RETURN);
         assert_eq!(report.lost.is_empty(), goes_on, "{report:?}");
         if goes_on {
             assert_eq!(report.adopted, [VOLUME]);

@@ -125,6 +125,27 @@ impl LiveState {
         })
     }
 
+    /// Whether the live files are of this boot and this disk, and of an earlier session: somebody without them has had the disk since.
+    pub fn is_outdated(
+        &mut self,
+        disk_uuid: Uuid,
+        session: u64,
+        start: &SessionStart,
+    ) -> Result<bool, LiveError> {
+        self.files.of_disk(disk_uuid)?;
+        if !self.files.list()?.contains(&LiveName::Disk) {
+            return Ok(false);
+        }
+        let words = self
+            .files
+            .map(LiveName::Disk, LiveSection::Header, HEADER_WORDS)?;
+        let word = |at: usize| words[at].load(Ordering::Acquire);
+        Ok(word(disk::COMPLETE) == COMPLETE
+            && uuid_in(&words, disk::DISK_UUID) == disk_uuid
+            && uuid_in(&words, disk::BOOT_ID) == start.boot_id
+            && word(disk::SESSION).max(word(disk::NEXT_SESSION)) < session)
+    }
+
     /// Live files are this disk's from here on.
     pub fn of_disk(&mut self, disk_uuid: Uuid) -> Result<(), LiveError> {
         self.files.of_disk(disk_uuid)

@@ -105,13 +105,11 @@ impl<M: Medium> Store<M> {
         let believed = if !has_volumes {
             Believed::Disk
         } else if left.is_some_and(|left| !is_as_left(&superblock, left, previous)) {
-            Believed::Doubt(
-                "the disk was taken away, and somebody else used it before it came back".to_owned(),
-            )
+            Believed::Doubt(replay::USED_ELSEWHERE.to_owned())
         } else if previous == PreviousSession::CrashSameBoot {
             replay::believe(&mut live, &journal, &mut disk, &superblock, start, left)?
         } else {
-            Believed::Disk
+            replay::used_elsewhere(&mut live, &superblock, start)?
         };
         let is_live = matches!(believed, Believed::Live);
         let mut adoption = Adoption {

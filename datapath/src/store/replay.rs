@@ -247,6 +247,24 @@ fn check_zone(pcn: Pcn, geometry: &Geometry) -> Result<(), Damage> {
     }
 }
 
+/// After a session of another boot, or one that ended in order: whether it was somebody else's, while devices of this boot waited for the disk.
+pub(super) fn used_elsewhere(
+    live: &mut LiveState,
+    superblock: &Superblock,
+    start: &SessionStart,
+) -> Result<Believed, OpenError> {
+    let outdated = live.is_outdated(superblock.disk_uuid, superblock.session, start);
+    Ok(if outdated.map_err(|error| no_look(&error))? {
+        Believed::Doubt(USED_ELSEWHERE.to_owned())
+    } else {
+        Believed::Disk
+    })
+}
+
+/// Why a volume is held then.
+pub(super) const USED_ELSEWHERE: &str =
+    "the disk was taken away, and somebody else used it before it came back";
+
 /// Whether the live state of the session before is to be believed. Reads the journal's end, and nothing else of the disk.
 pub(super) fn believe<M: Medium>(
     live: &mut LiveState,
