@@ -31,17 +31,17 @@ pub async fn resume_in_turn(node: &Arc<Node>, object: Uuid) -> Result<Option<u32
     let Some(waiting) = node.away.of(object) else {
         return Ok(None);
     };
-    let is_back = node
-        .online_actor(waiting.disk)
-        .is_some_and(|actor| !is_gone(actor.identity));
     let found = node
         .objects_where(|_, known| known.uuid == object)
         .into_iter()
         .min_by_key(|found| found.disk_trouble.is_some());
-    let (true, Some(found)) = (is_back, found) else {
+    let Some(found) = found else {
         return Ok(None);
     };
     let is_own = found.noun() == Noun::Volume && found.disk == waiting.disk;
+    if !is_back(node, waiting.disk) && (is_own || !has_another_copy(node, &found)) {
+        return Ok(None);
+    }
     if is_own && let Some(error) = held(&found, None) {
         // There is nothing to be waited for: somebody has to decide.
         let _gate = waiting.gate.lock().await;
@@ -61,6 +61,23 @@ pub async fn resume_in_turn(node: &Arc<Node>, object: Uuid) -> Result<Option<u32
             Err(error)
         }
     }
+}
+
+fn is_back(node: &Node, disk: Uuid) -> bool {
+    node.online_actor(disk)
+        .is_some_and(|actor| !is_gone(actor.identity))
+}
+
+/// Whether some disk that answers has a copy of the image that is read: the one that is waited for is not needed then.
+fn has_another_copy(node: &Node, found: &Located) -> bool {
+    let image = match found.noun() {
+        Noun::Image => Some(found.object.uuid),
+        Noun::Volume => found.object.parent,
+    };
+    image.is_some_and(|image| {
+        let disks = node.ready_disks_of(image);
+        disks.into_iter().any(|disk| is_back(node, disk))
+    })
 }
 
 async fn go_on(

@@ -55,7 +55,7 @@ pub fn disk_came(node: &Arc<Node>, disk: Uuid, lost: &[Lost]) {
         let node = Arc::clone(node);
         coming.spawn(async move { bring_back(&node, &found).await });
     }
-    for object in node.away.waiting_for(disk) {
+    for (object, _) in node.away.all() {
         coming.spawn(back::resume(Arc::clone(node), object));
     }
     let node = Arc::clone(node);
