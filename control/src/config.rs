@@ -83,6 +83,12 @@ pub struct Health {
     /// The longest time between two checks of a disk that is Offline, and between two tries to open one that cannot be opened, in
     /// milliseconds.
     pub retry_max_ms: u64,
+    /// How long requests of a volume wait for its disk when that is gone (unplugged, or given up by the kernel) before they are answered with
+    /// an I/O error, in milliseconds; 0 does not wait. Of an image, when no other disk can answer.
+    pub own_disk_wait_ms: u64,
+    /// Whether what a disk had acknowledged before it went is on it when it is back, flushed or not: its cache is protected though the kernel
+    /// does not know it, or only paths to it go. Of a disk without a volatile cache that is known anyway.
+    pub returned_disk_keeps_cache: bool,
     /// What `grace_ms` replaced: a number of misses. Refused, with what to write.
     pub offline_after: Option<u32>,
 }
@@ -225,6 +231,8 @@ impl Default for Health {
             grace_ms: 60_000,
             online_after: 2,
             retry_max_ms: 60_000,
+            own_disk_wait_ms: 60_000,
+            returned_disk_keeps_cache: false,
             offline_after: None,
         }
     }

@@ -172,6 +172,12 @@ fn a_failed_write_that_an_adoption_forgets_is_found() {
     is_found(tampered(Tamper::ForgetFailure));
 }
 
+/// A disk came back without its cache, and writes that were in it are taken for flushed.
+#[test]
+fn unflushed_writes_that_are_taken_for_flushed_are_found() {
+    is_found(tampered(Tamper::BelieveAllFlushed));
+}
+
 #[test]
 fn reuse_without_grace_is_found() {
     is_found(broken_by(Break::NoGrace));

@@ -38,7 +38,11 @@ fn run(first: u64, count: u64) {
     assert!(tally.operations >= 200 * count, "{tally:?}");
     if count > 500 {
         assert!(
-            tally.latched > 0 && tally.losses > 0 && tally.adopted > 0 && tally.refused > 0,
+            tally.latched > 0
+                && tally.losses > 0
+                && tally.adopted > 0
+                && tally.refused > 0
+                && tally.left_behind > 0,
             "{tally:?}"
         );
         assert!(

@@ -55,6 +55,12 @@ impl Target {
     /// goes on.
     pub fn detach(&self, dev_id: DevId) -> Result<(), TargetError> {
         let (reactors, backing) = self.take_served(dev_id, None)?;
+        if openers_of(dev_id).is_empty() {
+            // What waits for a disk would keep the kernel waiting, too. Where somebody has the device open, it goes on, and on waiting.
+            if let Err(error) = self.give_up(dev_id) {
+                tracing::warn!(%dev_id, %error, "requests may wait for a disk still");
+            }
+        }
         match stop_unless_open(&self.control, &self.support, dev_id) {
             // Without a device: removed by somebody else.
             Ok(())

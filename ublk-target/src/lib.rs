@@ -19,6 +19,7 @@
 //!   grace        when has all that was in flight ended?
 //! queue          the protocol of one hardware queue
 //! stats          what devices have done, counted by their reactors
+//! park           requests wait for a disk that has gone
 //! swap           a disk that was unplugged takes its old place
 //! ctrl           control commands
 //! sys            encodings that libublk's bindings lack
@@ -34,6 +35,7 @@ mod kernel_device;
 mod openers;
 mod owner;
 mod params;
+mod park;
 mod queue;
 mod ranges;
 mod reactor;
@@ -55,7 +57,7 @@ pub use openers::Opener;
 pub use owner::OwnerTag;
 #[cfg(feature = "rig")]
 pub use reactor::rig;
-pub use replica_events::{ReadFailed, ReadLate, ReplicaEvents};
+pub use replica_events::{DiskInDoubt, ReadFailed, ReadLate, ReplicaEvents};
 pub use stats::{DeviceStats, LATENCY_BUCKETS, OperationKind, OperationStats, latency_below};
 pub use support::{DataMode, KernelSupport};
 pub use sys::Features;

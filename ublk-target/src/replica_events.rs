@@ -41,6 +41,17 @@ pub struct ReadLate {
     pub goes_on: bool,
 }
 
+/// A request met an error such as disks give that go away, and no other disk can answer it. It waits for word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskInDoubt {
+    /// The device whose request it is.
+    pub dev_id: DevId,
+    /// The disk that gave the error.
+    pub disk: DiskIndex,
+    /// The error, positive: what it is answered with if the disk has not gone.
+    pub errno: i32,
+}
+
 /// Who is told. Called on a reactor: it must neither wait nor take long.
 ///
 /// The replica is avoided already when this is called: of the layer that failed; of a late read, or of one for a copy-up, in every set of the
@@ -51,6 +62,12 @@ pub trait ReplicaEvents: Send + Sync {
     fn read_failed(&self, event: ReadFailed);
     /// A read of a layer with several replicas is late.
     fn read_late(&self, event: ReadLate);
+    /// A disk may have gone. Whether word will come, soon: [`Target::park`](crate::Target::park), or
+    /// [`Target::answer_doubted`](crate::Target::answer_doubted). Told once until then, however many requests wait.
+    fn disk_in_doubt(&self, event: DiskInDoubt) -> bool {
+        let _ = event;
+        false
+    }
 }
 
 /// Where events go, once somebody listens.
@@ -73,6 +90,14 @@ impl EventsTo {
         if let Some(events) = self.0.get() {
             events.read_late(event);
         }
+    }
+}
+
+impl EventsTo {
+    /// Whether word will come.
+    pub(crate) fn disk_in_doubt(&self, event: DiskInDoubt) -> bool {
+        let events = self.0.get();
+        events.is_some_and(|events| events.disk_in_doubt(event))
     }
 }
 

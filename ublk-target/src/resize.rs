@@ -47,7 +47,7 @@ impl Target {
     }
 
     /// Has `change` give a device another backing, while nobody else changes the device; notes what its reactors have then.
-    fn change_served(
+    pub(crate) fn change_served(
         &self,
         dev_id: DevId,
         backing: Backing,
@@ -73,29 +73,38 @@ impl Target {
         old: Backing,
         new: Backing,
     ) -> (Backing, Result<(), TargetError>) {
-        if let Err(error) = self.are_known(&new) {
-            return (old, Err(error));
-        }
+        let new = match self.relayered(dev_id, &old, new) {
+            Ok(new) => new,
+            Err(error) => return (old, Err(error)),
+        };
+        let told = self.tell(dev_id, reactors, &new);
+        (new, told)
+    }
+
+    /// `new` as the device is to have it in place of `old`: the same object, over other disks or another map.
+    pub(crate) fn relayered(
+        &self,
+        dev_id: DevId,
+        old: &Backing,
+        new: Backing,
+    ) -> Result<Backing, TargetError> {
+        self.are_known(&new)?;
         // As the device was added with: the new replicas lie on disks that take what it takes.
         let new = match &old.stack {
             stack if stack.size_bytes == new.stack.size_bytes => new,
-            _ => whole_blocks(new, &self.blocks_below(&old)),
+            _ => whole_blocks(new, &self.blocks_below(old)),
         };
-        let lengths = [&old, &new].map(|backing| backing.stack.device_bytes());
+        let lengths = [old, &new].map(|backing| backing.stack.device_bytes());
         if lengths[0] != lengths[1] {
-            let error = TargetError::Mismatch {
+            return Err(TargetError::Mismatch {
                 dev_id,
                 what: "a size in bytes of",
                 actual: lengths[0],
                 expected: lengths[1],
-            };
-            return (old, Err(error));
+            });
         }
-        if let Err(error) = is_grown(dev_id, &old, &new) {
-            return (old, Err(error));
-        }
-        let told = self.tell(dev_id, reactors, &new);
-        (new, told)
+        is_grown(dev_id, old, &new)?;
+        Ok(new)
     }
 
     fn are_known(&self, backing: &Backing) -> Result<(), TargetError> {

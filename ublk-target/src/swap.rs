@@ -12,8 +12,8 @@ use crate::target::{Target, locked};
 impl Target {
     /// Puts `disk` into the place of a disk that is known here. Requests that are in flight keep the file that they have.
     ///
-    /// To be called only for the same disk, and only while no device writes to it: what a device reads by a map that it has must be there
-    /// still, and that is so for what never changes.
+    /// To be called only for the same disk. What a device reads by a map that it has must be there still, and that is so for what never
+    /// changes: a device that writes to it must be parked ([`Target::park`]), with nothing in flight, and go on with another map.
     ///
     /// # Errors
     /// [`TargetError::Disk`] if there is no such place, or this disk asks for other limits than devices were promised; what a reactor

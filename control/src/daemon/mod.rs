@@ -4,6 +4,7 @@
 //! run                  the life of the process: start, recovery, end
 //! node                 what the daemon knows; everything below shares it
 //! disk/                found, opened, watched; an actor thread each
+//! away/                devices that wait for a disk that has gone
 //! object/              what images and volumes share: attach, detach, delete, recovery of devices
 //! replica/             copies of images: made, removed, led to; the disks brought into agreement
 //! image/, volume/      catalogues; how a volume is made and grown
@@ -15,6 +16,7 @@
 //! ```
 
 pub mod args;
+mod away;
 mod backoff;
 mod blocking;
 mod device_files;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
+use super::away::Away;
 use super::disk::actor::DiskActor;
 use super::disk::entry::DiskEntry;
 use super::disk::online::in_change;
@@ -37,6 +38,8 @@ pub struct Node {
     pub serving: Serving,
     /// What is counted.
     pub metrics: Counters,
+    /// Devices that wait for a disk that has gone.
+    pub away: Away,
     /// Copies of images, and who looks after them.
     pub replicas: Replicas,
     /// Imports that may copy now.
@@ -63,6 +66,7 @@ impl Node {
             jobs: Jobs::new(config.jobs_remembered),
             serving,
             metrics: Counters::default(),
+            away: Away::default(),
             replicas: Replicas::new(&config.rebuild),
             import_turns: Semaphore::new(config.import.at_once),
             disks: Mutex::default(),

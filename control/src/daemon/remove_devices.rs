@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bedplate_datapath::units::DevId;
 use bedplate_ublk_target::{Removed, Target};
 
+use super::away::went;
 use super::blocking::blocking;
 use super::node::Node;
 use super::object::attach;
@@ -27,6 +28,7 @@ const DONE: &str = "HTTP/1.1 204";
 pub async fn in_daemon(node: &Arc<Node>) -> Result<(), ApiError> {
     tracing::info!("removing all devices: the node goes down");
     node.stop_attaching();
+    went::give_up_all(node).await;
     let mut outcome = Ok(());
     for found in node.objects() {
         let uuid = found.object.uuid;

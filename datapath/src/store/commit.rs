@@ -2,6 +2,8 @@
 //!
 //! The order of its steps is that of `docs/volumes.md`, "Commit"; each says what breaks without it.
 
+use std::sync::Arc;
+
 use super::error::StoreError;
 use super::{Store, VolumeEntry};
 use crate::format::directory::DirectoryEntry;
@@ -10,7 +12,7 @@ use crate::medium::{IoFault, Medium};
 use crate::units::{Lcn, Pcn, SlotIndex};
 use crate::volume::dirty::ENTRIES_PER_GROUP;
 use crate::volume::space::Gate;
-use crate::volume::{CLUSTERS_PER_LEAF_CLUSTER, Quarantine, transition};
+use crate::volume::{CLUSTERS_PER_LEAF_CLUSTER, Quarantine, Volume, transition};
 
 /// Records that one group may add: an entry each, and the directory entry of its map page.
 const GROUP_RECORDS_MAX: usize = ENTRIES_PER_GROUP as usize + 1;
@@ -33,6 +35,8 @@ impl<M: Medium> Store<M> {
         // Before the marks are drained: what is on this list was marked before it was put there, so this commit has it, or an earlier one.
         let dropped = self.space.take_dropped();
 
+        // Before the flush, see there.
+        let unflushed: Vec<Arc<Volume>> = self.begin_flush();
         // 1. Which groups to look at.
         let drained = self.drain();
         match self.commit_groups(&drained) {
@@ -46,6 +50,7 @@ impl<M: Medium> Store<M> {
                 Ok(dropped)
             }
             Err(fault) => {
+                unflushed.iter().for_each(|volume| volume.note_unflushed());
                 for Drained { slot, .. } in &drained {
                     if let Some(volume) = self.volume_in(*slot) {
                         volume.volume.dirty().give_up();
@@ -70,6 +75,16 @@ impl<M: Medium> Store<M> {
                     .values()
                     .filter_map(|entry| entry.volume.as_ref())
                     .any(|volume| !volume.volume.is_clean()))
+    }
+
+    /// The volumes with writes that this commit is to cover.
+    fn begin_flush(&self) -> Vec<Arc<Volume>> {
+        let entries = self.entries.values();
+        let volumes = entries.filter_map(|entry| Some(&entry.volume.as_ref()?.volume));
+        volumes
+            .filter(|volume| volume.begin_flush())
+            .cloned()
+            .collect()
     }
 
     fn drain(&self) -> Vec<Drained> {

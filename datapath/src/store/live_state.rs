@@ -26,6 +26,16 @@ mod disk {
     pub(super) const COMMITTED: usize = 8;
     pub(super) const SUBMITTED: usize = 9;
     pub(super) const FAILED: usize = 10;
+    pub(super) const KEEPS_CACHE: usize = 11;
+}
+
+/// Values of the disk's `FAILED`.
+mod failed {
+    pub(super) const NO: u64 = 0;
+    /// A write or flush of metadata failed.
+    pub(super) const YES: u64 = 1;
+    /// It failed since the disk had gone.
+    pub(super) const BY_LOSS: u64 = 2;
 }
 
 /// Words of a volume's header.
@@ -47,7 +57,12 @@ pub(super) struct LiveState {
 /// What is found of a former life.
 pub(super) enum Former {
     /// It is believed: whether the last batch on the disk is one that it knows of is still to be checked.
-    Matches { committed: Seq, submitted: Seq },
+    Matches {
+        committed: Seq,
+        submitted: Seq,
+        /// What the disk had in its cache may be lost, for this reason: the live state tells of writes that it may not have.
+        cache_lost: Option<&'static str>,
+    },
     /// It is not; why.
     Not(String),
 }
@@ -60,12 +75,14 @@ impl LiveState {
         }
     }
 
-    /// Whether the live files are of the session that the superblock tells of, on this disk and this boot.
+    /// Whether the live files are of the session that the superblock tells of, on this disk and this boot. `has_left`: the disk is known to
+    /// have been away since.
     pub fn former(
         &mut self,
         disk_uuid: Uuid,
         session: u64,
         start: &SessionStart,
+        has_left: bool,
     ) -> Result<Former, LiveError> {
         let not = |why: &str| Ok(Former::Not(why.to_owned()));
         self.files.of_disk(disk_uuid)?;
@@ -89,21 +106,44 @@ impl LiveState {
         if word(disk::SESSION) != session && word(disk::NEXT_SESSION) != session {
             return not("the live state is of another session");
         }
-        if word(disk::FAILED) != 0 {
+        let failed = word(disk::FAILED);
+        if failed != failed::NO && failed != failed::BY_LOSS {
             // The kernel tells of a lost write once. The next flush succeeds, and saves nothing of it.
             return not(
                 "a write or flush of this disk failed, and what was acknowledged before may not be on it",
             );
         }
-        if word(disk::DISKSEQ) != diskseq_word(start) {
-            return not(
-                "the disk was taken away and came back: what it had in its cache may be lost",
-            );
-        }
+        let was_away =
+            has_left || failed == failed::BY_LOSS || word(disk::DISKSEQ) != diskseq_word(start);
+        let is_kept = word(disk::KEEPS_CACHE) != 0;
         Ok(Former::Matches {
             committed: Seq::new(word(disk::COMMITTED)),
             submitted: Seq::new(word(disk::SUBMITTED)),
+            cache_lost: (was_away && !is_kept).then_some(
+                "the disk was taken away and came back: what it had in its cache may be lost",
+            ),
         })
+    }
+
+    /// Whether the live files are of this boot and this disk, and of an earlier session: somebody without them has had the disk since.
+    pub fn is_outdated(
+        &mut self,
+        disk_uuid: Uuid,
+        session: u64,
+        start: &SessionStart,
+    ) -> Result<bool, LiveError> {
+        self.files.of_disk(disk_uuid)?;
+        if !self.files.list()?.contains(&LiveName::Disk) {
+            return Ok(false);
+        }
+        let words = self
+            .files
+            .map(LiveName::Disk, LiveSection::Header, HEADER_WORDS)?;
+        let word = |at: usize| words[at].load(Ordering::Acquire);
+        Ok(word(disk::COMPLETE) == COMPLETE
+            && uuid_in(&words, disk::DISK_UUID) == disk_uuid
+            && uuid_in(&words, disk::BOOT_ID) == start.boot_id
+            && word(disk::SESSION).max(word(disk::NEXT_SESSION)) < session)
     }
 
     /// Live files are this disk's from here on.
@@ -119,6 +159,7 @@ impl LiveState {
         start: &SessionStart,
         committed: Seq,
         is_adopted: bool,
+        keeps_cache: bool,
     ) -> Result<(), LiveError> {
         self.files.of_disk(disk_uuid)?;
         if !is_adopted {
@@ -142,8 +183,15 @@ impl LiveState {
             set(disk::DISKSEQ, diskseq_word(start));
             store_uuid(&words, disk::DISK_UUID, disk_uuid);
             store_uuid(&words, disk::BOOT_ID, start.boot_id);
+            set(disk::KEEPS_CACHE, keeps_cache.into());
             // Last: from here on it is believed.
             set(disk::COMPLETE, COMPLETE);
+        } else {
+            // All of it is believed, wherever the disk was. In this order: whether the cache outlives the disk's absence is said of the former
+            // session until nothing tells of an absence any more.
+            set(disk::DISKSEQ, diskseq_word(start));
+            set(disk::FAILED, failed::NO);
+            set(disk::KEEPS_CACHE, keeps_cache.into());
         }
         self.header = Some(words);
         Ok(())
@@ -154,9 +202,14 @@ impl LiveState {
         let header = self.header.clone();
         Box::new(move || {
             if let Some(words) = &header {
-                words[disk::FAILED].store(1, Ordering::Release);
+                words[disk::FAILED].store(failed::YES, Ordering::Release);
             }
         })
+    }
+
+    /// The failure that the alarm told of was that the disk had gone.
+    pub fn failed_by_loss(&self) {
+        self.set(disk::FAILED, failed::BY_LOSS);
     }
 
     /// The superblock tells of the session now.

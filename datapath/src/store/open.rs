@@ -10,6 +10,7 @@ use super::grave::GraveSlot;
 use super::latch::LatchedDisk;
 use super::object::{Damage, Object, ReplicaState};
 use super::report::{Held, OpenReport, PreviousSession, Repair, Repaired};
+use super::returned::{Foreknowledge, LeftDisk};
 use super::table::{self, Found, Table};
 use super::ticket::PageOwner;
 use super::trees::{
@@ -62,6 +63,19 @@ impl<M: Medium> Store<M> {
         start: &SessionStart,
         live: Box<dyn LiveFiles>,
     ) -> Result<(Self, OpenReport), OpenError> {
+        Self::open_knowing(medium, start, live, &Foreknowledge::default())
+    }
+
+    /// As [`Store::open_live`], by one who knows more of the disk than is on it: that it went while it was open, for instance.
+    ///
+    /// # Errors
+    /// As [`Store::open_live`].
+    pub fn open_knowing(
+        medium: M,
+        start: &SessionStart,
+        live: Box<dyn LiveFiles>,
+        known: &Foreknowledge,
+    ) -> Result<(Self, OpenReport), OpenError> {
         let mut disk = LatchedDisk::new(medium);
 
         // 1. Reading. Whatever is refused is refused here, and nothing has been written.
@@ -86,11 +100,16 @@ impl<M: Medium> Store<M> {
         let has_volumes = superblock.incompat & INCOMPAT_VOLUMES != 0;
         let mut journal = Journal::after(root, geometry.journal());
         let mut live = LiveState::new(live);
+        let left = known.of(superblock.disk_uuid);
         // After another boot the power was gone, for guests too: what was flushed is on the disk. After an orderly end all of it is.
-        let believed = if has_volumes && previous == PreviousSession::CrashSameBoot {
-            replay::believe(&mut live, &journal, &mut disk, &superblock, start)?
-        } else {
+        let believed = if !has_volumes {
             Believed::Disk
+        } else if left.is_some_and(|left| !is_as_left(&superblock, left, previous)) {
+            Believed::Doubt(replay::USED_ELSEWHERE.to_owned())
+        } else if previous == PreviousSession::CrashSameBoot {
+            replay::believe(&mut live, &journal, &mut disk, &superblock, start, left)?
+        } else {
+            replay::used_elsewhere(&mut live, &superblock, start)?
         };
         let is_live = matches!(believed, Believed::Live);
         let mut adoption = Adoption {
@@ -179,7 +198,7 @@ impl<M: Medium> Store<M> {
             // And before that, what the next open would otherwise judge anew, by live state that is this session's: losses are noted, files
             // that were not believed are gone, and volumes that are to be attached have one.
             store.prepare_volumes(&report)?;
-            store.begin_live(start, is_adopted)?;
+            store.begin_live(start, is_adopted, known.keeps_cache)?;
             store.disk.set_alarm(store.live.alarm());
             store
                 .begin_session(&choice, start)
@@ -243,6 +262,11 @@ fn previous_session(superblock: &Superblock, start: &SessionStart) -> PreviousSe
         (_, false) if superblock.boot_id == start.boot_id => PreviousSession::CrashSameBoot,
         (_, false) => PreviousSession::CrashOtherBoot,
     }
+}
+
+/// Whether nobody had the disk since: who opens a disk to write to it begins another session, and who closes it says that it is clean.
+fn is_as_left(superblock: &Superblock, left: &LeftDisk, previous: PreviousSession) -> bool {
+    superblock.session == left.session && previous == PreviousSession::CrashSameBoot
 }
 
 fn superblock_repairs(choice: &Choice) -> Vec<Repair> {

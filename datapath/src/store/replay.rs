@@ -10,6 +10,7 @@ use super::live_state::{Former, LiveState, Owner, Words};
 use super::object::{Damage, ReplicaState};
 use super::open::SessionStart;
 use super::report::{Lost, OpenReport};
+use super::returned::LeftDisk;
 use super::{Entry, Store, VolumeEntry, references};
 use crate::format::directory::DirectoryEntry;
 use crate::format::geometry::Geometry;
@@ -28,6 +29,11 @@ pub(super) enum Believed {
     Disk,
     /// Live files, where there are any.
     Live,
+    /// The disk, of these volumes, whose acknowledged writes were flushed; of the others some may be missing, for this reason.
+    Flushed {
+        volumes: Vec<uuid::Uuid>,
+        why: String,
+    },
     /// The disk; and what was acknowledged in the last session may be missing from it, for this reason.
     Doubt(String),
 }
@@ -241,6 +247,24 @@ fn check_zone(pcn: Pcn, geometry: &Geometry) -> Result<(), Damage> {
     }
 }
 
+/// After a session of another boot, or one that ended in order: whether it was somebody else's, while devices of this boot waited for the disk.
+pub(super) fn used_elsewhere(
+    live: &mut LiveState,
+    superblock: &Superblock,
+    start: &SessionStart,
+) -> Result<Believed, OpenError> {
+    let outdated = live.is_outdated(superblock.disk_uuid, superblock.session, start);
+    Ok(if outdated.map_err(|error| no_look(&error))? {
+        Believed::Doubt(USED_ELSEWHERE.to_owned())
+    } else {
+        Believed::Disk
+    })
+}
+
+/// Why a volume is held then.
+pub(super) const USED_ELSEWHERE: &str =
+    "the disk was taken away, and somebody else used it before it came back";
+
 /// Whether the live state of the session before is to be believed. Reads the journal's end, and nothing else of the disk.
 pub(super) fn believe<M: Medium>(
     live: &mut LiveState,
@@ -248,14 +272,16 @@ pub(super) fn believe<M: Medium>(
     disk: &mut LatchedDisk<M>,
     superblock: &Superblock,
     start: &SessionStart,
+    left: Option<&LeftDisk>,
 ) -> Result<Believed, OpenError> {
     let disk_uuid = superblock.disk_uuid;
-    let former = live.former(disk_uuid, superblock.session, start);
-    let (committed, submitted) = match former {
+    let former = live.former(disk_uuid, superblock.session, start, left.is_some());
+    let (committed, submitted, cache_lost) = match former {
         Ok(Former::Matches {
             committed,
             submitted,
-        }) => (committed, submitted),
+            cache_lost,
+        }) => (committed, submitted, cache_lost),
         Ok(Former::Not(why)) => return Ok(Believed::Doubt(why)),
         // It may be good, and is all there is of some writes: nothing is decided without a look at it.
         Err(error) => return Err(no_look(&error)),
@@ -265,7 +291,13 @@ pub(super) fn believe<M: Medium>(
     let last = ahead.last_seq();
     // The last one may have been on its way when the process died, and have landed or not.
     if last == committed || last == submitted {
-        return Ok(Believed::Live);
+        return Ok(match cache_lost {
+            None => Believed::Live,
+            Some(why) => Believed::Flushed {
+                volumes: left.map(|left| left.flushed.clone()).unwrap_or_default(),
+                why: why.to_owned(),
+            },
+        });
     }
     Ok(Believed::Doubt(format!(
         "the disk's last journal batch is {last}, the live state's {committed}"
@@ -281,7 +313,10 @@ impl Adoption<'_> {
         }
         let words = match &self.believed {
             Believed::Disk => return Ok(false),
-            Believed::Doubt(why) => Err(why.clone()),
+            Believed::Flushed { volumes, .. } if volumes.contains(&object.uuid) => {
+                return Ok(false);
+            }
+            Believed::Flushed { why, .. } | Believed::Doubt(why) => Err(why.clone()),
             Believed::Live => match self.live.adopt(self.disk_uuid, &entry.owner()) {
                 Ok(Some(words)) => Ok(words),
                 Ok(None) => Err("its live file is gone or damaged".to_owned()),
@@ -292,6 +327,8 @@ impl Adoption<'_> {
             Ok(words) => {
                 make_places(entry, &words);
                 let volume = Volume::new(entry.owner().parts(words, self.shared.clone()), 0);
+                // Nobody remembers whether its former owner had flushed everything.
+                volume.note_unflushed();
                 entry.take_volume(volume, true);
                 self.adopted.push(entry.object.uuid);
                 Ok(true)
@@ -372,6 +409,7 @@ impl<M: Medium> Store<M> {
         &mut self,
         start: &SessionStart,
         is_adopted: bool,
+        keeps_cache: bool,
     ) -> Result<(), OpenError> {
         self.live
             .begin(
@@ -380,6 +418,7 @@ impl<M: Medium> Store<M> {
                 start,
                 self.journal.last_seq(),
                 is_adopted,
+                keeps_cache,
             )
             .map_err(|error| OpenError::LiveState {
                 why: error.to_string(),

@@ -21,7 +21,7 @@ pub mod word;
 pub mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use uuid::Uuid;
 
@@ -52,6 +52,8 @@ struct Counters {
     allocated: AtomicI64,
     /// How often a cluster was dropped.
     drops: AtomicU64,
+    /// A write was acknowledged that no flush has covered.
+    unflushed: AtomicBool,
 }
 
 /// A writable volume, as reactors and committer share it. When it grows, a new one takes its place over the same memory.
@@ -201,6 +203,28 @@ impl Volume {
     /// adopted and has not settled.
     pub fn is_clean(&self) -> bool {
         self.dirty.is_clean()
+    }
+
+    /// Notes that a write is about to be acknowledged, all of whose I/O has ended: until a flush that begins later, the disk may have it in its
+    /// cache only. Also where the map does not change, since an overwrite leaves no record.
+    #[inline]
+    pub fn note_unflushed(&self) {
+        // A flush that clears it meanwhile begins after that I/O ended, and covers it: see `begin_flush`.
+        if !self.counters.unflushed.load(Ordering::SeqCst) {
+            self.counters.unflushed.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// A flush of the disk is about to be sent; whether it has anything to cover. One that fails is told by [`Self::note_unflushed`].
+    ///
+    /// Cleared before the flush is sent, and seen by all before that (a swap): who found the flag set had its data on the disk by then.
+    pub fn begin_flush(&self) -> bool {
+        self.counters.unflushed.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether a power loss of the disk could take a write that was acknowledged. To be asked when no write and no commit is under way.
+    pub fn has_unflushed(&self) -> bool {
+        self.counters.unflushed.load(Ordering::SeqCst)
     }
 
     /// Clusters of data that it has.

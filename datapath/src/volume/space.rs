@@ -228,6 +228,11 @@ impl Space {
         self.wake();
     }
 
+    /// Whether nothing is handed out until somebody acts.
+    pub fn is_refused(&self) -> bool {
+        self.lock().gate == Gate::Refused
+    }
+
     /// Clusters that are free.
     pub fn free_clusters(&self) -> u64 {
         u64::from(self.lock().allocator.free())

@@ -14,6 +14,7 @@ use nix::sys::eventfd::EventFd;
 
 use super::Remains;
 use super::commits::{AfterGrace, Purpose};
+use super::park::Park;
 use crate::backing::Backing;
 use crate::queue::Descriptors;
 use crate::stats::QueueStats;
@@ -60,6 +61,23 @@ pub(super) enum Command {
         dev_id: DevId,
         backing: Backing,
         reply: Reply<()>,
+    },
+    /// Answered when its queues stand so.
+    Park {
+        dev_id: DevId,
+        what: Park,
+        reply: Reply<()>,
+    },
+    /// Answered when its queues have the new layers and the new volume, if there are any, and are served again.
+    Unpark {
+        dev_id: DevId,
+        backing: Option<Backing>,
+        reply: Reply<()>,
+    },
+    /// Answered with the number of requests that may touch what the device is served from.
+    InFlight {
+        dev_id: DevId,
+        reply: Reply<u32>,
     },
     /// A committer answers; `None` if it is gone.
     Committed {
@@ -150,6 +168,26 @@ impl ReactorHandle {
             backing,
             reply,
         })
+    }
+
+    pub(crate) fn park(&self, dev_id: DevId, what: Park) -> Pending<()> {
+        self.send(|reply| Command::Park {
+            dev_id,
+            what,
+            reply,
+        })
+    }
+
+    pub(crate) fn unpark(&self, dev_id: DevId, backing: Option<Backing>) -> Pending<()> {
+        self.send(|reply| Command::Unpark {
+            dev_id,
+            backing,
+            reply,
+        })
+    }
+
+    pub(crate) fn in_flight(&self, dev_id: DevId) -> Pending<u32> {
+        self.send(|reply| Command::InFlight { dev_id, reply })
     }
 
     /// A reactor that has ended has no requests: it drops `after` at once.

@@ -137,6 +137,10 @@ impl Reactor {
                 None if self.leaving.is_some() => self.hold(number),
                 other => {
                     let errno = other.and_then(Result::err).unwrap_or(libc::EIO);
+                    let disk = self.own_disk(number);
+                    if self.waits_for_disk(number, errno, disk) {
+                        return;
+                    }
                     if let Some(queue) = self.queue_of(number) {
                         tracing::error!(dev_id = %queue.dev_id, errno, "a flush failed");
                     }

@@ -9,6 +9,7 @@ use bedplate_datapath::plan::LayerStack;
 use bedplate_datapath::units::DevId;
 
 use super::command::{NewQueue, NewQueues, Reply};
+use super::park::Standing;
 use super::requests::Slot;
 use super::writes::Writes;
 use super::{Reactor, TAGS_MAX};
@@ -47,6 +48,7 @@ pub(super) struct Served {
     pub(super) closing: bool,
     /// It answered a command with this errno.
     pub(super) refused: Option<i32>,
+    pub(super) standing: Standing,
 }
 
 /// How requests of a queue get their data.
@@ -202,6 +204,7 @@ impl Reactor {
                 working: 0,
                 closing: false,
                 refused: None,
+                standing: Standing::default(),
             });
             placed.push((first_slot, new.depth));
         }
@@ -259,6 +262,8 @@ impl Reactor {
                 waiting.reserve(self.slots.len() - waiting.len());
             }
             self.blocked.reserve(self.slots.len() - self.blocked.len());
+            self.for_disk
+                .reserve(self.slots.len() - self.for_disk.len());
         }
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Failing {
     number: u32,
     excluded: Excluded,
     errno: i32,
+    /// Who gave that error.
+    disk: DiskIndex,
 }
 
 /// The clock of late reads. It ticks only while reads are in flight that another replica could answer.
@@ -70,6 +72,15 @@ impl Reactor {
     pub(super) fn last_error(&self, number: u32) -> i32 {
         let found = self.failing.iter().find(|failing| failing.number == number);
         found.map_or(libc::EIO, |failing| failing.errno)
+    }
+
+    /// The disk that gave the last error of a request that asked several.
+    pub(super) fn last_failed_disk(&self, number: u32) -> Option<DiskIndex> {
+        if !self.slots[number as usize].has_failed {
+            return None;
+        }
+        let found = self.failing.iter().find(|failing| failing.number == number);
+        found.map(|failing| failing.disk)
     }
 
     /// A read ended with an error; nothing of it is in flight. True if it goes on with another replica.
@@ -160,6 +171,7 @@ impl Reactor {
         let found = self.failing.iter_mut().find(|f| f.number == number);
         if let Some(failing) = found {
             failing.errno = errno;
+            failing.disk = disk;
             return failing.excluded.add(disk, blocks);
         }
         let mut excluded = Excluded::NONE;
@@ -168,6 +180,7 @@ impl Reactor {
             number,
             excluded,
             errno,
+            disk,
         });
         true
     }

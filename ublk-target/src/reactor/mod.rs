@@ -10,6 +10,9 @@ mod failover;
 #[cfg(test)]
 mod failover_tests;
 mod grace;
+mod park;
+#[cfg(test)]
+mod park_tests;
 mod reads;
 mod requests;
 #[cfg(any(test, feature = "rig"))]
@@ -47,6 +50,8 @@ pub(crate) use commits::{AfterGrace, CommitReply};
 use devices::{Device, Served};
 use failover::{Failing, LateClock};
 use grace::Grace;
+use park::ForDisk;
+pub(crate) use park::Park;
 use requests::{Need, Slot};
 
 /// Entries of the submission queue. More wait in the ring's backlog, at the price of a system call.
@@ -128,6 +133,8 @@ pub(super) struct Reactor {
     waiting: [VecDeque<u32>; Need::COUNT],
     /// Slots whose write is tried again in every turn.
     blocked: VecDeque<u32>,
+    /// Slots whose request waits for a disk that has gone.
+    for_disk: ForDisk,
     /// A write goes on in the next turn, which nothing else brings about.
     has_more: bool,
     /// Requests that rely on what maps say.
@@ -278,6 +285,7 @@ impl Reactor {
             devices: BTreeMap::new(),
             waiting: Default::default(),
             blocked: VecDeque::new(),
+            for_disk: ForDisk::new(),
             has_more: false,
             grace: Grace::default(),
             failing: Vec::new(),
@@ -445,6 +453,25 @@ impl Reactor {
                     self.resize(dev_id, &backing);
                     let _ = reply.send(());
                 }
+                Command::Park {
+                    dev_id,
+                    what,
+                    reply,
+                } => {
+                    self.park(dev_id, what);
+                    let _ = reply.send(());
+                }
+                Command::Unpark {
+                    dev_id,
+                    backing,
+                    reply,
+                } => {
+                    self.unpark(dev_id, backing.as_ref());
+                    let _ = reply.send(());
+                }
+                Command::InFlight { dev_id, reply } => {
+                    let _ = reply.send(self.in_flight(dev_id));
+                }
                 Command::Committed {
                     slot,
                     question,
@@ -490,6 +517,7 @@ impl Reactor {
         while let Some(slot) = self.blocked.pop_front() {
             self.abandon(slot);
         }
+        self.hold_waiting();
     }
 
     /// Hands over what is queued, lets go of the mappings, and leaves the ring to whoever joins the thread: see [`Remains`].

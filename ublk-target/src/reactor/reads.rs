@@ -108,7 +108,9 @@ impl Reactor {
         let slot = self.slots[number as usize];
         match (outcome, slot.copy_buffer) {
             (Err(errno), _) => {
-                if self.fail_over(number, failed, errno) {
+                let disk = failed.and_then(|failed| failed.disk);
+                if self.fail_over(number, failed, errno) || self.waits_for_disk(number, errno, disk)
+                {
                     return;
                 }
                 if let Some(queue) = self.queue_of(number) {

@@ -4,6 +4,7 @@
 //! bytes are where they belong.
 
 use bedplate_datapath::engine::executor::FailedIo;
+use bedplate_datapath::plan::DiskIndex;
 use libublk::sys as lib;
 
 use super::grace::Pin;
@@ -34,6 +35,8 @@ pub(super) enum State {
     Blocked,
     /// The committer has been asked; the answer ends the request.
     Committing,
+    /// Its request waits for a disk that has gone.
+    ForDisk,
     /// Its request is left to the next server.
     Held,
     /// No tag: a late read is in flight, whose request has gone on without it.
@@ -127,6 +130,10 @@ pub(super) struct Slot {
     /// A read that another replica could answer, and when it began.
     pub(super) is_watched: bool,
     pub(super) begun_tick: u32,
+    /// Of a write: the disk that it last had an error from.
+    pub(super) failed_disk: Option<DiskIndex>,
+    /// While it waits for a disk: the error that it met.
+    pub(super) errno: i32,
     /// The last question to a committer; 0 for none.
     pub(super) question: u64,
     /// To be durable before it is answered.
@@ -152,6 +159,8 @@ impl Slot {
             has_failed: false,
             is_watched: false,
             begun_tick: 0,
+            failed_disk: None,
+            errno: 0,
             question: 0,
             is_fua: false,
             len_bytes: 0,
@@ -275,6 +284,10 @@ impl Reactor {
         let Some(Some(queue)) = self.queues.get(slot.queue as usize) else {
             return true;
         };
+        if queue.standing.is_stopped() {
+            self.stop_request(number);
+            return true;
+        }
         let descriptor = queue.descriptors.get(slot.tag);
         let begun = match descriptor.op {
             lib::UBLK_IO_OP_READ => self.begin_read(number, &descriptor),
@@ -288,7 +301,11 @@ impl Reactor {
             _ => Err(-libc::EOPNOTSUPP),
         };
         begun.unwrap_or_else(|answer| {
-            self.commit(number, answer);
+            // No replica is left that could be asked.
+            let disk = self.last_failed_disk(number);
+            if disk.is_none() || !self.waits_for_disk(number, -answer, disk) {
+                self.commit(number, answer);
+            }
             true
         })
     }

@@ -7,6 +7,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+#[cfg(test)]
+use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -179,7 +181,7 @@ impl Rig {
     }
 
     /// Requests that were answered, and those of them with an error.
-    fn answered(&self) -> (u64, u64) {
+    pub(super) fn answered(&self) -> (u64, u64) {
         let queues = self.reactor.queues.iter().flatten();
         queues.fold((0, 0), |(answered, failed), queue| {
             let (of_queue, failed_there) = queue.stats.answered();
@@ -191,6 +193,77 @@ impl Rig {
     #[cfg(test)]
     pub(super) fn orphans(&self) -> u32 {
         self.reactor.orphans
+    }
+
+    /// Takes so many turns, without waiting and without new requests.
+    #[cfg(test)]
+    pub(super) fn turns(&mut self, count: u32) {
+        for _ in 0..count {
+            self.reactor.has_more = true;
+            self.reactor.enter().expect("a ring");
+            self.reactor.turn();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The next request of each tag is a flush.
+    #[cfg(test)]
+    pub(super) fn flush_next(&mut self) {
+        for tag in 0..self.load.depth {
+            let at = usize::from(tag) * sys::DESCRIPTOR_BYTES;
+            let to = &mut self.descriptors[at..at + sys::DESCRIPTOR_BYTES];
+            to[0..4].copy_from_slice(&lib::UBLK_IO_OP_FLUSH.to_ne_bytes());
+            to[4..16].fill(0);
+        }
+    }
+
+    /// Other requests for tags that have been answered.
+    #[cfg(test)]
+    pub(super) fn next_requests(&mut self) {
+        for tag in 0..self.load.depth {
+            self.next_request(tag);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn park(&mut self, dev_id: DevId, what: super::Park) {
+        self.reactor.park(dev_id, what);
+    }
+
+    #[cfg(test)]
+    pub(super) fn unpark(&mut self, dev_id: DevId, backing: Option<Backing>) {
+        self.reactor.unpark(dev_id, backing.as_ref());
+    }
+
+    #[cfg(test)]
+    pub(super) fn in_flight(&self, dev_id: DevId) -> u32 {
+        self.reactor.in_flight(dev_id)
+    }
+
+    /// Requests that wait for a disk.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.reactor.for_disk.len()
+    }
+
+    /// Requests that were begun and have not ended.
+    #[cfg(test)]
+    pub(super) fn working(&self) -> u32 {
+        self.reactor.working
+    }
+
+    /// Puts another file into a disk's place.
+    #[cfg(test)]
+    pub(super) fn swap(&mut self, index: DiskIndex, disk: OwnedFd) {
+        let slot = super::FILE_FIRST_DISK + u32::from(index.get());
+        let installed = self.reactor.ring.install_file(slot, disk.as_fd());
+        installed.expect("a place");
+    }
+
+    #[cfg(test)]
+    pub(super) fn leave(&mut self) {
+        let (reply, _answer) = bounded(1);
+        self.reactor.leave(reply);
     }
 
     fn next_request(&mut self, tag: u16) {

@@ -118,6 +118,7 @@ impl Reactor {
         slot.copied_bytes = 0;
         slot.retries = 0;
         slot.space = SpaceWait::NotAsked;
+        slot.failed_disk = None;
         slot.is_fua = descriptor.is_fua();
         let tag = usize::from(slot.tag);
         if let Some(op) = self
@@ -190,6 +191,9 @@ impl Reactor {
     ) {
         let tag = usize::from(self.slots[number as usize].tag);
         let failed_read = failed.filter(|failed| failed.is_read);
+        if outcome.is_err() {
+            self.slots[number as usize].failed_disk = failed.and_then(|failed| failed.disk);
+        }
         if let (Err(errno), Some(failed)) = (outcome, failed_read) {
             self.copy_up_failed(number, failed, errno);
         }
@@ -223,6 +227,12 @@ impl Reactor {
 
     /// Goes on with a write as far as it can.
     fn drive(&mut self, number: u32) {
+        if self.is_stopped(number) {
+            self.abandon_op(number);
+            self.unpin(number);
+            self.stop_request(number);
+            return;
+        }
         if !self.slots[number as usize].has_buffers() {
             self.resume(number);
             return;
@@ -295,7 +305,7 @@ impl Reactor {
             }
             WriteStep::Failed(errno) => {
                 self.unpin(number);
-                self.finish(number, -errno);
+                self.write_failed(number, errno);
             }
             WriteStep::Blocked(why) => {
                 self.unpin(number);
@@ -305,7 +315,7 @@ impl Reactor {
                     Blocked::Space => {
                         if let SpaceWait::Failed(errno) = self.slots[number as usize].space {
                             self.abandon_op(number);
-                            self.finish(number, -errno);
+                            self.write_failed(number, errno);
                             return;
                         }
                         self.ask_for_space(number);
@@ -315,6 +325,15 @@ impl Reactor {
                 }
                 self.set_aside(number);
             }
+        }
+    }
+
+    /// A write that has let go of everything ends with an error, or waits for its disk.
+    fn write_failed(&mut self, number: u32, errno: i32) {
+        let failed = self.slots[number as usize].failed_disk;
+        let disk = failed.or_else(|| self.own_disk(number));
+        if !self.waits_for_disk(number, errno, disk) {
+            self.finish(number, -errno);
         }
     }
 

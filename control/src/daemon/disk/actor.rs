@@ -247,6 +247,15 @@ impl DiskActor {
         result.map_err(|error| errors::of_store(&self.name(), None, &error))
     }
 
+    /// Lets go of a disk that is gone, as it is, and waits for the thread. Commits that were asked for are not answered.
+    pub async fn abandon(&self) {
+        let (answer, ended) = oneshot::channel();
+        if self.commands.send(Command::Abandon(answer)).is_ok() {
+            // Dropped, if it ended otherwise.
+            let _ = ended.await;
+        }
+    }
+
     fn offline(&self) -> ApiError {
         ApiError::new(
             ErrorKind::DiskOffline,

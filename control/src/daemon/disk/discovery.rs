@@ -10,7 +10,7 @@ use bedplate_datapath::discover::{self, ScanReport};
 use tokio::task::JoinSet;
 
 use super::entry::{DiskEntry, Retry};
-use super::health::is_gone;
+use super::gone::is_gone;
 use super::online::{duplicate, duplicate_of_used, silent_and_elsewhere};
 use super::reopen;
 use super::uevent::Uevents;

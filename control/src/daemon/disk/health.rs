@@ -7,14 +7,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bedplate_datapath::engine::DiskIdentity;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::actor::DiskActor;
+use super::gone::is_gone;
 use super::standing::{Cause, Event, Rules, Standing};
 use crate::api::{ApiError, DiskState};
 use crate::config::Health;
+use crate::daemon::away::went;
 use crate::daemon::backoff::{self, Backoff};
 use crate::daemon::node::Node;
 use crate::error_kind::ErrorKind;
@@ -156,6 +157,10 @@ fn conclude(
         }
         node.refresh_replicas(uuid);
         node.metrics.disk_changed(uuid, to);
+        if cause == Cause::Gone {
+            let node = Arc::clone(node);
+            tokio::spawn(async move { went::disk_went(&node, uuid).await });
+        }
     }
     node.refresh_disk(uuid);
     node.refresh_space(uuid);
@@ -179,18 +184,6 @@ fn trouble(name: &str, to: DiskState, cause: Cause, why: Option<&str>) -> Option
             .disk(name)
             .remedy(remedy),
     )
-}
-
-/// Whether the kernel has no such block device any more. A file that is open is never gone.
-pub fn is_gone(identity: DiskIdentity) -> bool {
-    match identity {
-        DiskIdentity::Block(number) => {
-            let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
-            let all = std::path::Path::new("/sys/dev/block");
-            all.exists() && !all.join(format!("{major}:{minor}")).exists()
-        }
-        DiskIdentity::File { .. } => false,
-    }
 }
 
 impl Node {

@@ -4,6 +4,7 @@ pub(super) mod actor;
 pub(super) mod discovery;
 pub(super) mod entry;
 mod format;
+pub(super) mod gone;
 pub(super) mod health;
 mod in_change;
 mod live;

@@ -191,6 +191,8 @@ impl Node {
         Setup {
             boot_id: self.boot_id,
             live_dir: self.config.run_dir.join("live"),
+            keeps_cache: self.config.health.returned_disk_keeps_cache,
+            left: self.away.left(),
             owner,
             after_grace: Box::new(move |then| match graceful.upgrade() {
                 Some(node) => node.serving.after_grace(then),
@@ -240,6 +242,12 @@ impl Node {
         change: InChange,
     ) -> Result<Uuid, ApiError> {
         let uuid = actor.uuid;
+        // Of one that was unplugged under devices that read from it, wherever it was seen last.
+        let place = self
+            .disks()
+            .iter()
+            .filter(|entry| entry.path == path || entry.uuid == Some(uuid))
+            .find_map(|entry| entry.slot);
         if let Err(error) = self.refuse_duplicate(path, &actor) {
             if let Err(error) = actor.close().await {
                 tracing::warn!("closing a duplicate disk: {error}");
@@ -273,12 +281,6 @@ impl Node {
             actor.contents().objects.len(),
         );
         let lost = actor.report.lost.clone();
-        // Of one that was unplugged under devices that read from it.
-        let place = self
-            .disks()
-            .iter()
-            .find(|entry| entry.path == path)
-            .and_then(|entry| entry.slot);
         let place = match place {
             Some(place) => reopen::take_place(self, &actor, place).await,
             None => None,
@@ -294,6 +296,7 @@ impl Node {
                 entry.set_state(DiskState::Online, None, &cause);
             }
         }
+        self.away.returned(uuid);
         self.metrics.disk_changed(uuid, DiskState::Online);
         self.set_problem(&format!("disk:{}", path.display()), None);
         self.seen().remember(uuid, path);
@@ -360,24 +363,6 @@ pub fn duplicate(uuid: Uuid, paths: &[PathBuf]) -> ApiError {
 pub fn duplicate_of_used(uuid: Uuid, used: &Path, other: &Path) -> ApiError {
     duplicate(uuid, &[used.to_owned(), other.to_owned()])
         .remedy("the first one is in use; if the other one is a copy, take it away")
-}
-
-/// The error of a disk that is in use as `used`, is gone there, and was found at `now`, while `volume` of it is attached.
-pub fn came_back(uuid: Uuid, used: &Path, now: &Path, volume: &str) -> ApiError {
-    let (used, now) = (used.display(), now.display());
-    ApiError::new(
-        ErrorKind::DiskOffline,
-        format!(
-            "the disk {used} ({uuid}) was unplugged while its volume {volume} was attached, and came back as {now}: \
-             what it lost with its power is not known"
-        ),
-    )
-    .disk(now.to_string())
-    .object(volume)
-    .remedy(
-        "stop what uses the volumes of that disk and detach them (`bedplate volume detach`): the disk is opened then by itself; \
-         or restart the daemon, and see docs/operations.md, \"A disk was unplugged\"",
-    )
 }
 
 /// The error of a disk that is in use as `used`, does not answer there, and was found at `now` as well: two paths to one disk, perhaps.

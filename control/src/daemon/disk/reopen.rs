@@ -1,82 +1,139 @@
 //! A disk that was unplugged under the daemon, and is there again, under whatever name: it is opened anew, and takes its old place with the
 //! reactors, so that the devices that read images from it go on.
 //!
-//! Images never change, so that a device may read on by the map that it has. A volume's device may not: what the disk lost with its power
-//! is not known, and its map belongs to the session that is over. So a disk whose own volumes are attached is not opened anew under them.
+//! Images never change, so that a device may read on by the map that it has. A volume's device may not: its map belongs to the session that
+//! is over. So before the disk is opened anew the devices of its volumes wait (`away`), and nothing of them is in flight; the old store is
+//! given up, and its thread has ended: two stores over one live state would each commit what the other should.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bedplate_datapath::plan::DiskIndex;
+use bedplate_datapath::store::LeftDisk;
+use bedplate_datapath::volume::Volume;
+use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
 use super::actor::DiskActor;
-use super::online::came_back;
+use super::in_change::InChange;
 use crate::api::ApiError;
+use crate::daemon::away::went;
 use crate::daemon::node::Node;
 use crate::daemon::object::Noun;
 use crate::error_kind::ErrorKind;
 
-/// How long the thread of a disk that is gone may take to end. It is left behind then.
+/// How long the thread of a disk that is gone may take to end. It is left behind then, unless volumes of the disk are attached.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Lets go of the disk as it was opened, so that it can be opened at `now`.
 ///
 /// # Errors
-/// While it is being opened or closed, or a volume of its own is attached.
+/// While it is being opened or closed, a volume of it is being attached or detached, or what was in flight has not ended.
 pub async fn let_go(node: &Arc<Node>, uuid: Uuid, now: &Path) -> Result<(), ApiError> {
-    let actor = {
-        let mut disks = node.disks();
-        let Some(at) = disks
-            .iter()
-            .position(|entry| entry.uuid == Some(uuid) && entry.actor.is_some())
-        else {
-            return Ok(());
-        };
-        if disks[at].in_change {
-            return Err(super::online::in_change(&disks[at].name()));
-        }
-        let runtimes = node.runtimes();
-        let attached = disks[at].contents_now().objects.iter().find_map(|object| {
-            let served = runtimes.get(object.uuid)?.device.is_some();
-            (Noun::of(object) == Noun::Volume && served).then(|| object.name.clone())
-        });
-        if let Some(volume) = attached {
-            return Err(came_back(uuid, &disks[at].path, now, &volume));
-        }
-        drop(runtimes);
-        let entry = &mut disks[at];
-        entry.contents = entry.contents_now();
-        let actor = entry.actor.take();
-        tracing::info!(disk = %entry.name(), %uuid, "it is there again, at {}", now.display());
-        now.clone_into(&mut entry.path);
-        // Of the same name there may be an entry of what could not be told apart from it.
-        let mut position = 0;
-        disks.retain(|other| {
-            let keep = position == at || other.path != now || other.in_change;
-            position += 1;
-            keep
-        });
-        actor
+    let Some((actor, was, change)) = begin(node, uuid)? else {
+        return Ok(());
     };
-    node.set_problem(&format!("disk:{}", now.display()), None);
-    node.refresh_replicas(uuid);
-    if let Some(actor) = actor {
-        end(&actor).await;
+    // None comes or goes from here on.
+    let _turns = turns_of_volumes(node, uuid, &actor)?;
+    went::disk_went(node, uuid).await;
+    let devices = went::devices_on(node, uuid);
+    let numbers: Vec<u32> = devices.iter().map(|(_, number)| *number).collect();
+    went::quiet(node, &numbers).await?;
+    let volumes: Vec<(Uuid, Arc<Volume>)> = {
+        let contents = actor.contents();
+        let all = contents.volumes.iter();
+        all.filter_map(|(uuid, volume)| Some((*uuid, volume.upgrade()?)))
+            .collect()
+    };
+    let has_ended = tokio::time::timeout(CLOSE_WITHIN, actor.abandon())
+        .await
+        .is_ok();
+    if !has_ended && !devices.is_empty() {
+        return Err(ApiError::new(
+            ErrorKind::Busy,
+            format!("what the daemon does with the disk {} as it was does not end", actor.name()),
+        )
+        .disk(now.display().to_string())
+        .remedy("it is tried again by itself; if it lasts, restart the daemon: `systemctl restart bedplated`"));
     }
+    if !has_ended {
+        tracing::warn!(disk = %actor.name(), "its thread does not end; it is left behind");
+    }
+    // Nobody acknowledges anything any more, and no commit is under way.
+    let flushed = volumes
+        .iter()
+        .filter(|(_, volume)| has_ended && !volume.has_unflushed());
+    node.away.note_left(LeftDisk {
+        disk: uuid,
+        session: actor.report.session,
+        flushed: flushed.map(|(uuid, _)| *uuid).collect(),
+    });
+    {
+        let mut disks = node.disks();
+        if let Some(entry) = change.end(&mut disks) {
+            entry.contents = actor.contents();
+            entry.actor = None;
+            tracing::info!(disk = %entry.name(), %uuid, "it is there again, at {}", now.display());
+            now.clone_into(&mut entry.path);
+        }
+        // Of the same name there may be an entry of what could not be told apart from it.
+        disks.retain(|other| other.uuid == Some(uuid) || other.path != now || other.in_change);
+    }
+    for path in [&was, now] {
+        node.set_problem(&format!("disk:{}", path.display()), None);
+    }
+    node.refresh_disk(uuid);
+    node.refresh_replicas(uuid);
     Ok(())
 }
 
-async fn end(actor: &DiskActor) {
-    match tokio::time::timeout(CLOSE_WITHIN, actor.close()).await {
-        Ok(Ok(())) => {}
-        // As expected: it is gone, so that its clean mark cannot be written.
-        Ok(Err(error)) => tracing::debug!(disk = %actor.name(), "letting go of it: {error}"),
-        Err(_late) => {
-            tracing::warn!(disk = %actor.name(), "its thread does not end; it is left behind");
-        }
+/// What was opened, and where; nobody else changes the disk from now on. None if it is not open.
+#[expect(clippy::type_complexity, reason = "taken apart at once")]
+fn begin(
+    node: &Arc<Node>,
+    uuid: Uuid,
+) -> Result<Option<(Arc<DiskActor>, PathBuf, InChange)>, ApiError> {
+    let mut disks = node.disks();
+    let used = disks.iter().find_map(|entry| {
+        let actor = entry.actor.as_ref().filter(|_| entry.uuid == Some(uuid))?;
+        Some((Arc::clone(actor), entry.path.clone(), entry.in_change))
+    });
+    let Some((actor, path, in_change)) = used else {
+        return Ok(None);
+    };
+    if in_change {
+        return Err(super::online::in_change(&actor.name()));
     }
+    let change = InChange::begin(node, &mut disks, &path);
+    Ok(Some((actor, path, change)))
+}
+
+/// The turns of all volumes of the disk.
+fn turns_of_volumes(
+    node: &Node,
+    disk: Uuid,
+    actor: &DiskActor,
+) -> Result<Vec<OwnedMutexGuard<()>>, ApiError> {
+    let volumes = node.objects_where(|on, object| on == disk && Noun::of(object) == Noun::Volume);
+    let mut turns = Vec::with_capacity(volumes.len());
+    for found in volumes {
+        let turn = node.runtimes().of(found.object.uuid).turn.clone();
+        turns.push(turn.try_lock_owned().map_err(|_| {
+            let name = found.object.name.clone();
+            ApiError::new(
+                ErrorKind::Busy,
+                format!(
+                    "the disk {} is back; its volume {name} is being attached or detached",
+                    actor.name()
+                ),
+            )
+            .object(name)
+            .disk(actor.name())
+            .remedy("it is tried again by itself")
+        })?);
+    }
+    Ok(turns)
 }
 
 /// Gives a disk that was opened anew the place that it had with the reactors.

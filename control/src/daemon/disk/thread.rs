@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bedplate_datapath::engine::{DiskFile, DiskIdentity, UringMedium};
-use bedplate_datapath::store::{Object, OpenReport, SessionStart, Store, StoreError};
+use bedplate_datapath::engine::{DiskFile, DiskIdentity, UringMedium, WriteCache};
+use bedplate_datapath::store::{
+    Foreknowledge, LeftDisk, Object, OpenReport, SessionStart, Store, StoreError,
+};
 use bedplate_datapath::units::CLUSTER_BYTES;
 use bedplate_datapath::volume::Space;
 use bedplate_ublk_target::Committed;
@@ -19,6 +21,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::actor::{Contents, DiskStore};
+use super::gone;
 use super::live;
 use super::owner::Owner;
 use crate::api::ApiError;
@@ -40,6 +43,10 @@ pub struct Setup {
     pub boot_id: Uuid,
     /// Where live files are.
     pub live_dir: PathBuf,
+    /// The operator's word: what a disk acknowledged before it went is on it when it is back.
+    pub keeps_cache: bool,
+    /// Disks that went while this daemon had them open.
+    pub left: Vec<LeftDisk>,
     /// Whose disks this node uses, and whether those of others become its own.
     pub owner: Owner,
     /// Runs something once no request that is in flight now is left.
@@ -54,6 +61,8 @@ pub enum Command {
     Work(Box<dyn FnOnce(&mut DiskStore) + Send>),
     /// To make durable what was acknowledged.
     Commit(Committed),
+    /// To let go of a disk that is gone, as it is.
+    Abandon(oneshot::Sender<()>),
     /// To end the session in order.
     Close(oneshot::Sender<Result<(), StoreError>>),
 }
@@ -89,6 +98,7 @@ pub fn run(
         }
     };
     publish(&store, contents);
+    let identity = facts.identity;
     if answer.send(Ok(facts)).is_err() {
         // Nobody wants the disk any more; what follows closes it.
         tracing::debug!(disk = %path.display(), "opened for nobody");
@@ -96,6 +106,7 @@ pub fn run(
     let now = Instant::now();
     let thread = Thread {
         name: path.display().to_string(),
+        identity,
         store,
         setup,
         contents,
@@ -103,6 +114,8 @@ pub fn run(
         commit_at: now + COMMIT_EVERY,
         looked_at: now,
         failing: false,
+        is_judged: false,
+        has_gone: false,
     };
     thread.serve(commands);
 }
@@ -131,6 +144,7 @@ fn open(path: &Path, deadline: Instant, setup: &Setup) -> Result<(DiskStore, Fac
         .map_err(|error| errors::of_io("cannot duplicate a disk's descriptor", &error))?;
     let (identity, dma_alignment, diskseq) =
         (disk.identity(), disk.dma_alignment(), disk.diskseq());
+    let write_cache = disk.write_cache();
     let medium = UringMedium::new(disk).map_err(|error| {
         errors::of_io("cannot set up io_uring", &error)
             .disk(name.clone())
@@ -141,8 +155,12 @@ fn open(path: &Path, deadline: Instant, setup: &Setup) -> Result<(DiskStore, Fac
         boot_id: setup.boot_id,
         diskseq,
     };
-    let (mut store, report) =
-        Store::open_live(medium, &start, live).map_err(|error| errors::of_open(&name, &error))?;
+    let known = Foreknowledge {
+        keeps_cache: setup.keeps_cache || write_cache == WriteCache::WriteThrough,
+        left: setup.left.clone(),
+    };
+    let (mut store, report) = Store::open_knowing(medium, &start, live, &known)
+        .map_err(|error| errors::of_open(&name, &error))?;
     setup
         .owner
         .mark(&mut store, &report)
@@ -204,6 +222,7 @@ impl Waiting {
 
 struct Thread<'a> {
     name: String,
+    identity: DiskIdentity,
     store: DiskStore,
     setup: Setup,
     contents: &'a Mutex<Arc<Contents>>,
@@ -214,6 +233,10 @@ struct Thread<'a> {
     looked_at: Instant,
     /// The last commit failed; said once.
     failing: bool,
+    /// After the first failure: it was looked whether the disk had gone,
+    is_judged: bool,
+    /// and it had.
+    has_gone: bool,
 }
 
 impl Thread<'_> {
@@ -233,7 +256,21 @@ impl Thread<'_> {
                 self.commit_if_needed();
             }
             match self.waiting.others.pop_front() {
-                Some(Command::Work(work)) => work(&mut self.store),
+                Some(Command::Work(work)) => {
+                    work(&mut self.store);
+                    self.judge();
+                }
+                Some(Command::Abandon(answer)) => {
+                    drop(self.store.abandon());
+                    // Whoever asked may have gone away.
+                    let _ = answer.send(());
+                    return;
+                }
+                // Nothing can be said to a disk that is gone, and a flush that fails would say of it that it failed.
+                Some(Command::Close(_unanswered)) if gone::is_gone(self.identity) => {
+                    drop(self.store.abandon());
+                    return;
+                }
                 Some(Command::Close(answer)) => {
                     // It commits; nobody acknowledges a flush any more, since the reactors have ended.
                     let _ = answer.send(self.store.close().map(drop));
@@ -243,7 +280,9 @@ impl Thread<'_> {
                 None => {}
             }
         }
-        if let Err(error) = self.store.close() {
+        if gone::is_gone(self.identity) {
+            drop(self.store.abandon());
+        } else if let Err(error) = self.store.close() {
             tracing::warn!(disk = self.name, "closing the disk: {error}");
         }
     }
@@ -280,6 +319,18 @@ impl Thread<'_> {
         }
     }
 
+    /// After the first write or flush that failed: did the disk fail, or is it gone? In the latter case it said nothing of what it has.
+    fn judge(&mut self) {
+        if self.is_judged || self.store.is_latched().is_none() {
+            return;
+        }
+        self.is_judged = true;
+        self.has_gone = gone::goes(self.identity);
+        if self.has_gone {
+            self.store.has_gone();
+        }
+    }
+
     /// One commit for all that ask for one.
     fn commit(&mut self) {
         // Taken before it begins: who asks from now on gets the next one.
@@ -303,9 +354,13 @@ impl Thread<'_> {
                 Err(error)
             }
         };
-        let errno = outcome
-            .as_ref()
-            .map_err(|error| error.errno().unwrap_or(libc::EIO));
+        self.judge();
+        let has_gone = self.has_gone;
+        let errno = outcome.as_ref().map_err(|error| {
+            // What a device waits for, and not what it is answered with at once.
+            let gone = has_gone.then_some(libc::ENODEV);
+            gone.or_else(|| error.errno()).unwrap_or(libc::EIO)
+        });
         for done in commits {
             done.done(errno.map(|&()| ()));
         }

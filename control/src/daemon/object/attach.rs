@@ -10,11 +10,13 @@ use uuid::Uuid;
 use super::bring_up::{bring_up, commit};
 use super::{Located, Noun, backing};
 use crate::api::{ApiError, AttachmentState};
+use crate::daemon::away::back;
 use crate::daemon::blocking::blocking;
 use crate::daemon::device_files;
 use crate::daemon::errors;
 use crate::daemon::node::Node;
 use crate::daemon::serving::Serving;
+use crate::error_kind::ErrorKind;
 
 /// Attaches the object, now and after each restart; answers with it, and whether anything changed. One that is attached stays as it is.
 /// `accept_loss` is for a volume that is held since acknowledged writes may be missing.
@@ -36,9 +38,20 @@ pub async fn attach(
     if has_device(node, &found.object) {
         return Ok((found, false));
     }
+    let waits = node.away.of(found.object.uuid).is_some();
+    if waits && let Some(trouble) = &found.disk_trouble {
+        return Err(still_away(&found, trouble));
+    }
     if accept_loss && found.object.loss_not_accepted {
         self::accept_loss(node, &found).await?;
         found = node.find_again(&found)?;
+    }
+    // Its device is there still, and was given up: it goes on.
+    if waits {
+        return match back::resume_in_turn(node, found.object.uuid).await? {
+            Some(_) => Ok((node.find_again(&found)?, true)),
+            None => Err(still_away(&found, "the disk that it waits for is not back")),
+        };
     }
     let held_for_loss = found.object.loss_not_accepted;
     if !held_for_loss {
@@ -67,6 +80,21 @@ pub async fn attach(
             Err(error)
         }
     }
+}
+
+/// A device cannot go on without its disk.
+fn still_away(found: &Located, trouble: &str) -> ApiError {
+    let name = &found.object.name;
+    ApiError::new(
+        ErrorKind::DiskOffline,
+        format!(
+            "the {} {name} has a device, and cannot be served: {trouble}",
+            found.noun()
+        ),
+    )
+    .object(name.clone())
+    .disk(found.disk_path.clone())
+    .remedy("it goes on by itself when its disk is back; to give it up: detach it")
 }
 
 /// An operator decides that the volume goes on with what the disk has.
@@ -139,6 +167,7 @@ pub async fn take_down(
     }
     device_files::forget(&node.config.run_dir, number);
     node.runtimes().of(uuid).device = None;
+    node.away.forget(uuid);
     node.replicas.sets.released(uuid);
     Ok(())
 }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::bring_up::bring_up;
 use super::{Located, Noun, attach, backing};
 use crate::api::{ApiError, AttachmentState};
+use crate::daemon::away::back;
 use crate::daemon::blocking::blocking;
 use crate::daemon::device_files;
 use crate::daemon::disk::actor::DiskStore;
@@ -53,6 +54,9 @@ pub fn disk_came(node: &Arc<Node>, disk: Uuid, lost: &[Lost]) {
         attach::set_attachment(node, &found.object, state, None, cause);
         let node = Arc::clone(node);
         coming.spawn(async move { bring_back(&node, &found).await });
+    }
+    for (object, _) in node.away.all() {
+        coming.spawn(back::resume(Arc::clone(node), object));
     }
     let node = Arc::clone(node);
     tokio::spawn(async move {
@@ -208,6 +212,7 @@ pub async fn keep_trying(node: Arc<Node>) {
                 trying.spawn(async move { bring_back(&node, &found).await });
             }
         }
+        back::try_all(&node);
         while trying.join_next().await.is_some() {}
         dead = tidy(&node, &dead).await;
     }

@@ -8,10 +8,11 @@ use bedplate_datapath::plan::DiskIndex;
 use bedplate_datapath::store::CheckedBlock;
 use bedplate_datapath::units::{BLOCK_BYTES, PAGE_BYTES};
 use bedplate_datapath::verify::BadBlock;
-use bedplate_ublk_target::{ReadFailed, ReadLate, ReplicaEvents};
+use bedplate_ublk_target::{DiskInDoubt, ReadFailed, ReadLate, ReplicaEvents};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::daemon::away::went;
 use crate::daemon::node::Node;
 
 /// Answers in a row after which a disk is read from again.
@@ -32,24 +33,42 @@ enum Event {
 }
 
 /// Takes what reactors tell. Never waits.
-struct Ears(mpsc::Sender<Event>);
+struct Ears {
+    events: mpsc::Sender<Event>,
+    /// One for each device and reactor at most, until word was given: it must not be lost.
+    doubts: mpsc::UnboundedSender<DiskInDoubt>,
+}
 
 impl ReplicaEvents for Ears {
     fn read_failed(&self, event: ReadFailed) {
         // When more come than can be looked at, the copy is avoided all the same.
-        let _ = self.0.try_send(Event::Failed(event));
+        let _ = self.events.try_send(Event::Failed(event));
     }
 
     fn read_late(&self, event: ReadLate) {
-        let _ = self.0.try_send(Event::Late(event));
+        let _ = self.events.try_send(Event::Late(event));
+    }
+
+    fn disk_in_doubt(&self, event: DiskInDoubt) -> bool {
+        self.doubts.send(event).is_ok()
     }
 }
 
 /// Listens to the reactors, and looks after what they tell, until the daemon goes down.
 pub fn listen(node: &Arc<Node>) {
     let (ears, mut events) = mpsc::channel(EVENTS_WAITING);
-    node.serving.listen(Arc::new(Ears(ears)));
+    let (doubts, mut in_doubt) = mpsc::unbounded_channel();
+    node.serving.listen(Arc::new(Ears {
+        events: ears,
+        doubts,
+    }));
     let node = Arc::clone(node);
+    let of_doubts = Arc::clone(&node);
+    tokio::spawn(async move {
+        while let Some(event) = in_doubt.recv().await {
+            tokio::spawn(went::in_doubt(Arc::clone(&of_doubts), event));
+        }
+    });
     tokio::spawn(async move {
         let looked_at = Arc::new(Mutex::new(HashSet::new()));
         loop {

@@ -173,7 +173,9 @@ fn state_of(found: &Located, runtime: Option<&Runtime>) -> (VolumeState, Option<
         } else {
             VolumeState::Detached
         };
-        return (state, Some(trouble.clone()));
+        // What becomes of its requests meanwhile says more.
+        let why = why.filter(|_| has_device);
+        return (state, Some(why.unwrap_or_else(|| trouble.clone())));
     }
     if let Some(error) = backing::held(found, None) {
         // What was said when it was found out says more.

@@ -147,6 +147,7 @@ impl WriteOp {
             return WriteStep::Io;
         }
         if self.has_overwritten() {
+            volume.note_unflushed();
             return WriteStep::Done;
         }
         let mut plans = 0;
@@ -159,7 +160,10 @@ impl WriteOp {
                     plans += 1;
                     match self.plan(stack, volume) {
                         Ok(Some(phase)) => Some(phase),
-                        Ok(None) if self.done >= self.end => return WriteStep::Done,
+                        Ok(None) if self.done >= self.end => {
+                            volume.note_unflushed();
+                            return WriteStep::Done;
+                        }
                         Ok(None) => {
                             return WriteStep::Blocked(Blocked::Again);
                         }
@@ -310,6 +314,10 @@ impl WriteOp {
 
     /// Gives up a request that has no I/O in flight.
     pub fn abandon(&mut self, volume: &Volume) {
+        if self.failed != 0 {
+            // What it has written may land still, whoever gives it up.
+            self.fail(volume);
+        }
         self.let_go(volume);
         self.phase = Phase::Plan;
     }

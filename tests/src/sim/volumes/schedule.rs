@@ -30,6 +30,8 @@ pub struct Tally {
     pub losses: u64,
     /// Live maps that were taken over.
     pub adopted: u64,
+    /// Disks that went alone, and whose process lived on.
+    pub left_behind: u64,
     /// Requests that were refused: no space, or an I/O error.
     pub refused: u64,
     /// Process crashes with a disk that had failed.
@@ -53,6 +55,7 @@ impl Tally {
         self.latched += other.latched;
         self.losses += other.losses;
         self.adopted += other.adopted;
+        self.left_behind += other.left_behind;
         self.refused += other.refused;
         self.crashes_of_latched += other.crashes_of_latched;
         self.recoveries_crashed += other.recoveries_crashed;
@@ -136,6 +139,7 @@ fn whole(node: &mut Node, seed: u64, ring: Ring, broken: Broken) -> Result<Tally
     tally.refused += counts.refused;
     tally.losses += node.losses;
     tally.adopted += node.adopted;
+    tally.left_behind += node.left_behind;
     tally.full_rings += node.disk.borrow().full_rings();
     tally.images_deleted += node.images_deleted;
     tally.images_kept += node.images_kept;
@@ -170,9 +174,8 @@ fn stop(node: &mut Node, crash: Option<Crash>) {
             node.lose_live_files();
         }
     } else {
-        node.crash(Crash::Process);
         let seed = node.rng.next_u64();
-        node.disk_comes_back(seed);
+        node.disk_goes(seed);
     }
 }
 

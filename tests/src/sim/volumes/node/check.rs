@@ -45,6 +45,12 @@ impl Node {
             known.may_be_absent = false;
             known.sizes = vec![sectors];
             known.wanted = vec![object.want_attached];
+            if object.loss_not_accepted && known.flushed && !self.has_failed {
+                return Err(Halt::Violation(format!(
+                    "{} is held, though all of it was flushed",
+                    known.name
+                )));
+            }
             known.lost = object.loss_not_accepted;
             known.doubtful |= known.lost;
         }
@@ -116,7 +122,7 @@ impl Node {
                 continue;
             }
             let (uuid, which) = (known.uuid, known.which);
-            let kept = self.powerless || known.doubtful;
+            let kept = (self.powerless && !known.flushed) || known.doubtful;
             self.read_back(uuid, which, kept, kept)?;
             self.known[volume].doubtful = false;
         }

@@ -6,13 +6,13 @@ mod check;
 mod operations;
 mod recovery;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use bedplate_datapath::live::HeapLive;
 use bedplate_datapath::plan::DiskIndex;
-use bedplate_datapath::store::{Store, StoreError, StoreErrorKind};
+use bedplate_datapath::store::{LeftDisk, Store, StoreError, StoreErrorKind};
 use bedplate_datapath::units::DevId;
 use uuid::Uuid;
 
@@ -57,6 +57,8 @@ pub enum Tamper {
     ForgetFailure,
     /// The gate is open while what the former process had dirty is still being committed.
     AllocateBeforeCoveringCommit,
+    /// Of a disk that comes back without its cache everything is said to have been flushed.
+    BelieveAllFlushed,
 }
 
 /// What is broken in a schedule.
@@ -115,6 +117,8 @@ pub struct Known {
     lost: bool,
     /// It was held: what was not flushed may be gone, until it was looked at.
     doubtful: bool,
+    /// The disk lost its cache, and the store says that nothing of this volume was in it.
+    flushed: bool,
 }
 
 /// A node. Kept for the next schedule.
@@ -142,6 +146,10 @@ pub struct Node {
     may_lose: bool,
     /// A write or flush of the disk failed, and no session was begun since.
     has_failed: bool,
+    /// Of a disk that goes while the process lives on: what the process knows of it.
+    left: Option<LeftDisk>,
+    /// What the store is asked to do now.
+    doing: Cell<Phase>,
     image: Image,
     /// Images that were deleted.
     pub images_deleted: u64,
@@ -159,6 +167,8 @@ pub struct Node {
     pub losses: u64,
     /// Live state that was taken over.
     pub adopted: u64,
+    /// Disks that went and came back while the process lived on.
+    pub left_behind: u64,
 }
 
 impl Default for Node {
@@ -180,6 +190,8 @@ impl Default for Node {
             powerless: false,
             may_lose: false,
             has_failed: false,
+            left: None,
+            doing: Cell::new(Phase::Other),
             image: Image::There,
             images_deleted: 0,
             images_kept: 0,
@@ -190,6 +202,7 @@ impl Default for Node {
             traces: std::env::var_os("SIM_TRACE").is_some(),
             losses: 0,
             adopted: 0,
+            left_behind: 0,
         }
     }
 }
@@ -230,6 +243,8 @@ impl Node {
         self.has_failed = false;
         self.uuids = 0x1000;
         (self.operations, self.losses, self.adopted) = (0, 0, 0);
+        (self.left, self.left_behind) = (None, 0);
+        self.doing.set(Phase::Other);
         (self.image, self.images_deleted, self.images_kept) = (Image::There, 0, 0);
     }
 
@@ -255,6 +270,7 @@ impl Node {
             println!("  operation {operation}: {phase:?}");
         }
         self.disk.borrow_mut().enter(phase);
+        self.doing.set(phase);
     }
 
     fn store(&mut self) -> Result<&mut Store<HookedDisk>, Halt> {

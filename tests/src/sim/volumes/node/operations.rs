@@ -109,6 +109,7 @@ impl Node {
             gone: false,
             lost: false,
             doubtful: false,
+            flushed: false,
         });
         self.phase(Phase::Create);
         let new = NewVolume {

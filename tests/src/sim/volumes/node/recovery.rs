@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bedplate_datapath::live::{HeapLive, LiveFiles, LiveName, LiveSection};
-use bedplate_datapath::store::{SessionStart, Store, StoreErrorKind};
+use bedplate_datapath::store::{Foreknowledge, LeftDisk, SessionStart, Store, StoreErrorKind};
+use bedplate_datapath::volume::Volume;
 use uuid::Uuid;
 
-use super::{Halt, Node, Tamper};
+use super::{Halt, Known, Node, Tamper};
 use crate::sim::disk::{Crash, EIO, ESHUTDOWN, Phase};
 use crate::sim::volumes::hooked::{Died, HookedDisk};
 
@@ -19,6 +20,10 @@ impl Node {
             println!("  operation {}: {crash:?}", self.disk.borrow().operations());
         }
         self.store = None;
+        self.left = None;
+        for known in &mut self.known {
+            known.flushed = false;
+        }
         self.ballast.clear();
         self.leaky = false;
         let mut front = self.front.borrow_mut();
@@ -51,8 +56,44 @@ impl Node {
         }
     }
 
-    /// Power of the disk alone: another `diskseq`, the same boot.
-    pub fn disk_comes_back(&mut self, seed: u64) {
+    /// The disk alone goes, and comes back without its cache: another `diskseq`, the same boot. Where the process was not in the middle of a
+    /// change, it lives on, and knows what was flushed.
+    pub fn disk_goes(&mut self, seed: u64) {
+        let left = self.leave_disk();
+        self.crash(Crash::Process);
+        if let Some((left, volumes)) = left {
+            let is_flushed = |known: &Known| {
+                let volume = volumes.iter().find(|volume| volume.uuid() == known.uuid);
+                volume.is_some_and(|volume| !volume.has_unflushed())
+            };
+            let believes_all = self.broken.tamper == Tamper::BelieveAllFlushed;
+            for known in &mut self.known {
+                known.flushed = believes_all || is_flushed(known);
+            }
+            let flushed = self.known.iter().filter(|known| known.flushed);
+            let flushed = flushed.map(|known| known.uuid).collect();
+            self.left = Some(LeftDisk { flushed, ..left });
+            self.left_behind += 1;
+        }
+        self.disk_comes_back(seed);
+    }
+
+    pub(super) fn leave_disk(&self) -> Option<(LeftDisk, Vec<Arc<Volume>>)> {
+        let store = self.store.as_ref()?;
+        if self.doing.get() != Phase::Other || self.known.iter().any(|known| known.lost) {
+            return None;
+        }
+        let volumes = store.objects();
+        let volumes = volumes.filter_map(|object| store.volume_of(object.uuid).ok());
+        let left = LeftDisk {
+            disk: store.disk_uuid(),
+            session: store.session(),
+            flushed: Vec::new(),
+        };
+        Some((left, volumes.collect()))
+    }
+
+    pub(super) fn disk_comes_back(&mut self, seed: u64) {
         self.front.borrow_mut().stop(false);
         self.disk.borrow_mut().crash(Crash::Power { seed });
         self.diskseq += 1;
@@ -95,8 +136,12 @@ impl Node {
             front: Rc::clone(&self.front),
         };
         let live = Box::new(self.live.clone());
-        let opened = match catch_unwind(AssertUnwindSafe(|| Store::open_live(medium, &start, live)))
-        {
+        let known = Foreknowledge {
+            keeps_cache: false,
+            left: self.left.clone().into_iter().collect(),
+        };
+        let open = || Store::open_knowing(medium, &start, live, &known);
+        let opened = match catch_unwind(AssertUnwindSafe(open)) {
             Ok(opened) => opened,
             Err(panic) if panic.is::<Died>() => return Err(Halt::Stopped),
             Err(panic) => resume_unwind(panic),
@@ -132,6 +177,10 @@ impl Node {
         self.powerless = false;
         self.may_lose = false;
         self.has_failed = false;
+        self.left = None;
+        for known in &mut self.known {
+            known.flushed = false;
+        }
         for volume in self.volumes() {
             if self.known[volume].wanted == [true] {
                 let uuid = self.known[volume].uuid;
