@@ -6,7 +6,7 @@ mod check;
 mod operations;
 mod recovery;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
@@ -148,8 +148,8 @@ pub struct Node {
     has_failed: bool,
     /// Of a disk that goes while the process lives on: what the process knows of it.
     left: Option<LeftDisk>,
-    /// What the store is asked to do now.
-    doing: Cell<Phase>,
+    /// The machine stopped in the middle of a call to the store, which may have begun a commit.
+    is_interrupted: bool,
     image: Image,
     /// Images that were deleted.
     pub images_deleted: u64,
@@ -191,7 +191,7 @@ impl Default for Node {
             may_lose: false,
             has_failed: false,
             left: None,
-            doing: Cell::new(Phase::Other),
+            is_interrupted: false,
             image: Image::There,
             images_deleted: 0,
             images_kept: 0,
@@ -244,7 +244,7 @@ impl Node {
         self.uuids = 0x1000;
         (self.operations, self.losses, self.adopted) = (0, 0, 0);
         (self.left, self.left_behind) = (None, 0);
-        self.doing.set(Phase::Other);
+        self.is_interrupted = false;
         (self.image, self.images_deleted, self.images_kept) = (Image::There, 0, 0);
     }
 
@@ -270,7 +270,6 @@ impl Node {
             println!("  operation {operation}: {phase:?}");
         }
         self.disk.borrow_mut().enter(phase);
-        self.doing.set(phase);
     }
 
     fn store(&mut self) -> Result<&mut Store<HookedDisk>, Halt> {
@@ -286,6 +285,7 @@ impl Node {
         match catch_unwind(AssertUnwindSafe(|| doing(store))) {
             Ok(result) => Ok(result),
             Err(panic) if panic.is::<Died>() => {
+                self.is_interrupted = true;
                 Err(self.look_for_violation().err().unwrap_or(Halt::Stopped))
             }
             Err(panic) => resume_unwind(panic),

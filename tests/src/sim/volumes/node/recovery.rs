@@ -21,6 +21,7 @@ impl Node {
         }
         self.store = None;
         self.left = None;
+        self.is_interrupted = false;
         for known in &mut self.known {
             known.flushed = false;
         }
@@ -80,7 +81,7 @@ impl Node {
 
     pub(super) fn leave_disk(&self) -> Option<(LeftDisk, Vec<Arc<Volume>>)> {
         let store = self.store.as_ref()?;
-        if self.doing.get() != Phase::Other || self.known.iter().any(|known| known.lost) {
+        if self.is_interrupted || self.known.iter().any(|known| known.lost) {
             return None;
         }
         let volumes = store.objects();
