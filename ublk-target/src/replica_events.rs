@@ -48,7 +48,7 @@ pub struct DiskInDoubt {
     pub dev_id: DevId,
     /// The disk that gave the error.
     pub disk: DiskIndex,
-    /// The error, positive: what it is answered with if the disk has not gone.
+    /// `ENOSPC` if its store hands out no clusters since it failed, which is no new error; else `EIO`, whatever the disk said.
     pub errno: i32,
 }
 

@@ -83,7 +83,8 @@ impl Reactor {
         let Some(standing) = self.standing(number) else {
             return false;
         };
-        if !ERRORS_OF_LOSS.contains(&errno) && !self.is_refused_space(number, errno) {
+        let is_of_disk = ERRORS_OF_LOSS.contains(&errno) || self.is_end_of_disk(number, errno);
+        if !is_of_disk && !self.is_refused_space(number, errno) {
             return false;
         }
         match standing {
@@ -100,7 +101,7 @@ impl Reactor {
                 let event = DiskInDoubt {
                     dev_id,
                     disk,
-                    errno,
+                    errno: if is_of_disk { libc::EIO } else { errno },
                 };
                 if !self.events.disk_in_doubt(event) {
                     return false;
@@ -110,6 +111,12 @@ impl Reactor {
         }
         self.set_waiting(number, errno);
         true
+    }
+
+    /// A disk that goes has no bytes any more (`set_capacity` in `nvme_mark_namespaces_dead`, drivers/nvme/host), so that a write to it is one
+    /// beyond its end (`blkdev_write_iter`, block/fops.c).
+    fn is_end_of_disk(&self, number: u32, errno: i32) -> bool {
+        errno == libc::ENOSPC && self.slots[number as usize].failed_disk.is_some()
     }
 
     /// A store that failed hands out no clusters any more, so that a first touch finds no space: the same error in other clothes.

@@ -228,6 +228,23 @@ fn a_store_that_failed_refuses_space_which_is_no_full_disk() {
 }
 
 #[test]
+fn a_disk_without_bytes_is_no_full_volume() {
+    let committer = Arc::new(Disk::default());
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let full = full.expect("a device that takes nothing");
+    let Some((mut rig, judge)) = rig(load_of(true, true), clone_with(&committer), full.into())
+    else {
+        return;
+    };
+    rig.turns(20);
+    assert_eq!(rig.waiting(), usize::from(DEPTH));
+    assert_eq!(judge.asked()[0].errno, libc::EIO);
+    // It is there, and full: a file system below it is.
+    rig.park(DEVICE, Park::Answer);
+    assert_eq!(rig.answered(), (u64::from(DEPTH), u64::from(DEPTH)));
+}
+
+#[test]
 fn a_reactor_that_leaves_holds_what_waits_for_the_next_server() {
     let Some((mut rig, _)) = rig(load_of(false, true), of_image(), gone()) else {
         return;
