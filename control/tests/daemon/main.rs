@@ -7,6 +7,7 @@ mod disks;
 mod harness;
 mod imports;
 mod lifetime;
+mod re_uuid;
 mod replicas;
 mod scrub;
 mod sources;

@@ -15,6 +15,7 @@ use crate::daemon::device_files;
 use crate::daemon::errors;
 use crate::daemon::node::Node;
 use crate::daemon::serving::Serving;
+use crate::error_kind::ErrorKind;
 
 /// Attaches the object, now and after each restart; answers with it, and whether anything changed. One that is attached stays as it is.
 /// `accept_loss` is for a volume that is held since acknowledged writes may be missing.
@@ -35,6 +36,9 @@ pub async fn attach(
     let mut found = node.find_again(&found)?;
     if has_device(node, &found.object) {
         return Ok((found, false));
+    }
+    if !found.object.want_attached {
+        require_name(node, &found)?;
     }
     if accept_loss && found.object.loss_not_accepted {
         self::accept_loss(node, &found).await?;
@@ -67,6 +71,29 @@ pub async fn attach(
             Err(error)
         }
     }
+}
+
+/// Refuses an object whose name belongs to another one's device: `/dev/disk/by-id/bedplate-NAME` leads to one of them only, and a guest that
+/// is started by it must not get the other's disk. Where disks that were apart, or a disk and its copy, have come together.
+fn require_name(node: &Node, found: &Located) -> Result<(), ApiError> {
+    let (name, uuid) = (&found.object.name, found.object.uuid);
+    let same_name = node.objects_where(|_, other| other.name == *name && other.uuid != uuid);
+    let runtimes = node.runtimes();
+    let other = same_name.iter().find(|other| {
+        let runtime = runtimes.get(other.object.uuid);
+        other.object.want_attached || runtime.is_some_and(|runtime| runtime.device.is_some())
+    });
+    let Some(other) = other else { return Ok(()) };
+    let (noun, other_uuid, disk) = (other.noun(), other.object.uuid, &other.disk_path);
+    let message = format!(
+        "the {noun} {other_uuid} on {disk} is named {name} as well, and is attached: /dev/disk/by-id/bedplate-{name} is its device"
+    );
+    Err(ApiError::new(ErrorKind::Exists, message)
+        .object(name.clone())
+        .disk(found.disk_path.clone())
+        .remedy(format!(
+            "detach that one first (`bedplate {noun} detach {other_uuid}`), or delete the one that is not needed, by its UUID"
+        )))
 }
 
 /// An operator decides that the volume goes on with what the disk has.
