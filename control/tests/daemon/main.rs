@@ -8,6 +8,7 @@ mod harness;
 mod imports;
 mod lifetime;
 mod re_uuid;
+mod recheck;
 mod replicas;
 mod scrub;
 mod sources;

@@ -28,6 +28,7 @@ mod object;
 mod open;
 mod peers;
 mod re_uuid;
+mod recheck;
 mod references;
 mod replay;
 mod report;
@@ -70,6 +71,7 @@ pub use import::check_name;
 pub use object::{Damage, Object, ReplicaState, TreePage};
 pub use open::SessionStart;
 pub use re_uuid::{NewIdentity, ReUuidError, re_uuid};
+pub use recheck::Recheck;
 pub use report::{Held, Lost, OpenReport, PreviousSession, Repair, Repaired};
 pub(crate) use scrub::{Findings, ScrubTarget};
 pub use ticket::{ImportTicket, NewImage, PageOwner};
@@ -340,7 +342,8 @@ fn not_served(object: &Object, state: &ReplicaState) -> StoreError {
         object.name,
         object.uuid
     );
-    let remedy = "copy the disk if its content matters, then delete the object";
+    let remedy = "if the disk was at fault, cure it, and `bedplate image recheck` (of a volume: restart the daemon); otherwise copy the \
+                  disk if its content matters, then delete the object";
     let error = StoreError::new(StoreErrorKind::Corrupt, context, remedy).of_object(object.uuid);
     match state {
         ReplicaState::Failed(damage) => error.at(damage.disk_offset()),
