@@ -219,6 +219,7 @@ fn view(all: &[(Located, Found)]) -> VerifyReport {
         replicas: u32::try_from(all.len()).unwrap_or(u32::MAX),
         bad_block_count: count(|read| read.bad.len() as u64),
         repaired_block_count: count(|read| read.repaired.len() as u64),
+        restored_checksum_pages: count(|read| read.report.restored_checksum_pages),
         bad_blocks: bad_blocks.take(LISTED_MAX).collect(),
         sha256_expected: worst.map_or_else(String::new, |read| hex(&read.report.expected.sha256)),
         sha256_actual: worst

@@ -1,5 +1,5 @@
 //! Metadata that a disk did not give for a while, or has lost: replicas that are not trusted, and trusted again by word of an operator once all
-//! of it checks out.
+//! of it checks out; pages of checksums had back from another copy.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
@@ -52,6 +52,13 @@ fn flip(node: &Node, disk: &str, pair: u64) {
         file.read_exact_at(&mut byte, at).unwrap();
         file.write_all_at(&[byte[0] ^ 1], at).unwrap();
     }
+}
+
+fn pair_bytes(node: &Node, disk: &str, pair: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 8192];
+    let file = std::fs::File::open(node.path(disk)).unwrap();
+    file.read_exact_at(&mut bytes, pair).unwrap();
+    bytes
 }
 
 fn replicas_in(node: &Node, image: &str, state: &str) -> usize {
@@ -171,4 +178,51 @@ fn of_two_copies_the_failed_one_comes_back_and_the_image_is_ready_all_along() {
     node.ok(&["image", "recheck", "a"]);
     assert_eq!(replicas_in(&node, "a", "Ready"), 2);
     assert_eq!(node.image("a")["degraded"], false);
+}
+
+#[test]
+fn the_scrub_has_a_lost_page_of_checksums_back_from_the_other_copy() {
+    let node = with_copies(2, "[scrub]\ninterval_s = 1\n");
+    let pair = pairs(&node, "disk1", b"BPCRC\0\0\0")[0];
+    let before = pair_bytes(&node, "disk1", pair);
+    flip(&node, "disk1", pair);
+    until("it is what it was", || {
+        pair_bytes(&node, "disk1", pair) == before
+    });
+    assert!(
+        node.log()
+            .contains("a lost page of checksums was written again")
+    );
+    until("both are Ready", || node.image("a")["copies_ready"] == 2);
+}
+
+#[test]
+fn verify_has_it_back_and_says_so_and_without_another_copy_the_image_is_damaged() {
+    let node = with_copies(2, NO_SCRUB);
+    let lost: Vec<u64> = pairs(&node, "disk1", b"BPCRC\0\0\0");
+    assert_eq!(lost.len(), 2, "5 MiB");
+    for pair in &lost {
+        flip(&node, "disk1", *pair);
+    }
+    let said = node.ok(&["image", "verify", "a"]);
+    let said = format!("{}{}", said.stdout, said.stderr);
+    assert!(said.contains("2 checksum pages restored"), "{said}");
+    let jobs = node.json(&["job", "list"])["jobs"].clone();
+    let verify = &jobs.as_array().unwrap().last().unwrap()["verify"];
+    assert_eq!(verify["restored_checksum_pages"], 2);
+    assert_eq!(verify["bad_block_count"], 0);
+
+    let node = with_copies(1, NO_SCRUB);
+    flip(&node, "disk0", lost_of(&node));
+    let error = node.fails(6, &["image", "verify", "a"]);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("checksum page 0"), "{message}");
+    assert_eq!(node.image("a")["state"], "Damaged");
+    flip(&node, "disk0", lost_of(&node));
+    node.ok(&["image", "recheck", "a"]);
+    assert_eq!(node.image("a")["state"], "Ready");
+}
+
+fn lost_of(node: &Node) -> u64 {
+    pairs(node, "disk0", b"BPCRC\0\0\0")[0]
 }

@@ -12,6 +12,7 @@
 mod attachment;
 mod checked;
 mod checkpoint;
+mod checksums;
 mod close;
 mod commit;
 mod copy;
@@ -60,6 +61,7 @@ use crate::volume::{ClusterLocks, Space, Volume};
 pub use crate::alloc::Extent;
 pub use crate::format::object::ObjectKind;
 pub use checked::{BlockRepair, CHECKED_BLOCKS_MAX, CheckedBlock};
+pub use checksums::{ChecksumsRestored, RecordedChecksums};
 pub(crate) use copy::CopiedCluster;
 pub use copy::CopyTicket;
 pub use delete::RemoveReplica;
