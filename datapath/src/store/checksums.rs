@@ -31,6 +31,14 @@ pub struct RecordedChecksums {
     blocks: Vec<Option<u32>>,
 }
 
+impl RecordedChecksums {
+    /// The CRC32C of each of the leaf's blocks as it is read: that of a block that is not stored is a block of zeros'.
+    pub fn crcs(&self) -> Vec<u32> {
+        let crcs = self.blocks.iter();
+        crcs.map(|crc| crc.unwrap_or(*ZERO_BLOCK_CRC)).collect()
+    }
+}
+
 /// What makes two replicas copies of each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Identity {

@@ -270,6 +270,17 @@ struct CopyUp {
     source: RunSource,
 }
 
+/// A block that was read from the layers below, to be copied up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadUp {
+    /// Where its bytes are in the scratch buffer.
+    pub scratch_offset: u32,
+    /// Its first byte in the object, a multiple of 4096.
+    pub position: u64,
+    /// The disk that it was read from.
+    pub disk: DiskIndex,
+}
+
 const NO_COPY_UP: CopyUp = CopyUp {
     segment: 0,
     block: 0,
@@ -329,6 +340,27 @@ impl WriteOp {
         self.excluded_errno = 0;
         self.reads_again = false;
         self.failed = 0;
+    }
+
+    /// Blocks that the list that was carried out last has read from the layers below: none if it was another list.
+    pub fn read_up(&self) -> impl Iterator<Item = ReadUp> {
+        let count = if self.phase == Phase::ReadUp {
+            self.copies
+        } else {
+            0
+        };
+        let read = self.copy_ups[..count].iter().enumerate();
+        read.filter_map(|(nth, copy_up)| {
+            let RunSource::Disk { disk, .. } = copy_up.source else {
+                return None;
+            };
+            let first = u64::from(self.segments[copy_up.segment].lcn.get()) * CLUSTER_BYTES;
+            Some(ReadUp {
+                scratch_offset: scratch_offset(nth),
+                position: first + u64::from(copy_up.block * BLOCK),
+                disk,
+            })
+        })
     }
 
     /// Goes on as far as it can without I/O, and says what it needs next.
