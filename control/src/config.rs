@@ -45,6 +45,8 @@ pub struct Config {
     pub ublk: Ublk,
     /// How images are read again.
     pub scrub: Scrub,
+    /// Whether devices compare each block of an image that they read with its checksum, before anybody gets it. Their reads are copied then.
+    pub verify_reads: bool,
     /// How missing replicas are made.
     pub rebuild: Rebuild,
     /// When a disk counts as nearly full.
@@ -205,6 +207,7 @@ impl Default for Config {
             import: Import::default(),
             ublk: Ublk::default(),
             scrub: Scrub::default(),
+            verify_reads: false,
             rebuild: Rebuild::default(),
             space: Space::default(),
             memory: Memory::default(),
@@ -518,6 +521,30 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_packaged_file_is_right_when_all_of_it_is_uncommented() {
+        let text = include_str!("../../packaging/bedplated.toml");
+        let is_setting = |line: &str| {
+            let key = line.split(" = ").next().unwrap_or_default();
+            line.starts_with('[') || (line.contains(" = ") && !key.contains(' '))
+        };
+        let uncommented: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# "))
+            .filter(|line| is_setting(line))
+            .collect();
+        assert!(uncommented.len() > 25, "{uncommented:?}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bedplated.toml");
+        std::fs::write(&path, uncommented.join("\n")).unwrap();
+        let config = Config::load(&path, true).unwrap();
+        assert!(!config.verify_reads);
+        assert_eq!(
+            config.ublk.read_deadline_ms,
+            Ublk::default().read_deadline_ms
+        );
+    }
 
     fn folder_with(files: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();

@@ -301,7 +301,41 @@ impl LayerStack {
         if len_bytes > REQUEST_BYTES_MAX {
             return Err(PlanError::TooLong { at, len_bytes });
         }
-        let device_bytes = self.device_bytes();
+        self.plan_up_to(self.device_bytes(), excluded, at, len_bytes, out)
+    }
+
+    /// As [`Self::plan_read_without`], of the whole blocks that a request lies in: `at` and `len_bytes` are multiples of 4096, there may be one
+    /// block more than the longest request has, and the last one may reach beyond the device's end, where its padding is.
+    ///
+    /// # Errors
+    /// As [`Self::plan_read`].
+    pub fn plan_blocks_without(
+        &self,
+        excluded: &Excluded,
+        at: ByteOffset,
+        len_bytes: u32,
+        out: &mut RunList,
+    ) -> Result<(), PlanError> {
+        out.clear();
+        if !(at.get() | u64::from(len_bytes)).is_multiple_of(BLOCK_BYTES) {
+            return Err(PlanError::Misaligned { at, len_bytes });
+        }
+        if u64::from(len_bytes) > u64::from(REQUEST_BYTES_MAX) + BLOCK_BYTES {
+            return Err(PlanError::TooLong { at, len_bytes });
+        }
+        let blocks_end = self.device_bytes().div_ceil(BLOCK_BYTES) * BLOCK_BYTES;
+        self.plan_up_to(blocks_end, excluded, at, len_bytes, out)
+    }
+
+    #[inline]
+    fn plan_up_to(
+        &self,
+        device_bytes: u64,
+        excluded: &Excluded,
+        at: ByteOffset,
+        len_bytes: u32,
+        out: &mut RunList,
+    ) -> Result<(), PlanError> {
         let past_end = PlanError::PastEnd {
             at,
             len_bytes,

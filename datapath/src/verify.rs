@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256, Sha512};
 use uuid::Uuid;
 
 use crate::format::checksum_page::{ChecksumPage, block_crc};
-use crate::format::tree::{LeafIndex, checksum_leaf_of};
+use crate::format::tree::{LeafIndex, PAIRS_PER_CLUSTER, checksum_leaf_of};
 use crate::medium::{IoFault, Medium};
-use crate::store::{Damage, Findings, Repair, ScrubTarget, Store, StoreError};
+use crate::store::{Damage, Findings, Repair, ScrubTarget, Store, StoreError, TreePage};
 use crate::units::{
     BLOCK_BYTES, BLOCKS_PER_CLUSTER, BlockMask, ByteOffset, CLUSTER_BYTES, Lcn, PAGE_BYTES, Pcn,
 };
@@ -84,6 +84,8 @@ pub struct VerifyReport {
     pub repaired: Vec<Repair>,
     /// The same on a disk that takes no writes: they are still bad.
     pub repairable: Vec<Repair>,
+    /// Pages of checksums that were lost in both copies, and were written again from another replica: see [`VerifyRun::checksums_restored`].
+    pub restored_checksum_pages: u64,
     /// As sealed.
     pub expected: Hashes,
     /// Of what is there now; blocks that could not be read count as zeros. Of a run that makes none: as sealed.
@@ -111,6 +113,11 @@ pub struct VerifyRun {
     findings: Findings,
     /// Directory entries of the map that were re-read.
     map_entries_done: usize,
+    /// Directory entries of the checksums that were re-read.
+    checksum_entries_done: usize,
+    /// Of the lost pages, those that [`Self::take_lost_checksums`] has told of.
+    told_lost: usize,
+    restored_checksum_pages: u64,
     next_lcn: usize,
     hashes: Option<(Sha256, Sha512)>,
     checksums: Option<(LeafIndex, Option<Box<ChecksumPage>>)>,
@@ -131,6 +138,9 @@ impl VerifyRun {
             target: store.scrub_target(uuid)?,
             findings: Findings::default(),
             map_entries_done: 0,
+            checksum_entries_done: 0,
+            told_lost: 0,
+            restored_checksum_pages: 0,
             next_lcn: 0,
             hashes: Some((Sha256::new(), Sha512::new())),
             checksums: None,
@@ -173,6 +183,42 @@ impl VerifyRun {
         self.target.object.size_bytes
     }
 
+    /// Pages of checksums that are bad in both copies, and were not told of yet. Who has them from another replica
+    /// ([`Store::restore_checksums`]) says so with [`Self::checksums_restored`].
+    pub fn take_lost_checksums(&mut self) -> Vec<u32> {
+        let lost = self.findings.lost.iter().skip(self.told_lost);
+        let leaves = lost.filter_map(|damage| match damage {
+            Damage::PageLost {
+                page: TreePage::ChecksumLeaf(leaf),
+                ..
+            } => Some(*leaf),
+            _ => None,
+        });
+        let leaves = leaves.collect();
+        self.told_lost = self.findings.lost.len();
+        leaves
+    }
+
+    /// A lost page of checksums is there again.
+    pub fn checksums_restored(&mut self, leaf: u32) {
+        let is_it = |damage: &Damage| matches!(damage, Damage::PageLost { page: TreePage::ChecksumLeaf(lost), .. } if *lost == leaf);
+        let before = self.findings.lost.len();
+        self.findings.lost.retain(|damage| !is_it(damage));
+        self.told_lost = self.told_lost.min(self.findings.lost.len());
+        self.restored_checksum_pages += (before - self.findings.lost.len()) as u64;
+    }
+
+    fn reread_checksums<M: Medium>(&mut self, store: &mut Store<M>) -> Result<(), StoreError> {
+        let first = self.checksum_entries_done as u64 * u64::from(PAIRS_PER_CLUSTER);
+        for leaf in first..first + u64::from(PAIRS_PER_CLUSTER) {
+            let leaf = u32::try_from(leaf).ok().and_then(LeafIndex::new);
+            if let Some(leaf) = leaf {
+                store.scrub_checksums(&mut self.target, leaf, &mut self.findings)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads and compares about 1 MiB.
     ///
     /// # Errors
@@ -183,6 +229,12 @@ impl VerifyRun {
         if self.map_entries_done < self.target.map_tree_entries() {
             store.scrub_map(&mut self.target, self.map_entries_done, &mut self.findings)?;
             self.map_entries_done += 1;
+            return Ok(StepOutcome::More);
+        }
+        // All of them before the first block: one that is lost can be had from another replica, before blocks go unchecked for it.
+        if self.checksum_entries_done < self.target.checksum_tree_entries() {
+            self.reread_checksums(store)?;
+            self.checksum_entries_done += 1;
             return Ok(StepOutcome::More);
         }
         let clusters = self.target.map.len();
@@ -217,6 +269,7 @@ impl VerifyRun {
             lost_pages: self.findings.lost,
             repaired: self.findings.repaired,
             repairable: self.findings.repairable,
+            restored_checksum_pages: self.restored_checksum_pages,
             expected,
             actual: self.hashes.map_or(expected, |(sha256, sha512)| Hashes {
                 sha256: sha256.finalize().into(),
@@ -330,7 +383,14 @@ impl VerifyRun {
         {
             return Ok(());
         }
-        let page = store.scrub_checksums(&mut self.target, leaf, &mut self.findings)?;
+        let mut again = Findings::default();
+        let page = store.scrub_checksums(&mut self.target, leaf, &mut again)?;
+        // What was bad when all of them were read is known.
+        let (known, found) = (&mut self.findings, again);
+        known.repaired.extend(found.repaired);
+        let is_news = |lost: &Damage| !known.lost.contains(lost);
+        let lost: Vec<Damage> = found.lost.into_iter().filter(is_news).collect();
+        known.lost.extend(lost);
         self.checksums = Some((leaf, page.map(Box::new)));
         Ok(())
     }

@@ -88,6 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 layers: vec![own, Layer::new(map, disk)],
                 size_bytes: clusters * CLUSTER_BYTES,
             }),
+            checksums: None,
             writable: Some(Writable {
                 volume,
                 committer: Arc::new(Nobody),

@@ -7,16 +7,71 @@ use std::sync::Arc;
 
 use bedplate_datapath::plan::LayerStack;
 use bedplate_datapath::volume::Volume;
+use uuid::Uuid;
 
-use crate::reactor::CommitReply;
+use crate::reactor::{ChecksumsReply, CommitReply};
 
 /// What a device serves.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Backing {
     /// What it reads. Of a writable one the first layer is the volume's own map and disk.
     pub stack: Arc<LayerStack>,
     /// For a device that can be written.
     pub writable: Option<Writable>,
+    /// For a device that compares what it reads of an image with the image's checksums before anybody gets it, who has these. Its reads
+    /// are copied, whatever the kernel can do.
+    pub checksums: Option<Arc<dyn RecordedChecksums>>,
+}
+
+/// The recorded checksums of one image.
+pub trait RecordedChecksums: Send + Sync {
+    /// The image. Its checksums never change.
+    fn image(&self) -> Uuid;
+
+    /// Asks for the CRC32C of the 992 blocks of 4096 bytes from block `leaf * 992` on, as they are read, and does not wait: this is called by
+    /// reactors.
+    fn ask(&self, leaf: u32, answer: ChecksumsAnswer);
+}
+
+/// Where checksums go. Dropped without any, it says that nobody has them, and what was read is not given to anybody.
+#[must_use = "a read waits for the answer"]
+pub struct ChecksumsAnswer(Option<ChecksumsReply>);
+
+impl ChecksumsAnswer {
+    pub(crate) fn to_reactor(reply: ChecksumsReply) -> Self {
+        Self(Some(reply))
+    }
+
+    /// Answers, from any thread. `None`: they cannot be had.
+    pub fn give(mut self, crcs: Option<Arc<[u32]>>) {
+        if let Some(reply) = self.0.take() {
+            reply.send(crcs);
+        }
+    }
+}
+
+impl Drop for ChecksumsAnswer {
+    fn drop(&mut self) {
+        if let Some(reply) = self.0.take() {
+            reply.send(None);
+        }
+    }
+}
+
+impl fmt::Debug for ChecksumsAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChecksumsAnswer").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Backing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backing")
+            .field("stack", &self.stack)
+            .field("writable", &self.writable)
+            .field("compares", &self.checksums.is_some())
+            .finish()
+    }
 }
 
 /// What a writable device needs beside its layers.
@@ -50,6 +105,7 @@ impl From<Arc<LayerStack>> for Backing {
         Self {
             stack,
             writable: None,
+            checksums: None,
         }
     }
 }

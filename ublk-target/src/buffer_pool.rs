@@ -6,6 +6,9 @@ use memmap2::{MmapMut, MmapOptions};
 /// Largest request of a device, and so the size of a buffer for its data.
 pub(crate) const COPY_BYTES: usize = 1 << 20;
 
+/// A buffer for a request's data: a block longer, since a request that is read in whole blocks may begin and end within one.
+pub(crate) const COPY_BUFFER_BYTES: usize = COPY_BYTES + 4096;
+
 /// Anonymous memory cut into buffers. Untouched pages cost nothing; the last buffer given back is the next one taken, so that
 /// a light load stays in few of them.
 pub(crate) struct BufferPool {

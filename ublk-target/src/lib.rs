@@ -16,6 +16,7 @@
 //!   reads        planned, read, copied
 //!   writes       copied, driven step by step, zeroed, discarded
 //!   commits      flushes and FUA: asked of the committer, answered later
+//!   checks       what was read of an image compared with its checksums, where that is wanted
 //!   grace        when has all that was in flight ended?
 //! queue          the protocol of one hardware queue
 //! stats          what devices have done, counted by their reactors
@@ -49,7 +50,7 @@ mod sys;
 mod target;
 
 pub use attach::{Attached, DeviceSpec};
-pub use backing::{Backing, Committed, Committer, Writable};
+pub use backing::{Backing, ChecksumsAnswer, Committed, Committer, RecordedChecksums, Writable};
 pub use detach::Removed;
 pub use error::TargetError;
 pub use kernel_device::{DeviceState, KernelDevice};

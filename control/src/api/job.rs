@@ -104,6 +104,9 @@ pub struct VerifyReport {
     pub bad_block_count: u64,
     /// Of these, how many were written again from another replica, and are good now.
     pub repaired_block_count: u64,
+    /// Pages of block checksums that were lost on one disk, and were written again from another replica.
+    #[serde(default)]
+    pub restored_checksum_pages: u64,
     /// At most 100 of them.
     pub bad_blocks: Vec<BadBlock>,
     /// SHA-256 of the content, as recorded.

@@ -195,7 +195,10 @@ pub enum DiskCommand {
     /// Give a copied disk an identity of its own, and bring it online
     #[command(
         name = "re-uuid",
-        after_help = "Disk, images and volumes get new UUIDs; what they are called stays, so rename or delete what is there twice."
+        after_help = "For a disk that is refused since another one has its identity, or that is an old copy of itself. Its volumes become \
+                            volumes of their own, with new UUIDs and under their old names: name what is there twice by its \
+                            UUID. Its images become further copies of the same images. Cut short, it is finished by doing it \
+                            again. Exits 9 while the disk is in use, 1 while it is another node's."
     )]
     ReUuid {
         /// Block device, partition or regular file

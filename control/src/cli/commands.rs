@@ -303,8 +303,12 @@ pub fn job_line(job: &Job) -> String {
                 0 => String::new(),
                 blocks => format!(", {blocks} blocks repaired"),
             };
+            let restored = match report.restored_checksum_pages {
+                0 => String::new(),
+                pages => format!(", {pages} checksum pages restored"),
+            };
             format!(
-                "{} is good: {done} read, {} {copies}{repaired}, sha256 {}",
+                "{} is good: {done} read, {} {copies}{repaired}{restored}, sha256 {}",
                 job.image, report.replicas, report.sha256_expected
             )
         }

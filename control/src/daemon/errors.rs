@@ -3,7 +3,9 @@
 use bedplate_datapath::discover::Refusal;
 use bedplate_datapath::engine::ClaimError;
 use bedplate_datapath::format::superblock::ChoiceError;
-use bedplate_datapath::store::{FormatError, OpenError, OpenErrorKind, StoreError, StoreErrorKind};
+use bedplate_datapath::store::{
+    FormatError, OpenError, OpenErrorKind, ReUuidError, StoreError, StoreErrorKind,
+};
 use bedplate_datapath::units::ByteOffset;
 use bedplate_ublk_target::TargetError;
 
@@ -125,6 +127,34 @@ pub fn of_format(disk: &str, error: &FormatError) -> ApiError {
         told.errno = Some(fault.errno);
     }
     told
+}
+
+/// Why `disk` has not got another identity.
+pub fn of_re_uuid(disk: &str, error: &ReUuidError) -> ApiError {
+    let again = format!(
+        "nothing of it is lost: when the disk answers, do it again (`bedplate disk re-uuid {disk}`), which takes it up where it ended"
+    );
+    match error {
+        ReUuidError::Open(error) => of_open(disk, error),
+        ReUuidError::Store(error) => of_store(disk, None, error).remedy(again),
+        ReUuidError::Held { .. } => ApiError::new(ErrorKind::Held, format!("{disk}: {error}"))
+            .disk(disk)
+            .remedy(
+                "take the original away and `bedplate disk add` the copy, delete these objects by their UUIDs, `bedplate disk remove` \
+                 it, and do it again",
+            ),
+        ReUuidError::Io { fault, .. } => {
+            let mut told = ApiError::new(ErrorKind::Io, format!("{disk}: {error}"))
+                .disk(disk)
+                .remedy(again);
+            told.offset = Some(fault.at.get());
+            told.errno = Some(fault.errno);
+            told
+        }
+        other => ApiError::new(ErrorKind::Internal, format!("{disk}: {other}"))
+            .disk(disk)
+            .remedy(again),
+    }
 }
 
 /// What went wrong with a device of `object`.

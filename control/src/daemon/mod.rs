@@ -8,7 +8,8 @@
 //! object/              what images and volumes share: attach, detach, delete, recovery of devices
 //! replica/             copies of images: made, removed, led to; the disks brought into agreement
 //! image/, volume/      catalogues; how a volume is made and grown
-//! import/, verify      jobs
+//! import/, verify,     jobs
+//! recheck              metadata that was not trusted, read again
 //! scrub/               images read again, bad blocks repaired
 //! metrics/             for Prometheus
 //! serving              the ublk target
@@ -34,6 +35,7 @@ mod node;
 mod object;
 mod pace;
 mod process;
+mod recheck;
 mod remove_devices;
 mod replica;
 pub mod run;

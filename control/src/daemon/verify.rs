@@ -11,6 +11,7 @@ use super::image::catalog::hex;
 use super::jobs::{JobRef, cancelled};
 use super::node::Node;
 use super::object::{Located, Noun};
+use super::recheck;
 use super::scrub::{Found, Reading, read};
 use crate::api::{ApiError, BadBlock, Job, JobKind, JobPhase, VerifyReport};
 use crate::error_kind::ErrorKind;
@@ -37,7 +38,16 @@ pub fn recheck(node: &Arc<Node>, name: &str) -> Result<Job, ApiError> {
 fn begin(node: &Arc<Node>, name: &str, kind: JobKind) -> Result<Job, ApiError> {
     node.require_running()?;
     let found = node.find(Noun::Image, name)?;
-    let replicas = readable(node, &found)?;
+    let failed = match kind {
+        JobKind::Recheck => not_trusted(node, &found),
+        _ => Vec::new(),
+    };
+    let readable = readable(node, &found);
+    let replicas = match readable {
+        // The others are all there is to be read.
+        Err(_) if !failed.is_empty() => Vec::new(),
+        readable => readable?,
+    };
     let job = {
         let mut images = node.runtimes();
         let runtime = images.of(found.object.uuid);
@@ -53,17 +63,24 @@ fn begin(node: &Arc<Node>, name: &str, kind: JobKind) -> Result<Job, ApiError> {
             .object(found.object.name.clone())
             .remedy("wait for the job, or cancel it"));
         }
-        let total = found.object.size_bytes * replicas.len() as u64;
+        let total = found.object.size_bytes * (failed.len() + replicas.len()) as u64;
         let job = node.jobs.create(kind, &found.object.name, Some(total));
         runtime.job = Some(job.clone());
         job
     };
     let view = job.view();
-    tokio::spawn(supervise(Arc::clone(node), found, replicas, job));
+    tokio::spawn(supervise(Arc::clone(node), found, failed, replicas, job));
     Ok(view)
 }
 
-/// The replicas that can be read. One whose metadata is bad cannot: it is read with its disk.
+/// The replicas whose metadata is bad, on disks that answer.
+fn not_trusted(node: &Node, found: &Located) -> Vec<Located> {
+    let mut replicas = node.copies_of(found.object.uuid);
+    replicas.retain(|replica| replica.disk_trouble.is_none() && replica.object.state.is_failed());
+    replicas
+}
+
+/// The replicas that can be read. One whose metadata is bad cannot.
 fn readable(node: &Node, found: &Located) -> Result<Vec<Located>, ApiError> {
     let all = node.copies_of(found.object.uuid);
     let name = &found.object.name;
@@ -77,17 +94,7 @@ fn readable(node: &Node, found: &Located) -> Result<Vec<Located>, ApiError> {
         _ => None,
     });
     if let Some((replica, damage)) = failed {
-        let message = format!(
-            "the image {name} cannot be read on {}: {damage}",
-            replica.disk_path
-        );
-        return Err(ApiError::new(ErrorKind::Corrupt, message)
-            .object(name.clone())
-            .disk(replica.disk_path.clone())
-            .offset(damage.disk_offset().get())
-            .remedy(
-                "nothing of it was deleted: check the disk, restart the daemon, which reads that metadata anew, and see docs/operations.md",
-            ));
+        return Err(recheck::not_trusted(replica, damage));
     }
     let trouble = all.iter().find_map(|replica| replica.disk_trouble.clone());
     let message = format!(
@@ -99,9 +106,22 @@ fn readable(node: &Node, found: &Located) -> Result<Vec<Located>, ApiError> {
         .remedy("it comes back by itself when its disk does; `bedplate disk list` says more"))
 }
 
-async fn supervise(node: Arc<Node>, found: Located, replicas: Vec<Located>, job: JobRef) {
+async fn supervise(
+    node: Arc<Node>,
+    found: Located,
+    failed: Vec<Located>,
+    mut replicas: Vec<Located>,
+    job: JobRef,
+) {
     let mut all = Vec::new();
     let mut outcome = Ok(());
+    let mut distrusted = Ok(());
+    for replica in failed {
+        match recheck::trust_again(&node, &replica).await {
+            Ok(trusted) => replicas.extend(trusted),
+            Err(error) => distrusted = Err(error),
+        }
+    }
     for replica in replicas {
         let done_before = found.object.size_bytes * all.len() as u64;
         match one(&node, &replica, &job, done_before).await {
@@ -122,7 +142,7 @@ async fn supervise(node: Arc<Node>, found: Located, replicas: Vec<Located>, job:
         node.refresh_replicas(replica.disk);
     }
     let report = (!all.is_empty() && outcome.is_ok()).then(|| view(&all));
-    job.end(wrong.map_or(outcome, Err), report);
+    job.end(distrusted.and(wrong.map_or(outcome, Err)), report);
     node.notify();
 }
 
@@ -199,6 +219,7 @@ fn view(all: &[(Located, Found)]) -> VerifyReport {
         replicas: u32::try_from(all.len()).unwrap_or(u32::MAX),
         bad_block_count: count(|read| read.bad.len() as u64),
         repaired_block_count: count(|read| read.repaired.len() as u64),
+        restored_checksum_pages: count(|read| read.report.restored_checksum_pages),
         bad_blocks: bad_blocks.take(LISTED_MAX).collect(),
         sha256_expected: worst.map_or_else(String::new, |read| hex(&read.report.expected.sha256)),
         sha256_actual: worst

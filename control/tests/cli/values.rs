@@ -359,6 +359,7 @@ pub fn verified(id: u64) -> Job {
             replicas: 1,
             bad_block_count: 0,
             repaired_block_count: 0,
+            restored_checksum_pages: 0,
             bad_blocks: Vec::new(),
             sha256_expected: sha256(),
             sha256_actual: Some(sha256()),

@@ -7,6 +7,8 @@ mod disks;
 mod harness;
 mod imports;
 mod lifetime;
+mod re_uuid;
+mod recheck;
 mod replicas;
 mod scrub;
 mod sources;

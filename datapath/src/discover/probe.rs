@@ -84,6 +84,10 @@ impl Refusal {
             Self::Superblock(ChoiceError::Unknown(_)) => {
                 "install the version of Bedplate that wrote it"
             }
+            Self::Superblock(ChoiceError::Conflict { a_uuid, b_uuid, .. }) if a_uuid != b_uuid => {
+                "if `bedplate disk re-uuid` was cut short on it, do that again, which finishes it; otherwise make a copy of the disk \
+                 before any attempt to repair it"
+            }
             Self::Superblock(_) => {
                 "nothing was changed on it: make a copy of the disk before any attempt to repair it"
             }

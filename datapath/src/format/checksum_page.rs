@@ -3,10 +3,11 @@
 use zerocopy::little_endian::U32;
 use zerocopy::{transmute, transmute_ref};
 
-use super::error::DecodeError;
+use super::error::{DecodeError, Fault};
 use super::header::{self, Expect, Identity, PageHeader, RawPageHeader, Stamp};
 use super::pair::Versioned;
 use super::tree::CLUSTERS_PER_CHECKSUM_PAGE;
+use crate::medium::IoFault;
 use crate::units::{BLOCKS_PER_CLUSTER, Epoch, Page, Seq, SlotIndex};
 
 /// First eight bytes of a checksum page.
@@ -53,6 +54,15 @@ pub fn block_crc(block: &[u8]) -> u32 {
 }
 
 impl ChecksumPage {
+    /// What is wrong with a page that the disk does not give.
+    pub fn unreadable(fault: &IoFault) -> DecodeError {
+        DecodeError {
+            structure: IDENTITY.name,
+            at: fault.at,
+            fault: Fault::Unreadable { errno: fault.errno },
+        }
+    }
+
     /// The page to write.
     pub fn encode(&self, stamp: &Stamp) -> Page {
         let header = PageHeader {

@@ -24,7 +24,9 @@ impl DecodeError {
             Fault::ForeignMagic { .. } | Fault::ForeignDisk { .. } | Fault::ForeignOwner { .. } => {
                 DecodeErrorKind::NotOurs
             }
-            Fault::BadChecksum { .. } | Fault::BadLength { .. } => DecodeErrorKind::Bad,
+            Fault::BadChecksum { .. } | Fault::BadLength { .. } | Fault::Unreadable { .. } => {
+                DecodeErrorKind::Bad
+            }
             Fault::Misdirected { .. } => DecodeErrorKind::Misdirected,
             Fault::UnknownVersion { .. } => DecodeErrorKind::UnknownVersion,
             Fault::UnknownFeature { .. } => DecodeErrorKind::UnknownFeature,
@@ -62,6 +64,12 @@ pub enum DecodeErrorKind {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
+    /// The disk does not give the bytes.
+    #[error("unreadable: {}", std::io::Error::from_raw_os_error(*.errno))]
+    Unreadable {
+        /// The kernel's error number.
+        errno: i32,
+    },
     /// All zero.
     #[error("never written (all zero)")]
     Blank,

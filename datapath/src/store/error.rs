@@ -156,7 +156,8 @@ impl OpenError {
                 "use the newer version of Bedplate that wrote this disk"
             }
             Self::SuperblockLost { .. } => {
-                "copy the disk as it is before anything else; at least two equal superblock copies are needed, so restore \
+                "if `bedplate disk re-uuid` was cut short on it (copies of two disks), do that again, which finishes it; otherwise \
+                 copy the disk as it is before anything else; at least two equal superblock copies are needed, so restore \
                  one from a backup, or format the disk and import its images again"
             }
             Self::DiskTooShort { .. } => "give the device at least its former length back",

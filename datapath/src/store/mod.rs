@@ -12,6 +12,7 @@
 mod attachment;
 mod checked;
 mod checkpoint;
+mod checksums;
 mod close;
 mod commit;
 mod copy;
@@ -28,6 +29,7 @@ mod object;
 mod open;
 mod peers;
 mod re_uuid;
+mod recheck;
 mod references;
 mod replay;
 mod report;
@@ -60,6 +62,7 @@ use crate::volume::{ClusterLocks, Space, Volume};
 pub use crate::alloc::Extent;
 pub use crate::format::object::ObjectKind;
 pub use checked::{BlockRepair, CHECKED_BLOCKS_MAX, CheckedBlock};
+pub use checksums::{ChecksumsRestored, RecordedChecksums};
 pub(crate) use copy::CopiedCluster;
 pub use copy::CopyTicket;
 pub use delete::RemoveReplica;
@@ -71,6 +74,7 @@ pub use import::check_name;
 pub use object::{Damage, Object, ReplicaState, TreePage};
 pub use open::SessionStart;
 pub use re_uuid::{NewIdentity, ReUuidError, re_uuid};
+pub use recheck::Recheck;
 pub use report::{Held, Lost, OpenReport, PreviousSession, Repair, Repaired};
 pub use returned::{Foreknowledge, LeftDisk};
 pub(crate) use scrub::{Findings, ScrubTarget};
@@ -342,7 +346,8 @@ fn not_served(object: &Object, state: &ReplicaState) -> StoreError {
         object.name,
         object.uuid
     );
-    let remedy = "copy the disk if its content matters, then delete the object";
+    let remedy = "if the disk was at fault, cure it, and `bedplate image recheck` (of a volume: restart the daemon); otherwise copy the \
+                  disk if its content matters, then delete the object";
     let error = StoreError::new(StoreErrorKind::Corrupt, context, remedy).of_object(object.uuid);
     match state {
         ReplicaState::Failed(damage) => error.at(damage.disk_offset()),

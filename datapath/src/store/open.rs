@@ -457,7 +457,7 @@ fn unknown(record: &ObjectRecord) -> Option<&'static str> {
     }
 }
 
-fn load_directories<M: Medium>(
+pub(super) fn load_directories<M: Medium>(
     reader: &mut TreeReader<'_, M>,
     record: &ObjectRecord,
     trees: &mut (Tree, Tree),
@@ -472,7 +472,7 @@ fn load_directories<M: Medium>(
     Ok(())
 }
 
-fn load_map<M: Medium>(
+pub(super) fn load_map<M: Medium>(
     reader: &mut TreeReader<'_, M>,
     entry: &Entry,
 ) -> Result<Vec<u64>, TreeError> {

@@ -15,7 +15,7 @@ use crate::format::checksum_page::ChecksumPage;
 use crate::format::tree::LeafIndex;
 use crate::map::LayerMap;
 use crate::medium::Medium;
-use crate::units::Lcn;
+use crate::units::{Lcn, Pcn};
 
 /// An image whose pages are re-read.
 pub(crate) struct ScrubTarget {
@@ -41,6 +41,16 @@ impl ScrubTarget {
     /// Directory entries of the map's tree.
     pub fn map_tree_entries(&self) -> usize {
         self.map_tree.entries.len()
+    }
+
+    /// Directory entries of the checksums' tree.
+    pub fn checksum_tree_entries(&self) -> usize {
+        self.checksum_tree.entries.len()
+    }
+
+    /// The cluster of a leaf of checksums that was written.
+    pub fn checksum_cluster(&self, leaf: LeafIndex) -> Option<Pcn> {
+        self.checksum_tree.leaf_cluster(leaf)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::format::geometry::{Geometry, SLOT_BYTES};
 use crate::format::object::{ObjectRecord, ObjectSlot};
 use crate::format::pair::{self, PairChoice, PairCopy};
 use crate::format::{DecodeError, Expect, Stamp};
-use crate::medium::Medium;
+use crate::medium::{IoFault, Medium};
 use crate::units::{Epoch, PAGE_BYTES, Page, Seq, SlotIndex};
 use uuid::Uuid;
 
@@ -65,6 +65,25 @@ pub(super) fn read<M: Medium>(
     }
     table.outnumber_lost_slots();
     Ok(table)
+}
+
+/// Reads one slot again: what it holds, none if that is nothing, and what it carried last.
+pub(super) fn read_one<M: Medium>(
+    disk: &mut LatchedDisk<M>,
+    geometry: &Geometry,
+    disk_uuid: Uuid,
+    slot: SlotIndex,
+    repairs: &mut Vec<PendingRepair>,
+) -> Result<(Option<Found>, SlotHistory), IoFault> {
+    let mut table = Table {
+        found: Vec::new(),
+        history: vec![SlotHistory::default(); geometry.slots() as usize],
+    };
+    let mut pair = vec![0; usize_of(SLOT_BYTES)];
+    disk.read(geometry.slot_offset(slot, PairCopy::A), &mut pair)?;
+    table.take(slot, &pair, geometry, disk_uuid, repairs);
+    let history = table.history.get(slot.get() as usize).copied();
+    Ok((table.found.pop(), history.unwrap_or_default()))
 }
 
 impl Table {

@@ -320,16 +320,40 @@ impl<M: Medium> TreeReader<'_, M> {
             return Ok(None);
         };
         let mut bytes = [0; 2 * PAGE_BYTES];
-        self.disk
-            .read(page_offset(cluster, leaf.pair(), PairCopy::A), &mut bytes)?;
+        let unreadable = self.both_copies((cluster, leaf.pair()), &mut bytes);
         self.pair_at(
             (cluster, leaf.pair()),
             (page_in(&bytes, 0), page_in(&bytes, PAGE_BYTES)),
             TreePage::ChecksumLeaf(leaf.get()),
-            |page, expect| ChecksumPage::decode(page, &expect.with_index(leaf.get())),
+            |page, expect| {
+                let fault = unreadable.iter().flatten();
+                if let Some(fault) = fault.clone().find(|fault| fault.at == expect.self_offset) {
+                    return Err(ChecksumPage::unreadable(fault));
+                }
+                ChecksumPage::decode(page, &expect.with_index(leaf.get()))
+            },
             ChecksumPage::encode,
         )
         .map(Some)
+    }
+
+    /// Reads a pair; where that fails, each copy on its own: one that cannot be read is as bad as a torn one, and has a twin. Answers with
+    /// those that cannot.
+    fn both_copies(
+        &mut self,
+        (cluster, pair): (Pcn, u32),
+        bytes: &mut [u8; 2 * PAGE_BYTES],
+    ) -> [Option<IoFault>; 2] {
+        let at = page_offset(cluster, pair, PairCopy::A);
+        if self.disk.read(at, bytes).is_ok() {
+            return [None, None];
+        }
+        let (a, b) = bytes.split_at_mut(PAGE_BYTES);
+        let twin_at = page_offset(cluster, pair, PairCopy::B);
+        [
+            self.disk.read(at, a).err(),
+            self.disk.read(twin_at, b).err(),
+        ]
     }
 
     /// The content of one pair of a cluster that was read.

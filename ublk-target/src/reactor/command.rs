@@ -11,6 +11,7 @@ use bedplate_datapath::plan::DiskIndex;
 use bedplate_datapath::units::DevId;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::sys::eventfd::EventFd;
+use uuid::Uuid;
 
 use super::Remains;
 use super::commits::{AfterGrace, Purpose};
@@ -86,6 +87,12 @@ pub(super) enum Command {
         question: u64,
         purpose: Purpose,
         outcome: Option<Result<(), i32>>,
+    },
+    /// Checksums of an image that were asked for; `None` if nobody has them.
+    Checksums {
+        image: Uuid,
+        leaf: u32,
+        crcs: Option<Arc<[u32]>>,
     },
     /// To be dropped when every request that is in flight now has ended.
     Grace {

@@ -13,7 +13,7 @@ use super::park::Standing;
 use super::requests::Slot;
 use super::writes::Writes;
 use super::{Reactor, TAGS_MAX};
-use crate::backing::Backing;
+use crate::backing::{Backing, RecordedChecksums};
 use crate::queue::{CommandFile, Descriptors, TagAddress};
 use crate::stats::QueueStats;
 
@@ -33,6 +33,8 @@ pub(super) struct Served {
     /// First slot of the reactor that is this queue's.
     first_slot: u32,
     buffers: Buffers,
+    /// The same for reads; [`Buffers::Copied`] where they are compared with checksums.
+    read_buffers: Buffers,
     pub(super) descriptors: Descriptors,
     pub(super) stats: Arc<QueueStats>,
     pub(super) stack: Arc<LayerStack>,
@@ -40,6 +42,8 @@ pub(super) struct Served {
     pub(super) has_replicas: bool,
     /// Of a device that can be written.
     pub(super) writes: Option<Writes>,
+    /// Of a device that compares what it reads of an image: who has the checksums.
+    pub(super) checksums: Option<Arc<dyn RecordedChecksums>>,
     /// Tags whose FETCH the kernel has.
     pub(super) fetching: u32,
     /// Tags whose request we have.
@@ -65,6 +69,24 @@ enum Buffers {
     Shared(u16),
 }
 
+impl Buffers {
+    fn registered(self, tag: u16) -> Option<u16> {
+        match self {
+            Self::Registered(first) | Self::Shared(first) => Some(first + tag),
+            Self::Copied | Self::NoTable => None,
+        }
+    }
+
+    /// Those of reads.
+    fn of_reads(self, backing: &Backing) -> Self {
+        if backing.checksums.is_some() {
+            Self::Copied
+        } else {
+            self
+        }
+    }
+}
+
 /// What this reactor has of a device.
 pub(super) struct Device {
     file: u32,
@@ -84,10 +106,12 @@ fn has_replicas(stack: &LayerStack) -> bool {
 
 impl Served {
     pub(super) fn registered_buffer(&self, tag: u16) -> Option<u16> {
-        match self.buffers {
-            Buffers::Registered(first) | Buffers::Shared(first) => Some(first + tag),
-            Buffers::Copied | Buffers::NoTable => None,
-        }
+        self.buffers.registered(tag)
+    }
+
+    /// The same for a read: none where it is compared with checksums first.
+    pub(super) fn read_buffer(&self, tag: u16) -> Option<u16> {
+        self.read_buffers.registered(tag)
     }
 
     pub(super) fn address(&self, tag: u16) -> TagAddress {
@@ -191,6 +215,8 @@ impl Reactor {
                 commands,
                 first_slot,
                 buffers,
+                read_buffers: buffers.of_reads(&new.backing),
+                checksums: new.backing.checksums.clone(),
                 descriptors,
                 stats,
                 has_replicas: has_replicas(&new.backing.stack),
@@ -278,6 +304,8 @@ impl Reactor {
             };
             queue.has_replicas = has_replicas(&backing.stack);
             queue.stack = Arc::clone(&backing.stack);
+            queue.checksums.clone_from(&backing.checksums);
+            queue.read_buffers = queue.buffers.of_reads(backing);
             if let (Some(writes), Some(writable)) = (&mut queue.writes, &backing.writable) {
                 writes.grow(writable);
             }

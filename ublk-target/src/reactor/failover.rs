@@ -89,7 +89,10 @@ impl Reactor {
             return false;
         };
         let descriptor = self.descriptor(number);
+        // What is compared with checksums is read from the start of a block on.
+        let skipped = u64::from(self.slots[number as usize].skip_bytes);
         let device_at = descriptor.map_or(0, |d| d.start_sector.saturating_mul(SECTOR_BYTES));
+        let device_at = device_at.saturating_sub(skipped);
         let start = device_at + u64::from(failed.request_offset);
         let end = start + u64::from(failed.len_bytes);
         let blocks = start / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
@@ -160,7 +163,7 @@ impl Reactor {
     }
 
     /// Notes that a request does not ask a disk for some blocks any more. False if it did not ask it already.
-    fn exclude(
+    pub(super) fn exclude(
         &mut self,
         number: u32,
         disk: DiskIndex,
@@ -191,7 +194,7 @@ impl Reactor {
     }
 
     /// Begins a read once more, with nothing of it in flight in its memory.
-    fn begin_again(&mut self, number: u32) {
+    pub(super) fn begin_again(&mut self, number: u32) {
         self.give_buffers(number);
         if self.begin(number) {
             return;

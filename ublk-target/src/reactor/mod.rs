@@ -3,6 +3,9 @@
 //! Every turn of the loop is one `io_uring_enter`: it hands over disk reads and commits, and waits. With nothing to do the thread
 //! sleeps in it, without a timer. Other threads reach it by a command queue and an eventfd that is read on the ring.
 
+mod checks;
+#[cfg(test)]
+mod checks_tests;
 mod command;
 mod commits;
 mod devices;
@@ -39,11 +42,13 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use io_uring::{opcode, types};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::buffer_pool::{BufferPool, COPY_BYTES};
+use crate::buffer_pool::{BufferPool, COPY_BUFFER_BYTES};
 use crate::error::TargetError;
 use crate::ranges::Ranges;
 use crate::replica_events::EventsTo;
 use crate::stats::Stopwatch;
+use checks::Checks;
+pub(crate) use checks::ChecksumsReply;
 use command::{Command, Reply};
 pub(crate) use command::{NewQueue, NewQueues, ReactorHandle};
 pub(crate) use commits::{AfterGrace, CommitReply};
@@ -141,6 +146,8 @@ pub(super) struct Reactor {
     grace: Grace<Arc<AfterGrace>>,
     /// Requests that have had an error, and go on.
     failing: Vec<Failing>,
+    /// What was read and is compared with checksums.
+    checks: Checks,
     late: LateClock,
     /// Late reads whose requests have gone on without them.
     orphans: u32,
@@ -277,7 +284,7 @@ impl Reactor {
             .with_buffers_at(config.buffers_at),
             plan: Box::default(),
             ios: Box::default(),
-            pool: BufferPool::new(config.copy_buffers, COPY_BYTES)?,
+            pool: BufferPool::new(config.copy_buffers, COPY_BUFFER_BYTES)?,
             scratch: BufferPool::new(SCRATCH_BUFFERS, SCRATCH_BYTES)?,
             slots: Vec::new(),
             queues: Vec::new(),
@@ -289,6 +296,7 @@ impl Reactor {
             has_more: false,
             grace: Grace::default(),
             failing: Vec::new(),
+            checks: Checks::default(),
             late: LateClock::new(config.read_deadline),
             orphans: 0,
             copy_buffers: config.copy_buffers,
@@ -478,6 +486,7 @@ impl Reactor {
                     purpose,
                     outcome,
                 } => self.committed(slot, question, purpose, outcome),
+                Command::Checksums { image, leaf, crcs } => self.checksums_came(image, leaf, crcs),
                 Command::Grace { after } => self.grace.ask(after),
                 Command::Forget { dev_id, reply } => self.forget(dev_id, reply),
                 Command::Leave { reply } => self.leave(reply),

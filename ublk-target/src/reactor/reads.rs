@@ -4,12 +4,22 @@
 
 use bedplate_datapath::engine::executor::{Begun, FailedIo, RequestBuffer, RequestIndex};
 use bedplate_datapath::plan::PlanError;
-use bedplate_datapath::units::{ByteOffset, SECTOR_BYTES};
+use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, SECTOR_BYTES};
 
 use super::requests::{Answer, State};
 use super::{Reactor, kind};
 use crate::buffer_pool::COPY_BYTES;
 use crate::queue::Descriptor;
+
+/// The blocks that a request lies in.
+fn whole_blocks(start: u64, len_bytes: u32) -> (ByteOffset, u32) {
+    let first = start - start % BLOCK_BYTES;
+    let end = start.saturating_add(len_bytes.into());
+    let blocks = end.div_ceil(BLOCK_BYTES) - first / BLOCK_BYTES;
+    // A request has 1 MiB at most; more would be refused by the plan.
+    let len_bytes = u32::try_from(blocks.saturating_mul(BLOCK_BYTES)).unwrap_or(u32::MAX);
+    (ByteOffset::new(first), len_bytes)
+}
 
 impl Reactor {
     /// Begins a read. False, and nothing done, if it has to wait.
@@ -30,9 +40,20 @@ impl Reactor {
         let (Some(len_bytes), Some(start)) = (len_bytes, start) else {
             return Err(-libc::EINVAL);
         };
+        let registered = queue
+            .read_buffer(slot.tag)
+            .filter(|_| !descriptor.lacks_buffer());
+        // Only copied reads are ever compared with checksums.
+        let is_checked = registered.is_none() && queue.checksums.is_some();
         self.plan.clear();
         let at = ByteOffset::new(start);
-        let planned = if slot.has_failed {
+        let planned = if is_checked {
+            let excluded = Self::excluded_by(&self.failing, &slot, number);
+            let (at, len_bytes) = whole_blocks(start, len_bytes);
+            queue
+                .stack
+                .plan_blocks_without(&excluded, at, len_bytes, &mut self.plan)
+        } else if slot.has_failed {
             let excluded = Self::excluded_by(&self.failing, &slot, number);
             queue
                 .stack
@@ -49,9 +70,6 @@ impl Reactor {
             return Err(-libc::EIO);
         }
         let has_replicas = queue.has_replicas;
-        let registered = queue
-            .registered_buffer(slot.tag)
-            .filter(|_| !descriptor.lacks_buffer());
         let (buffer, copy_buffer) = match registered {
             Some(index) => (RequestBuffer::Registered(index), None),
             None => match self.pool.take() {
@@ -59,8 +77,8 @@ impl Reactor {
                 None => return Ok(false),
             },
         };
-        // SAFETY: a registered buffer is the request's own pages, until its COMMIT. A pool buffer is COPY_BYTES long, no
-        // shorter than the request, and ours until it is given back, which is after the request ended; `wind_up`
+        // SAFETY: a registered buffer is the request's own pages, until its COMMIT. A pool buffer is COPY_BUFFER_BYTES long, no
+        // shorter than the blocks that the request lies in, and ours until it is given back, which is after the request ended; `wind_up`
         // leaks the pool if I/O is in flight.
         let begun = unsafe {
             self.executor.begin_read(
@@ -82,6 +100,14 @@ impl Reactor {
         slot.copied_bytes = 0;
         slot.retries = 0;
         slot.copy_buffer = copy_buffer;
+        slot.is_checked = is_checked;
+        slot.skip_bytes = 0;
+        if is_checked {
+            // Less than a block.
+            slot.skip_bytes = u16::try_from(start % BLOCK_BYTES).unwrap_or_default();
+            self.note_image_blocks(number, start - start % BLOCK_BYTES);
+        }
+        let slot = &mut self.slots[number as usize];
         slot.is_watched = has_replicas;
         slot.begun_tick = self.late.tick;
         if begun == Begun::Done {
@@ -119,6 +145,7 @@ impl Reactor {
                 self.finish(number, -errno);
             }
             (Ok(()), None) => self.finish(number, slot.success()),
+            (Ok(()), Some(_)) if slot.is_checked => self.check(number),
             (Ok(()), Some(_)) => self.copy_in(number),
         }
     }
@@ -136,7 +163,7 @@ impl Reactor {
         let from = self
             .pool
             .start(buffer)
-            .wrapping_add(slot.copied_bytes as usize);
+            .wrapping_add(usize::from(slot.skip_bytes) + slot.copied_bytes as usize);
         let left = slot.len_bytes - slot.copied_bytes;
         let entry = address.copy_in(
             from,

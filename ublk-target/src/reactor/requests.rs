@@ -25,12 +25,16 @@ pub(super) enum State {
     Waiting,
     /// Disk reads are in flight.
     Reading,
+    /// What was read waits for its checksums.
+    Checking,
     /// A copy into the request's pages is in flight.
     CopyingIn,
     /// A copy of the request's data is in flight.
     CopyingOut,
     /// A list of a write's I/O is in flight.
     Writing,
+    /// What a write has read to copy up waits for its checksums.
+    CheckingCopyUp,
     /// Its write has nothing in flight, and goes on in a later turn.
     Blocked,
     /// The committer has been asked; the answer ends the request.
@@ -138,6 +142,10 @@ pub(super) struct Slot {
     pub(super) question: u64,
     /// To be durable before it is answered.
     pub(super) is_fua: bool,
+    /// A read that is compared with checksums.
+    pub(super) is_checked: bool,
+    /// Bytes of its buffer before the request's own first one.
+    pub(super) skip_bytes: u16,
     /// Of its data; 0 for a request that has none.
     pub(super) len_bytes: u32,
     pub(super) copied_bytes: u32,
@@ -163,6 +171,8 @@ impl Slot {
             errno: 0,
             question: 0,
             is_fua: false,
+            is_checked: false,
+            skip_bytes: 0,
             len_bytes: 0,
             copied_bytes: 0,
         }
@@ -255,7 +265,12 @@ impl Reactor {
         let slot = self.slots.get(number as usize)?;
         let queue = self.queues.get(slot.queue as usize)?.as_ref()?;
         let descriptor = queue.descriptors.get(slot.tag);
-        let has_pages = queue.registered_buffer(slot.tag).is_some() && !descriptor.lacks_buffer();
+        let buffer = if descriptor.op == lib::UBLK_IO_OP_READ {
+            queue.read_buffer(slot.tag)
+        } else {
+            queue.registered_buffer(slot.tag)
+        };
+        let has_pages = buffer.is_some() && !descriptor.lacks_buffer();
         Need::of(&descriptor, has_pages)
     }
 

@@ -88,6 +88,7 @@ pub(super) fn clone_of(image: Arc<LayerMap>) -> Backing {
     let own = Layer::new(Arc::clone(volume.map()), disk);
     Backing {
         stack: of_layers(vec![own, Layer::new(image, disk)]),
+        checksums: None,
         writable: Some(Writable {
             volume,
             committer: Arc::new(Nobody),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bedplate_datapath::engine::executor::{
     Begun, FailedIo, RequestBuffer, RequestIndex, WriteBuffers,
 };
-use bedplate_datapath::plan::LayerStack;
+use bedplate_datapath::plan::{DiskIndex, LayerStack};
 use bedplate_datapath::units::{ByteOffset, SECTOR_BYTES};
 use bedplate_datapath::volume::Volume;
 use bedplate_datapath::volume::write::{Blocked, WriteIoList, WriteKind, WriteOp, WriteStep};
@@ -40,6 +40,11 @@ impl Writes {
 
     /// Takes a volume that grew. Requests that have begun go on with it: it is the same memory and the same locks, only longer, and until
     /// every reactor has it, the kernel sends nothing beyond the old end.
+    /// The write of a tag.
+    pub(super) fn op(&self, tag: u16) -> Option<&WriteOp> {
+        self.ops.get(usize::from(tag))
+    }
+
     pub(super) fn grow(&mut self, writable: &Writable) {
         self.volume = Arc::clone(&writable.volume);
         self.committer = Arc::clone(&writable.committer);
@@ -189,7 +194,12 @@ impl Reactor {
         outcome: Result<(), i32>,
         failed: Option<FailedIo>,
     ) {
-        let tag = usize::from(self.slots[number as usize].tag);
+        // A list of whole blocks has read nothing.
+        let may_have_read = self.slots[number as usize].scratch.is_some();
+        if outcome.is_ok() && may_have_read && self.note_copied_up(number) {
+            self.check(number);
+            return;
+        }
         let failed_read = failed.filter(|failed| failed.is_read);
         if outcome.is_err() {
             self.slots[number as usize].failed_disk = failed.and_then(|failed| failed.disk);
@@ -202,15 +212,23 @@ impl Reactor {
                 let is_read = failed_read.is_some();
                 tracing::error!(dev_id = %queue.dev_id, errno, is_read, "I/O of a write failed");
             }
-            if let Some(op) = queue
+        }
+        let outcome = outcome.map_err(|errno| (failed_read.and_then(|failed| failed.disk), errno));
+        self.copied_up(number, outcome);
+    }
+
+    /// A list of a write's I/O has ended, and what it read was compared. An error is of a read from a disk, where it says which.
+    pub(super) fn copied_up(&mut self, number: u32, outcome: Result<(), (Option<DiskIndex>, i32)>) {
+        let tag = usize::from(self.slots[number as usize].tag);
+        if let Some(queue) = self.queue_of(number)
+            && let Some(op) = queue
                 .writes
                 .as_mut()
                 .and_then(|writes| writes.ops.get_mut(tag))
-            {
-                match (outcome, failed_read.and_then(|failed| failed.disk)) {
-                    (Err(errno), Some(disk)) => op.io_failed(&queue.stack, disk, errno),
-                    _ => op.io_ended(outcome),
-                }
+        {
+            match outcome {
+                Err((Some(disk), errno)) => op.io_failed(&queue.stack, disk, errno),
+                other => op.io_ended(other.map_err(|(_, errno)| errno)),
             }
         }
         self.drive(number);

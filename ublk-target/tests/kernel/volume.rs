@@ -199,6 +199,7 @@ fn backing_of(
     };
     Backing {
         stack: Arc::new(stack),
+        checksums: None,
         writable: Some(Writable {
             volume: Arc::clone(volume),
             committer: Arc::clone(committer) as Arc<dyn Committer>,

@@ -23,8 +23,9 @@ use crate::error_kind::ErrorKind;
 pub const CLAIM_FOR_USER: Duration = Duration::from_secs(3);
 
 /// How long a command of a user waits while somebody else, discovery most likely, opens or closes the same disk.
-const CHANGE_FOR_USER: Duration = Duration::from_secs(30);
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub const CHANGE_FOR_USER: Duration = Duration::from_secs(30);
+/// How often it is looked whether they are done.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Who changes a disk now.
 enum Turn {
@@ -356,13 +357,16 @@ pub fn duplicate(uuid: Uuid, paths: &[PathBuf]) -> ApiError {
         ),
     )
     .disk(names.last().cloned().unwrap_or_default())
-    .remedy("take the copy away, or format it with `bedplate disk format --force PATH`")
+    .remedy("take the copy away, or give it an identity of its own: `bedplate disk re-uuid PATH`")
 }
 
 /// The same where the disk at `used` is in use: which of the two is the copy is not for a command that destroys to guess.
 pub fn duplicate_of_used(uuid: Uuid, used: &Path, other: &Path) -> ApiError {
     duplicate(uuid, &[used.to_owned(), other.to_owned()])
-        .remedy("the first one is in use; if the other one is a copy, take it away")
+        .remedy(format!(
+            "the first one is in use; if the other one is a copy, take it away, or give it an identity of its own: `bedplate disk re-uuid {}`",
+            other.display()
+        ))
 }
 
 /// The error of a disk that is in use as `used`, does not answer there, and was found at `now` as well: two paths to one disk, perhaps.

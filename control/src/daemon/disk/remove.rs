@@ -106,6 +106,34 @@ fn require_empty(node: &Node, disk: Uuid) -> Result<(), ApiError> {
 }
 
 async fn take_out(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
+    let Closed { uuid, path, change } = close(node, name).await?;
+    {
+        let mut disks = node.disks();
+        change.end(&mut disks);
+        disks.retain(|entry| entry.path != path);
+    }
+    if let Some(uuid) = uuid {
+        node.seen().remove(uuid);
+        node.set_problem(&super::space::space_key(uuid), None);
+    }
+    node.set_problem(&format!("disk:{}", path.display()), None);
+    tracing::info!(disk = %path.display(), "removed");
+    node.notify();
+    Ok(())
+}
+
+/// A disk that nothing is open on any more; its entry is still being changed.
+pub(super) struct Closed {
+    pub uuid: Option<Uuid>,
+    pub path: PathBuf,
+    pub change: InChange,
+}
+
+/// Closes the disk that `name` means, if nothing uses it: its session ends, and its place with the reactors is free.
+///
+/// # Errors
+/// `NotFound`, `Busy`.
+pub(super) async fn close(node: &Arc<Node>, name: &str) -> Result<Closed, ApiError> {
     let Removal {
         uuid,
         path,
@@ -139,19 +167,11 @@ async fn take_out(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
             node.set_problem(&loss_key(found.object.uuid), None);
         }
     }
-    {
-        let mut disks = node.disks();
-        change.end(&mut disks);
-        disks.retain(|entry| entry.path != path);
+    if let Some(entry) = node.disks().iter_mut().find(|entry| entry.path == path) {
+        entry.contents = entry.contents_now();
+        entry.actor = None;
     }
-    if let Some(uuid) = uuid {
-        node.seen().remove(uuid);
-        node.set_problem(&super::space::space_key(uuid), None);
-    }
-    node.set_problem(&format!("disk:{}", path.display()), None);
-    tracing::info!(disk = %path.display(), "removed");
-    node.notify();
-    Ok(())
+    Ok(Closed { uuid, path, change })
 }
 
 /// Images on the disk whose devices read other copies by now.

@@ -42,6 +42,9 @@ pub async fn attach(
     if waits && let Some(trouble) = &found.disk_trouble {
         return Err(still_away(&found, trouble));
     }
+    if !found.object.want_attached {
+        require_name(node, &found)?;
+    }
     if accept_loss && found.object.loss_not_accepted {
         self::accept_loss(node, &found).await?;
         found = node.find_again(&found)?;
@@ -95,6 +98,29 @@ fn still_away(found: &Located, trouble: &str) -> ApiError {
     .object(name.clone())
     .disk(found.disk_path.clone())
     .remedy("it goes on by itself when its disk is back; to give it up: detach it")
+}
+
+/// Refuses an object whose name belongs to another one's device: `/dev/disk/by-id/bedplate-NAME` leads to one of them only, and a guest that
+/// is started by it must not get the other's disk. Where disks that were apart, or a disk and its copy, have come together.
+fn require_name(node: &Node, found: &Located) -> Result<(), ApiError> {
+    let (name, uuid) = (&found.object.name, found.object.uuid);
+    let same_name = node.objects_where(|_, other| other.name == *name && other.uuid != uuid);
+    let runtimes = node.runtimes();
+    let other = same_name.iter().find(|other| {
+        let runtime = runtimes.get(other.object.uuid);
+        other.object.want_attached || runtime.is_some_and(|runtime| runtime.device.is_some())
+    });
+    let Some(other) = other else { return Ok(()) };
+    let (noun, other_uuid, disk) = (other.noun(), other.object.uuid, &other.disk_path);
+    let message = format!(
+        "the {noun} {other_uuid} on {disk} is named {name} as well, and is attached: /dev/disk/by-id/bedplate-{name} is its device"
+    );
+    Err(ApiError::new(ErrorKind::Exists, message)
+        .object(name.clone())
+        .disk(found.disk_path.clone())
+        .remedy(format!(
+            "detach that one first (`bedplate {noun} detach {other_uuid}`), or delete the one that is not needed, by its UUID"
+        )))
 }
 
 /// An operator decides that the volume goes on with what the disk has.

@@ -8,7 +8,7 @@ use bedplate_datapath::store::{Object, StoreError};
 use bedplate_ublk_target::{Backing, Writable};
 use uuid::Uuid;
 
-use super::{Located, Noun};
+use super::{Located, Noun, checked_reads};
 use crate::api::{ApiError, ReplicaState};
 use crate::daemon::disk::actor::DiskActor;
 use crate::daemon::errors;
@@ -119,7 +119,8 @@ pub async fn backing_of(
         None => None,
     };
     if let (Noun::Image, Some(shared)) = (found.noun(), &shared) {
-        let backing = image_backing(object, shared)?;
+        let mut backing = image_backing(object, shared)?;
+        backing.checksums = checked_reads::checksums_for(node, object);
         return Ok((backing, Some(Arc::clone(&shared.set))));
     }
     let actor = node.actor(found.disk)?;
@@ -163,7 +164,10 @@ pub async fn live_backing_of(
     shared: &Shared,
 ) -> Result<Backing, ApiError> {
     match found.noun() {
-        Noun::Image => image_backing(&found.object, shared),
+        Noun::Image => Ok(Backing {
+            checksums: checked_reads::checksums_for(node, &found.object),
+            ..image_backing(&found.object, shared)?
+        }),
         Noun::Volume => {
             let actor = node.actor(found.disk)?;
             volume_backing(node, &actor, &found.object, Some(shared)).await
@@ -181,6 +185,7 @@ fn image_backing(object: &Object, shared: &Shared) -> Result<Backing, ApiError> 
             size_bytes: object.size_bytes,
         }),
         writable: None,
+        checksums: None,
     })
 }
 
@@ -225,6 +230,7 @@ pub async fn volume_backing(
             volume,
             committer: actor.committer(),
         }),
+        checksums: checked_reads::checksums_for(node, object),
     })
 }
 

@@ -6,6 +6,7 @@
 //! attach     a device is asked for, or not wanted any more
 //!   bring_up the device is made, or taken over
 //!   backing  what it reads and writes
+//!     checked_reads   who has the checksums of what it reads, where they are compared
 //! recover    devices come back by themselves
 //! wait       until an object can be used
 //! delete     its end
@@ -14,6 +15,7 @@
 pub mod attach;
 pub mod backing;
 pub mod bring_up;
+mod checked_reads;
 mod delete;
 pub mod names;
 pub mod recover;

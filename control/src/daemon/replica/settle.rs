@@ -101,7 +101,7 @@ fn tell(node: &Node, catalogue: &Catalogue) {
         );
         let problem = ApiError::new(ErrorKind::Held, message)
             .disk(name)
-            .remedy("nothing on it is used; put the newer disk back, or give this one an identity of its own: `bedplate disk re-uuid`");
+            .remedy("nothing on it is used; put the newer disk back, or give this one an identity of its own: `bedplate disk re-uuid PATH`");
         node.set_problem(&key, Some(problem));
         keys.insert(key);
     }
@@ -132,14 +132,14 @@ fn problem_of(node: &Node, conflict: &Conflict) -> ApiError {
         .object(uuid.to_string()),
         Conflict::Identity { uuid, disk } => held(
             format!("what the disk {} has under the UUID {uuid} is another image than the other disks have", node.disk_name(*disk)),
-            "it is neither served nor touched; give that disk an identity of its own: `bedplate disk re-uuid`",
+            "it is neither served nor touched; take that disk out of use (`bedplate disk remove DISK --force`) if it is not the one that is right",
         )
         .object(uuid.to_string()),
         Conflict::Name { name, uuids } => {
-            let uuids: Vec<String> = uuids.iter().map(Uuid::to_string).collect();
             held(
-                format!("{} objects are named {name}: {}", uuids.len(), uuids.join(", ")),
-                "name the one that you mean by its UUID; delete the other one",
+                format!("{} objects are named {name}: {}", uuids.len(), places_of(node, uuids)),
+                "every command takes the UUID instead of the name; the name is free again when all but one are deleted: \
+                 `bedplate volume delete UUID`, `bedplate image delete UUID`",
             )
             .object(name.clone())
         }
@@ -147,7 +147,8 @@ fn problem_of(node: &Node, conflict: &Conflict) -> ApiError {
             let disks: Vec<String> = disks.iter().map(|disk| node.disk_name(*disk)).collect();
             held(
                 format!("the volume {uuid} is on {}: one is a copy of the other", disks.join(" and ")),
-                "take the copy away, or give it an identity of its own: `bedplate disk re-uuid`",
+                "take the copy out of use (`bedplate disk remove DISK --force`), then away, or give it an identity of its own: \
+                 `bedplate disk re-uuid PATH`",
             )
             .object(uuid.to_string())
         }
@@ -168,6 +169,20 @@ fn problem_of(node: &Node, conflict: &Conflict) -> ApiError {
         .object(uuid.to_string()),
         other => held(format!("the disks disagree: {other:?}"), "report this with the daemon's log"),
     }
+}
+
+/// Objects in messages: what each is, and where.
+fn places_of(node: &Node, uuids: &[Uuid]) -> String {
+    let mut found = node.objects_where(|_, object| uuids.contains(&object.uuid));
+    found.sort_by_key(|found| (found.object.uuid, found.disk));
+    let places: Vec<String> = found
+        .iter()
+        .map(|found| {
+            let (noun, uuid, disk) = (found.noun(), found.object.uuid, &found.disk_path);
+            format!("the {noun} {uuid} on {disk}")
+        })
+        .collect();
+    places.join(", ")
 }
 
 impl Node {

@@ -7,12 +7,14 @@
 //!   memory   when each was read last, and what is to be read first after a restart: a hint
 //! read       one replica, step by step through its disk's thread; for verifications too
 //!   repair   bad blocks from another replica
+//!   checksums lost pages of checksums, too
 //! damage     what is known to be bad now
 //! tell       who has to know
 //! ```
 //!
 //! The checksums that are recorded with an image are never changed by any of this.
 
+mod checksums;
 mod damage;
 mod keep;
 mod memory;

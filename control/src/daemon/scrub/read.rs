@@ -9,6 +9,7 @@ use bedplate_datapath::units::BLOCK_BYTES;
 use bedplate_datapath::verify::{BadBlock, StepOutcome, VerifyReport, VerifyRun};
 use uuid::Uuid;
 
+use super::checksums::restore;
 use super::damage::{Damage, joined};
 use super::repair::repair;
 use super::tell::{block_of, words};
@@ -113,6 +114,11 @@ pub async fn read(
             .await?;
         run = stepped;
         let (outcome, found_now) = outcome.map_err(of_store)?;
+        for leaf in run.take_lost_checksums() {
+            if restore(node, found, leaf).await {
+                run.checksums_restored(leaf);
+            }
+        }
         if !found_now.is_empty() {
             node.blocks_are_bad(found, &found_now);
             let good = repair(node, found, &found_now).await;

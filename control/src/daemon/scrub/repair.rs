@@ -45,7 +45,7 @@ pub async fn repair(node: &Arc<Node>, target: &Located, bad: &[BadBlock]) -> Vec
 }
 
 /// Other replicas of the same image that can be read.
-fn sources(node: &Node, target: &Located) -> Vec<Located> {
+pub fn sources(node: &Node, target: &Located) -> Vec<Located> {
     let same = |other: &Located| {
         let (one, two) = (&target.object, &other.object);
         one.size_bytes == two.size_bytes && one.sha256 == two.sha256 && one.sha512 == two.sha512

@@ -1,9 +1,9 @@
 //! Blocks that a request writes in part and the volume does not hold: they are read from the layers below, and written to their place, before
 //! the request's own bytes are.
 
-use super::WriteOp;
 use super::segment::BLOCK;
-use crate::plan::{LayerStack, RunSource};
+use super::{Phase, WriteOp};
+use crate::plan::{DiskIndex, LayerStack, RunSource};
 use crate::units::CLUSTER_BYTES;
 
 /// What a request may need besides its own data: the two blocks that it begins and ends in.
@@ -18,6 +18,17 @@ pub(super) struct CopyUp {
     pub(super) source: RunSource,
 }
 
+/// A block that was read from the layers below, to be copied up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadUp {
+    /// Where its bytes are in the scratch buffer.
+    pub scratch_offset: u32,
+    /// Its first byte in the object, a multiple of 4096.
+    pub position: u64,
+    /// The disk that it was read from.
+    pub disk: DiskIndex,
+}
+
 pub(super) const NO_COPY_UP: CopyUp = CopyUp {
     segment: 0,
     block: 0,
@@ -25,6 +36,27 @@ pub(super) const NO_COPY_UP: CopyUp = CopyUp {
 };
 
 impl WriteOp {
+    /// Blocks that the list that was carried out last has read from the layers below: none if it was another list.
+    pub fn read_up(&self) -> impl Iterator<Item = ReadUp> {
+        let count = if self.phase == Phase::ReadUp {
+            self.copies
+        } else {
+            0
+        };
+        let read = self.copy_ups[..count].iter().enumerate();
+        read.filter_map(|(nth, copy_up)| {
+            let RunSource::Disk { disk, .. } = copy_up.source else {
+                return None;
+            };
+            let first = u64::from(self.segments[copy_up.segment].lcn.get()) * CLUSTER_BYTES;
+            Some(ReadUp {
+                scratch_offset: scratch_offset(nth),
+                position: first + u64::from(copy_up.block * BLOCK),
+                disk,
+            })
+        })
+    }
+
     /// Blocks of a segment that are written in part and not held yet.
     pub(super) fn note_copy_ups(&mut self, at: usize) {
         let segment = self.segments[at];

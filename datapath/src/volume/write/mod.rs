@@ -10,7 +10,7 @@ mod io;
 mod segment;
 mod zero;
 
-pub use copy_up::SCRATCH_BYTES;
+pub use copy_up::{ReadUp, SCRATCH_BYTES};
 pub use io::{Blocked, WriteIo, WriteIoList, WriteStep};
 
 use self::copy_up::{CopyUp, NO_COPY_UP, scratch_offset};

@@ -1,0 +1,232 @@
+//! Reads compared with checksums, in the rig: what was imported is zeros, and a spoilt disk has something else.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bedplate_datapath::format::checksum_page::{CRCS, block_crc};
+use bedplate_datapath::plan::{DiskIndex, Layer};
+use bedplate_datapath::replica::{Replica, ReplicaSet};
+use bedplate_datapath::units::CLUSTER_BYTES;
+use uuid::Uuid;
+
+use super::rig::{Rig, RigLoad};
+use super::steady_path_tests::{CLUSTERS, clone_of, disk, image, load, of_layers};
+use crate::backing::{Backing, ChecksumsAnswer, RecordedChecksums};
+use crate::replica_events::{EventsTo, ReadFailed, ReadLate, ReplicaEvents};
+
+const FIRST: u32 = 500;
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<ReadFailed>>);
+
+impl ReplicaEvents for Heard {
+    fn read_failed(&self, event: ReadFailed) {
+        let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.push(event);
+    }
+
+    fn read_late(&self, _: ReadLate) {}
+}
+
+impl Heard {
+    fn failed(&self) -> Vec<ReadFailed> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// Has the checksums of zeros, or none.
+struct OfZeros {
+    has_some: bool,
+    asked: AtomicU32,
+}
+
+impl RecordedChecksums for OfZeros {
+    fn image(&self) -> Uuid {
+        Uuid::from_u128(9)
+    }
+
+    fn ask(&self, _: u32, answer: ChecksumsAnswer) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let crcs = vec![block_crc(&[0; 4096]); CRCS];
+        answer.give(self.has_some.then(|| crcs.into()));
+    }
+}
+
+fn checksums(has_some: bool) -> Arc<OfZeros> {
+    Arc::new(OfZeros {
+        has_some,
+        asked: AtomicU32::new(0),
+    })
+}
+
+/// A disk on which nothing of the image is what was imported.
+fn spoilt() -> OwnedFd {
+    let file = File::from(disk());
+    let bytes = vec![7; usize::try_from(u64::from(CLUSTERS) * CLUSTER_BYTES).expect("small")];
+    file.write_all_at(&bytes, u64::from(FIRST) * CLUSTER_BYTES)
+        .expect("memory");
+    file.into()
+}
+
+/// Replicas on so many disks; the one on disk 0 is read first.
+fn replicas(count: u16) -> (Arc<ReplicaSet>, Layer) {
+    let replica = |disk| Replica {
+        map: image(FIRST),
+        disk: DiskIndex::new(disk),
+    };
+    let set = ReplicaSet::new((0..count).map(replica).collect()).expect("some");
+    let layer = Layer::of_replicas(Arc::clone(&set), 0).expect("the first");
+    (set, layer)
+}
+
+fn compared(layer: Layer, checksums: &Arc<OfZeros>) -> Backing {
+    Backing {
+        checksums: Some(Arc::clone(checksums) as Arc<dyn RecordedChecksums>),
+        ..of_layers(vec![layer]).into()
+    }
+}
+
+fn rig(load: RigLoad, backing: Backing, disks: Vec<OwnedFd>, heard: &Arc<Heard>) -> Option<Rig> {
+    let events = EventsTo::default();
+    events.listen(Arc::clone(heard) as Arc<dyn ReplicaEvents>);
+    let made = Rig::with_events(load, backing, disks, events);
+    made.map_err(|error| println!("skipped: no ring here: {error}"))
+        .ok()
+}
+
+fn few(len_bytes: u32, zero_copy: bool) -> RigLoad {
+    RigLoad {
+        len_bytes,
+        depth: 4,
+        ..load(false, zero_copy)
+    }
+}
+
+#[test]
+fn good_blocks_are_given_whole_and_in_parts_and_checksums_are_asked_for_once_a_leaf() {
+    for zero_copy in [true, false] {
+        for len_bytes in [512, 1536, 4096, 262_144, 1 << 20] {
+            let heard = Arc::default();
+            let (_, layer) = replicas(1);
+            let known = checksums(true);
+            let backing = compared(layer, &known);
+            let Some(mut rig) = rig(few(len_bytes, zero_copy), backing, vec![disk()], &heard)
+            else {
+                return;
+            };
+            let run = rig.run(200).expect("a ring");
+            assert_eq!(run.errors, 0, "{len_bytes}");
+            assert!(heard.failed().is_empty());
+            // 64 clusters are three leaves.
+            let asked = known.asked.load(Ordering::Relaxed);
+            assert!((1..=3).contains(&asked), "{asked}");
+        }
+    }
+}
+
+#[test]
+fn a_block_that_is_not_what_was_imported_is_read_from_another_replica_and_told_of() {
+    for zero_copy in [true, false] {
+        for len_bytes in [512, 4096, 131_072] {
+            let heard = Arc::default();
+            let (set, layer) = replicas(2);
+            let backing = compared(layer, &checksums(true));
+            let disks = vec![spoilt(), disk()];
+            let Some(mut rig) = rig(few(len_bytes, zero_copy), backing, disks, &heard) else {
+                return;
+            };
+            let run = rig.run(100).expect("a ring");
+            assert_eq!(run.errors, 0, "{len_bytes}");
+            assert!(set.is_avoided(0) && !set.is_avoided(1));
+            let failed = heard.failed();
+            assert!(!failed.is_empty());
+            for event in failed {
+                assert!(
+                    event.goes_on && event.disk == DiskIndex::new(0),
+                    "{event:?}"
+                );
+                assert!(event.device_at.get().is_multiple_of(4096) && event.len_bytes >= 4096);
+            }
+        }
+    }
+}
+
+#[test]
+fn without_comparing_nobody_notices() {
+    let heard = Arc::default();
+    let (_, layer) = replicas(2);
+    let backing = of_layers(vec![layer]).into();
+    let Some(mut rig) = rig(few(4096, false), backing, vec![spoilt(), disk()], &heard) else {
+        return;
+    };
+    assert_eq!(rig.run(100).expect("a ring").errors, 0);
+    assert!(heard.failed().is_empty());
+}
+
+#[test]
+fn what_no_replica_has_as_it_was_imported_is_an_error() {
+    for (count, disks) in [(1, vec![spoilt()]), (2, vec![spoilt(), spoilt()])] {
+        let heard = Arc::default();
+        let (_, layer) = replicas(count);
+        let backing = compared(layer, &checksums(true));
+        let Some(mut rig) = rig(few(4096, true), backing, disks, &heard) else {
+            return;
+        };
+        let run = rig.run(40).expect("a ring");
+        assert_eq!(run.errors, run.requests);
+        // The last one is asked, and told of, too.
+        let failed = heard.failed();
+        assert!(failed.iter().any(|event| event.disk.get() + 1 == count));
+        assert!(count > 1 || failed.iter().all(|event| !event.goes_on));
+    }
+}
+
+#[test]
+fn a_block_whose_checksum_nobody_has_is_given_to_nobody() {
+    let heard = Arc::default();
+    let (_, layer) = replicas(1);
+    let backing = compared(layer, &checksums(false));
+    let Some(mut rig) = rig(few(4096, true), backing, vec![disk()], &heard) else {
+        return;
+    };
+    let run = rig.run(40).expect("a ring");
+    assert_eq!(run.errors, run.requests);
+}
+
+#[test]
+fn a_block_is_compared_before_it_is_copied_up() {
+    for (first, second, is_good) in [
+        (disk(), disk(), true),
+        (spoilt(), disk(), true),
+        (spoilt(), spoilt(), false),
+    ] {
+        let heard = Arc::default();
+        let (set, layer) = replicas(2);
+        let mut backing = clone_of(image(FIRST));
+        // The clone itself is on disk 1, far from the image.
+        let own = Layer::new(Arc::clone(&backing.stack.layers[0].map), DiskIndex::new(1));
+        backing.stack = of_layers(vec![own, layer]);
+        backing.checksums = Some(checksums(true));
+        let parts_of_blocks = RigLoad {
+            is_write: true,
+            ..few(512, true)
+        };
+        let Some(mut rig) = rig(parts_of_blocks, backing, vec![first, second], &heard) else {
+            return;
+        };
+        let run = rig.run(400).expect("a ring");
+        if is_good {
+            assert_eq!(run.errors, 0);
+        } else {
+            assert!(run.errors > 0);
+        }
+        let has_bad = heard.failed().iter().any(|event| event.disk.get() == 0);
+        assert_eq!(has_bad, set.is_avoided(0));
+    }
+}
