@@ -228,6 +228,34 @@ fn a_store_that_failed_refuses_space_which_is_no_full_disk() {
 }
 
 #[test]
+fn a_write_that_waits_for_space_waits_for_the_disk_then_and_takes_none_of_the_old_space() {
+    let committer = Arc::new(Disk::default());
+    let old = clone_with(&committer);
+    let volume = Arc::clone(&old.writable.as_ref().expect("one").volume);
+    volume.space().set_gate(Gate::Rebuilding);
+    let Some((mut rig, _)) = rig(load_of(true, true), old, disk()) else {
+        return;
+    };
+    rig.turns(20);
+    assert_eq!(
+        (rig.waiting(), rig.in_flight(DEVICE)),
+        (0, u32::from(DEPTH))
+    );
+    rig.park(DEVICE, Park::Wait);
+    volume.space().set_gate(Gate::Open);
+    rig.turns(20);
+    assert_eq!(
+        (rig.waiting(), rig.in_flight(DEVICE)),
+        (usize::from(DEPTH), 0)
+    );
+    assert_eq!(volume.allocated_clusters(), 0);
+    let new = clone_with(&committer);
+    rig.unpark(DEVICE, Some(&new));
+    assert_eq!(rig.run(100).expect("a ring").errors, 0);
+    assert_eq!(volume.allocated_clusters(), 0);
+}
+
+#[test]
 fn a_disk_without_bytes_is_no_full_volume() {
     let committer = Arc::new(Disk::default());
     let full = std::fs::File::options().write(true).open("/dev/full");
