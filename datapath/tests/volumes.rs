@@ -626,6 +626,12 @@ fn only_what_a_flush_covers_is_flushed_overwrites_too() {
     node.write(WriteKind::Zero { keep: false }, 0, &vec![0; 131_072])
         .unwrap();
     assert!(unflushed(&node));
+    let _ = node.store.commit().unwrap();
+    // The next process does not know what the one before had flushed.
+    let (mut node, _) = node.crash(1);
+    assert!(unflushed(&node));
+    node.store.settle().unwrap();
+    assert!(!unflushed(&node));
 }
 
 #[test]

@@ -50,7 +50,9 @@ impl<M: Medium> Store<M> {
                 Ok(dropped)
             }
             Err(fault) => {
-                unflushed.iter().for_each(|volume| volume.note_unflushed());
+                for volume in &unflushed {
+                    volume.note_unflushed();
+                }
                 for Drained { slot, .. } in &drained {
                     if let Some(volume) = self.volume_in(*slot) {
                         volume.volume.dirty().give_up();

@@ -178,7 +178,13 @@ impl LiveState {
         // What is submitted is never behind what is committed.
         set(disk::SUBMITTED, committed.get());
         set(disk::COMMITTED, committed.get());
-        if !is_adopted {
+        if is_adopted {
+            // All of it is believed, wherever the disk was. In this order: whether the cache outlives the disk's absence is said of the former
+            // session until nothing tells of an absence any more.
+            set(disk::DISKSEQ, diskseq_word(start));
+            set(disk::FAILED, failed::NO);
+            set(disk::KEEPS_CACHE, keeps_cache.into());
+        } else {
             set(disk::SESSION, next);
             set(disk::DISKSEQ, diskseq_word(start));
             store_uuid(&words, disk::DISK_UUID, disk_uuid);
@@ -186,12 +192,6 @@ impl LiveState {
             set(disk::KEEPS_CACHE, keeps_cache.into());
             // Last: from here on it is believed.
             set(disk::COMPLETE, COMPLETE);
-        } else {
-            // All of it is believed, wherever the disk was. In this order: whether the cache outlives the disk's absence is said of the former
-            // session until nothing tells of an absence any more.
-            set(disk::DISKSEQ, diskseq_word(start));
-            set(disk::FAILED, failed::NO);
-            set(disk::KEEPS_CACHE, keeps_cache.into());
         }
         self.header = Some(words);
         Ok(())

@@ -219,7 +219,9 @@ impl Volume {
     ///
     /// Cleared before the flush is sent, and seen by all before that (a swap): who found the flag set had its data on the disk by then.
     pub fn begin_flush(&self) -> bool {
-        self.counters.unflushed.swap(false, Ordering::SeqCst)
+        // Most volumes of a disk have nothing: their cache lines stay where they are.
+        self.counters.unflushed.load(Ordering::SeqCst)
+            && self.counters.unflushed.swap(false, Ordering::SeqCst)
     }
 
     /// Whether a power loss of the disk could take a write that was acknowledged. To be asked when no write and no commit is under way.

@@ -108,7 +108,7 @@ fn reads_of_a_disk_that_has_gone_wait_and_are_carried_out_when_it_is_back() {
         rig.park(DEVICE, Park::Wait);
         rig.turns(20);
         assert_eq!((rig.answered(), rig.in_flight(DEVICE)), ((0, 0), 0));
-        rig.swap(DiskIndex::new(0), disk());
+        rig.swap(DiskIndex::new(0), &disk());
         rig.unpark(DEVICE, None);
         let run = rig.run(100).expect("a ring");
         assert_eq!((run.errors, rig.waiting()), (0, 0));
@@ -131,7 +131,7 @@ fn an_error_of_a_disk_that_is_there_is_answered_as_it_was() {
         (usize::from(DEPTH), 2)
     );
     // Word that comes late says nothing of what is served again.
-    rig.swap(DiskIndex::new(0), disk());
+    rig.swap(DiskIndex::new(0), &disk());
     rig.unpark(DEVICE, None);
     rig.park(DEVICE, Park::Answer);
     assert_eq!(rig.run(100).expect("a ring").errors, 0);
@@ -147,7 +147,7 @@ fn when_the_time_is_over_all_is_eio_until_the_disk_is_back() {
     rig.park(DEVICE, Park::GiveUp);
     assert_eq!(rig.answered(), (u64::from(DEPTH), u64::from(DEPTH)));
     // The disk is there again, and its map may be another's: nothing is read by the old one. Nor does a second word to wait change that.
-    rig.swap(DiskIndex::new(0), disk());
+    rig.swap(DiskIndex::new(0), &disk());
     rig.park(DEVICE, Park::Wait);
     let run = rig.run(20).expect("a ring");
     assert_eq!(run.errors, run.requests);
@@ -177,8 +177,8 @@ fn writes_wait_too_and_go_to_what_the_device_has_then() {
         let volume = &old.writable.as_ref().expect("one").volume;
         assert!(!volume.has_unflushed(), "nothing was acknowledged");
         let new = clone_with(&committer);
-        rig.swap(DiskIndex::new(0), disk());
-        rig.unpark(DEVICE, Some(new.clone()));
+        rig.swap(DiskIndex::new(0), &disk());
+        rig.unpark(DEVICE, Some(&new));
         let before = volume.allocated_clusters();
         let run = rig.run(400).expect("a ring");
         assert_eq!((run.errors, rig.waiting()), (0, 0));
@@ -202,7 +202,7 @@ fn flushes_wait_and_ask_the_new_committer() {
     assert_eq!(old.commits.load(Ordering::Relaxed), u32::from(DEPTH));
     rig.park(DEVICE, Park::Wait);
     let new = Arc::new(Disk::default());
-    rig.unpark(DEVICE, Some(clone_with(&new)));
+    rig.unpark(DEVICE, Some(&clone_with(&new)));
     rig.turns(20);
     let (answered, errors) = rig.answered();
     assert!(answered >= u64::from(DEPTH) && errors == 0);
@@ -223,8 +223,36 @@ fn a_store_that_failed_refuses_space_which_is_no_full_disk() {
     assert_eq!(rig.waiting(), usize::from(DEPTH));
     assert_eq!(judge.asked()[0].errno, libc::ENOSPC);
     rig.park(DEVICE, Park::Wait);
-    rig.unpark(DEVICE, Some(clone_with(&committer)));
+    rig.unpark(DEVICE, Some(&clone_with(&committer)));
     assert_eq!(rig.run(100).expect("a ring").errors, 0);
+}
+
+#[test]
+fn a_write_that_waits_for_space_waits_for_the_disk_then_and_takes_none_of_the_old_space() {
+    let committer = Arc::new(Disk::default());
+    let old = clone_with(&committer);
+    let volume = Arc::clone(&old.writable.as_ref().expect("one").volume);
+    volume.space().set_gate(Gate::Rebuilding);
+    let Some((mut rig, _)) = rig(load_of(true, true), old, disk()) else {
+        return;
+    };
+    rig.turns(20);
+    assert_eq!(
+        (rig.waiting(), rig.in_flight(DEVICE)),
+        (0, u32::from(DEPTH))
+    );
+    rig.park(DEVICE, Park::Wait);
+    volume.space().set_gate(Gate::Open);
+    rig.turns(20);
+    assert_eq!(
+        (rig.waiting(), rig.in_flight(DEVICE)),
+        (usize::from(DEPTH), 0)
+    );
+    assert_eq!(volume.allocated_clusters(), 0);
+    let new = clone_with(&committer);
+    rig.unpark(DEVICE, Some(&new));
+    assert_eq!(rig.run(100).expect("a ring").errors, 0);
+    assert_eq!(volume.allocated_clusters(), 0);
 }
 
 #[test]

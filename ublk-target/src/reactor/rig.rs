@@ -231,8 +231,8 @@ impl Rig {
     }
 
     #[cfg(test)]
-    pub(super) fn unpark(&mut self, dev_id: DevId, backing: Option<Backing>) {
-        self.reactor.unpark(dev_id, backing.as_ref());
+    pub(super) fn unpark(&mut self, dev_id: DevId, backing: Option<&Backing>) {
+        self.reactor.unpark(dev_id, backing);
     }
 
     #[cfg(test)]
@@ -254,7 +254,7 @@ impl Rig {
 
     /// Puts another file into a disk's place.
     #[cfg(test)]
-    pub(super) fn swap(&mut self, index: DiskIndex, disk: OwnedFd) {
+    pub(super) fn swap(&mut self, index: DiskIndex, disk: &OwnedFd) {
         let slot = super::FILE_FIRST_DISK + u32::from(index.get());
         let installed = self.reactor.ring.install_file(slot, disk.as_fd());
         installed.expect("a place");

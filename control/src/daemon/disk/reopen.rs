@@ -89,7 +89,6 @@ pub async fn let_go(node: &Arc<Node>, uuid: Uuid, now: &Path) -> Result<(), ApiE
 }
 
 /// What was opened, and where; nobody else changes the disk from now on. None if it is not open.
-#[expect(clippy::type_complexity, reason = "taken apart at once")]
 fn begin(
     node: &Arc<Node>,
     uuid: Uuid,
