@@ -756,3 +756,15 @@ fn a_failure_is_forgiven_only_if_the_disk_had_gone_and_kept_its_cache() {
         }
     }
 }
+
+#[test]
+fn without_live_state_the_process_that_left_the_disk_still_knows_the_session() {
+    let node = Node::with_volume(8 << 20);
+    node.live.clear();
+    let how = Return {
+        others: 1,
+        ..RETURN
+    };
+    let (_, report) = node.unplugged(how);
+    assert_eq!(report.lost.len(), 1, "{report:?}");
+}
