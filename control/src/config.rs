@@ -532,7 +532,10 @@ mod tests {
         std::fs::write(&path, uncommented.join("\n")).unwrap();
         let config = Config::load(&path, true).unwrap();
         assert!(!config.verify_reads);
-        assert_eq!(config.ublk.read_deadline_ms, Ublk::default().read_deadline_ms);
+        assert_eq!(
+            config.ublk.read_deadline_ms,
+            Ublk::default().read_deadline_ms
+        );
     }
 
     fn folder_with(files: &[(&str, &str)]) -> tempfile::TempDir {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bedplate_datapath::format::geometry::Geometry;
 use bedplate_datapath::format::map_page::MapPage;
-use bedplate_datapath::format::{Expect, Stamp};
+use bedplate_datapath::format::{Expect, PairCopy, Stamp};
 use bedplate_datapath::map::MapEntry;
 use bedplate_datapath::medium::{IoFault, IoOp, Medium};
 use bedplate_datapath::rebuild::RebuildRun;
@@ -15,7 +15,7 @@ use bedplate_datapath::store::{
     ChecksumsRestored, Damage, FormatParams, OpenReport, Recheck, RecordedChecksums, SessionStart,
     Store, StoreErrorKind, format,
 };
-use bedplate_datapath::units::ByteOffset;
+use bedplate_datapath::units::{ByteOffset, DevId};
 use bedplate_datapath::verify::{StepOutcome, VerifyReport, VerifyRun};
 use bedplate_tests::sim::content::{Content, content};
 use bedplate_tests::sim::disk::{Crash, SimDisk};
@@ -59,6 +59,10 @@ fn with_two_images() -> SimDisk {
     let (mut store, _) = open(&mut disk);
     node::import(&mut store, "one", ONE, &image()).unwrap();
     node::import(&mut store, "two", TWO, &content(3)).unwrap();
+    // The slot of one has counted further than any other.
+    for wanted in [true, false, true, false] {
+        store.set_attachment(ONE, DevId::new(1), wanted).unwrap();
+    }
     store.close().unwrap();
     disk
 }
@@ -78,6 +82,12 @@ fn vital_pairs(disk: &SimDisk) -> Vec<ByteOffset> {
         .flat_map(|magic| metadata_pages(disk, magic));
     all.filter(|at| at.get() >= table.get() && at.get() % 8192 == 0)
         .collect()
+}
+
+/// The sequence of a page.
+fn seq_of(disk: &SimDisk, at: ByteOffset) -> u64 {
+    let page = disk.peek(at);
+    u64::from_le_bytes(page[32..40].try_into().unwrap())
 }
 
 /// A second time takes it back.
@@ -118,13 +128,22 @@ fn an_image_is_trusted_again_once_its_metadata_is_whole_and_not_before() {
             assert!(uuid == ONE || uuid == TWO);
             assert!(!store.is_allocation_refused());
             assert_eq!(store.free_clusters(), free);
+            for copy in [at, at.plus(4096)] {
+                let disk = store.medium_mut();
+                assert!(disk.peek(copy) == healthy.peek(copy), "{copy} is still bad");
+            }
             for image in [ONE, TWO] {
                 assert!(node::verify(&mut store, image).unwrap().is_good(), "{at}");
             }
-            // A slot that was lost goes on counting where it was.
             node::import(&mut store, "three", Uuid::from_u128(3), &content(1)).unwrap();
+            let slot = store.object(uuid).unwrap().slot;
             store.delete(uuid).unwrap();
             store.close().unwrap();
+            // A slot that was lost goes on counting where it was: else a crash in its next change would bring the older copy back.
+            let slot_at = Geometry::of_disk(DISK_BYTES)
+                .unwrap()
+                .slot_offset(slot, PairCopy::A);
+            assert!(seq_of(&disk, slot_at) > seq_of(&healthy, slot_at));
             let (mut store, report) = open(&mut disk);
             assert!(report.held.is_empty() && report.repairs.is_empty());
             assert!(store.object(uuid).is_none());
