@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bedplate_datapath::format::geometry::Geometry;
 use bedplate_datapath::format::map_page::MapPage;
-use bedplate_datapath::format::{Expect, Stamp};
+use bedplate_datapath::format::{Expect, PairCopy, Stamp};
 use bedplate_datapath::map::MapEntry;
 use bedplate_datapath::medium::{IoFault, IoOp, Medium};
 use bedplate_datapath::rebuild::RebuildRun;
@@ -15,7 +15,7 @@ use bedplate_datapath::store::{
     ChecksumsRestored, Damage, FormatParams, OpenReport, Recheck, RecordedChecksums, SessionStart,
     Store, StoreErrorKind, format,
 };
-use bedplate_datapath::units::ByteOffset;
+use bedplate_datapath::units::{ByteOffset, DevId};
 use bedplate_datapath::verify::{StepOutcome, VerifyReport, VerifyRun};
 use bedplate_tests::sim::content::{Content, content};
 use bedplate_tests::sim::disk::{Crash, SimDisk};
@@ -59,13 +59,17 @@ fn with_two_images() -> SimDisk {
     let (mut store, _) = open(&mut disk);
     node::import(&mut store, "one", ONE, &image()).unwrap();
     node::import(&mut store, "two", TWO, &content(3)).unwrap();
+    // The slot of one has counted further than any other.
+    for wanted in [true, false, true, false] {
+        store.set_attachment(ONE, DevId::new(1), wanted).unwrap();
+    }
     store.close().unwrap();
     disk
 }
 
-fn metadata_pages(disk: &SimDisk, magic: &[u8; 8]) -> Vec<ByteOffset> {
+fn metadata_pages(disk: &SimDisk, magic: [u8; 8]) -> Vec<ByteOffset> {
     disk.written_pages()
-        .filter(|(_, page)| page.starts_with(magic))
+        .filter(|(_, page)| page.starts_with(&magic))
         .map(|(at, _)| at)
         .collect()
 }
@@ -73,11 +77,17 @@ fn metadata_pages(disk: &SimDisk, magic: &[u8; 8]) -> Vec<ByteOffset> {
 /// First copies of the pages that make an object not trusted when both copies are bad.
 fn vital_pairs(disk: &SimDisk) -> Vec<ByteOffset> {
     let table = Geometry::of_disk(DISK_BYTES).unwrap().table_offset();
-    let all = [b"BPOBJECT", b"BPMAP\0\0\0", b"BPDIR\0\0\0"]
+    let all = [*b"BPOBJECT", *b"BPMAP\0\0\0", *b"BPDIR\0\0\0"]
         .into_iter()
         .flat_map(|magic| metadata_pages(disk, magic));
     all.filter(|at| at.get() >= table.get() && at.get() % 8192 == 0)
         .collect()
+}
+
+/// The sequence of a page.
+fn seq_of(disk: &SimDisk, at: ByteOffset) -> u64 {
+    let page = disk.peek(at);
+    u64::from_le_bytes(page[32..40].try_into().unwrap())
 }
 
 /// A second time takes it back.
@@ -118,13 +128,22 @@ fn an_image_is_trusted_again_once_its_metadata_is_whole_and_not_before() {
             assert!(uuid == ONE || uuid == TWO);
             assert!(!store.is_allocation_refused());
             assert_eq!(store.free_clusters(), free);
+            for copy in [at, at.plus(4096)] {
+                let disk = store.medium_mut();
+                assert!(disk.peek(copy) == healthy.peek(copy), "{copy} is still bad");
+            }
             for image in [ONE, TWO] {
                 assert!(node::verify(&mut store, image).unwrap().is_good(), "{at}");
             }
-            // A slot that was lost goes on counting where it was.
             node::import(&mut store, "three", Uuid::from_u128(3), &content(1)).unwrap();
+            let slot = store.object(uuid).unwrap().slot;
             store.delete(uuid).unwrap();
             store.close().unwrap();
+            // A slot that was lost goes on counting where it was: else a crash in its next change would bring the older copy back.
+            let slot_at = Geometry::of_disk(DISK_BYTES)
+                .unwrap()
+                .slot_offset(slot, PairCopy::A);
+            assert!(seq_of(&disk, slot_at) > seq_of(&healthy, slot_at));
             let (mut store, report) = open(&mut disk);
             assert!(report.held.is_empty() && report.repairs.is_empty());
             assert!(store.object(uuid).is_none());
@@ -150,9 +169,11 @@ fn who_names_anothers_clusters_is_not_trusted_and_the_other_one_is_served_on() {
     let stolen = first_of(ONE);
     store.close().unwrap();
     let slot_of_two = 1;
-    let mut maps = metadata_pages(&disk, b"BPMAP\0\0\0");
+    let mut maps = metadata_pages(&disk, *b"BPMAP\0\0\0");
     maps.retain(|at| disk.peek(*at)[48] == slot_of_two);
-    maps.iter().for_each(|at| flip(&mut disk, *at));
+    for at in &maps {
+        flip(&mut disk, *at);
+    }
     let (mut store, report) = open(&mut disk);
     assert_eq!(report.held.len(), 1);
     // What comes back is whole, and names a cluster of the other one.
@@ -217,7 +238,7 @@ fn verify_with<M: Medium, N: Medium>(target: &mut Store<M>, source: &mut Store<N
 #[test]
 fn a_lost_page_of_checksums_is_had_back_from_another_copy_byte_for_byte() {
     let (mut first, mut second) = with_two_copies();
-    let pages = metadata_pages(&second, b"BPCRC\0\0\0");
+    let pages = metadata_pages(&second, *b"BPCRC\0\0\0");
     assert_eq!(pages.len(), 4, "two leaves, two copies each");
     for leaf in [0, 1] {
         let lost = [pages[leaf * 2], pages[leaf * 2 + 1]];
@@ -244,7 +265,7 @@ fn a_lost_page_of_checksums_is_had_back_from_another_copy_byte_for_byte() {
 #[test]
 fn a_bad_block_under_a_lost_page_of_checksums_is_found_once_the_page_is_back() {
     let (mut first, mut second) = with_two_copies();
-    for at in metadata_pages(&second, b"BPCRC\0\0\0") {
+    for at in metadata_pages(&second, *b"BPCRC\0\0\0") {
         second.rot(at, |page| page[1000] ^= 0x20);
     }
     let (mut a, mut b) = (open(&mut first).0, open(&mut second).0);
@@ -281,7 +302,7 @@ fn a_checksum_that_can_be_read_is_never_changed_and_another_images_are_refused()
     b.close().unwrap();
 
     // One good copy is enough, and its twin is written from it.
-    let pages = metadata_pages(&second, b"BPCRC\0\0\0");
+    let pages = metadata_pages(&second, *b"BPCRC\0\0\0");
     let before: Vec<_> = pages.iter().map(|at| second.peek(*at)).collect();
     second.rot(pages[0], |page| page[1000] ^= 0x20);
     let (mut b, _) = open(&mut second);
@@ -313,7 +334,7 @@ fn a_checksum_that_can_be_read_is_never_changed_and_another_images_are_refused()
 #[test]
 fn a_crash_while_a_page_of_checksums_is_written_again_leaves_it_lost_or_there() {
     let (mut first, mut second) = with_two_copies();
-    for at in metadata_pages(&second, b"BPCRC\0\0\0") {
+    for at in metadata_pages(&second, *b"BPCRC\0\0\0") {
         second.rot(at, |page| page[1000] ^= 0x20);
     }
     let (mut a, _) = open(&mut first);
@@ -385,7 +406,7 @@ impl Medium for Unreadable<'_> {
 #[test]
 fn a_page_of_checksums_that_cannot_be_read_is_written_again_from_its_twin_or_another_copy() {
     let (mut first, mut second) = with_two_copies();
-    let pages = metadata_pages(&second, b"BPCRC\0\0\0");
+    let pages = metadata_pages(&second, *b"BPCRC\0\0\0");
     for unreadable in [&pages[..1], &pages[..2], &pages[1..4]] {
         let disk = Unreadable {
             disk: &mut second,

@@ -29,13 +29,13 @@ fn with_copies(disks: usize, settings: &str) -> Node {
 const NO_SCRUB: &str = "[scrub]\nenabled = false\n";
 
 /// First copies of the page pairs of a disk that begin so, behind the first MiB.
-fn pairs(node: &Node, disk: &str, magic: &[u8; 8]) -> Vec<u64> {
+fn pairs(node: &Node, disk: &str, magic: [u8; 8]) -> Vec<u64> {
     let bytes = std::fs::read(node.path(disk)).unwrap();
     (0..)
         .zip(bytes.chunks_exact(4096))
         .skip(256)
         .step_by(2)
-        .filter(|(_, page)| page.starts_with(magic))
+        .filter(|(_, page)| page.starts_with(&magic))
         .map(|(number, _)| number * PAGE)
         .collect()
 }
@@ -81,7 +81,7 @@ fn reopen_with_bad(node: &mut Node, pair: u64) {
 fn a_failed_image_stays_failed_with_its_cause_until_its_metadata_is_whole_again() {
     let mut node = with_copies(1, NO_SCRUB);
     let sha256 = node.image("a")["sha256"].clone();
-    for magic in [b"BPMAP\0\0\0", b"BPDIR\0\0\0"] {
+    for magic in [*b"BPMAP\0\0\0", *b"BPDIR\0\0\0"] {
         let pair = pairs(&node, "disk0", magic)[0];
         reopen_with_bad(&mut node, pair);
         assert_eq!(node.image("a")["state"], "Failed");
@@ -123,7 +123,7 @@ fn a_failed_image_stays_failed_with_its_cause_until_its_metadata_is_whole_again(
 #[test]
 fn a_lost_slot_is_the_image_that_it_was_once_it_can_be_read() {
     let mut node = with_copies(1, NO_SCRUB);
-    let pair = pairs(&node, "disk0", b"BPOBJECT")[0];
+    let pair = pairs(&node, "disk0", *b"BPOBJECT")[0];
     reopen_with_bad(&mut node, pair);
     node.fails(3, &["image", "show", "a"]);
     let lost = node.json(&["image", "list"])["images"][0].clone();
@@ -141,7 +141,7 @@ fn a_lost_slot_is_the_image_that_it_was_once_it_can_be_read() {
 #[test]
 fn content_that_rotted_meanwhile_is_damage_and_not_trusted_blindly() {
     let mut node = with_copies(1, NO_SCRUB);
-    let pair = pairs(&node, "disk0", b"BPMAP\0\0\0")[0];
+    let pair = pairs(&node, "disk0", *b"BPMAP\0\0\0")[0];
     let source = std::fs::read(node.path("source")).unwrap();
     let bytes = std::fs::read(node.path("disk0")).unwrap();
     let block = bytes
@@ -165,7 +165,7 @@ fn content_that_rotted_meanwhile_is_damage_and_not_trusted_blindly() {
 #[test]
 fn of_two_copies_the_failed_one_comes_back_and_the_image_is_ready_all_along() {
     let mut node = with_copies(2, NO_SCRUB);
-    let pair = pairs(&node, "disk0", b"BPMAP\0\0\0")[0];
+    let pair = pairs(&node, "disk0", *b"BPMAP\0\0\0")[0];
     reopen_with_bad(&mut node, pair);
     until("one is Failed, one Ready", || {
         replicas_in(&node, "a", "Failed") == 1 && replicas_in(&node, "a", "Ready") == 1
@@ -183,7 +183,7 @@ fn of_two_copies_the_failed_one_comes_back_and_the_image_is_ready_all_along() {
 #[test]
 fn the_scrub_has_a_lost_page_of_checksums_back_from_the_other_copy() {
     let node = with_copies(2, "[scrub]\ninterval_s = 1\n");
-    let pair = pairs(&node, "disk1", b"BPCRC\0\0\0")[0];
+    let pair = pairs(&node, "disk1", *b"BPCRC\0\0\0")[0];
     let before = pair_bytes(&node, "disk1", pair);
     flip(&node, "disk1", pair);
     until("it is what it was", || {
@@ -199,7 +199,7 @@ fn the_scrub_has_a_lost_page_of_checksums_back_from_the_other_copy() {
 #[test]
 fn verify_has_it_back_and_says_so_and_without_another_copy_the_image_is_damaged() {
     let node = with_copies(2, NO_SCRUB);
-    let lost: Vec<u64> = pairs(&node, "disk1", b"BPCRC\0\0\0");
+    let lost: Vec<u64> = pairs(&node, "disk1", *b"BPCRC\0\0\0");
     assert_eq!(lost.len(), 2, "5 MiB");
     for pair in &lost {
         flip(&node, "disk1", *pair);
@@ -224,5 +224,5 @@ fn verify_has_it_back_and_says_so_and_without_another_copy_the_image_is_damaged(
 }
 
 fn lost_of(node: &Node) -> u64 {
-    pairs(node, "disk0", b"BPCRC\0\0\0")[0]
+    pairs(node, "disk0", *b"BPCRC\0\0\0")[0]
 }

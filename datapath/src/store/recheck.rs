@@ -35,7 +35,7 @@ pub enum Recheck {
 }
 
 /// An object as its slot has it.
-struct Slot {
+struct InSlot {
     slot: SlotIndex,
     epoch: Epoch,
     record: ObjectRecord,
@@ -58,7 +58,7 @@ impl<M: Medium> Store<M> {
         }
         let (slot, epoch) = (entry.object.slot, entry.object.epoch);
         let mut repairs = Vec::new();
-        let is_known = entry.record.clone().map(|record| Slot {
+        let is_known = entry.record.clone().map(|record| InSlot {
             slot,
             epoch,
             record,
@@ -68,7 +68,7 @@ impl<M: Medium> Store<M> {
             Some(known) => known,
             None => match self.slot_again(uuid, slot, &mut repairs)? {
                 Ok(known) => known,
-                Err(outcome) => return self.note(uuid, slot, outcome),
+                Err(outcome) => return Ok(self.note(uuid, slot, outcome)),
             },
         };
         if known.record.kind != ObjectKind::ImageReplica {
@@ -82,7 +82,7 @@ impl<M: Medium> Store<M> {
         };
         let (entry, allocator) = match checked {
             Ok(checked) => checked,
-            Err(damage) => return self.note(uuid, slot, Recheck::Failed(damage)),
+            Err(damage) => return Ok(self.note(uuid, slot, Recheck::Failed(damage))),
         };
         // Before anybody relies on both copies being equal.
         self.write_again(&repairs)
@@ -97,12 +97,7 @@ impl<M: Medium> Store<M> {
     }
 
     /// Notes what came of it, where it is not served.
-    fn note(
-        &mut self,
-        uuid: Uuid,
-        slot: SlotIndex,
-        outcome: Recheck,
-    ) -> Result<Recheck, StoreError> {
+    fn note(&mut self, uuid: Uuid, slot: SlotIndex, outcome: Recheck) -> Recheck {
         match &outcome {
             Recheck::Failed(damage) => {
                 if let Some(entry) = self.entries.get_mut(&slot) {
@@ -119,7 +114,7 @@ impl<M: Medium> Store<M> {
             }
             Recheck::Trusted(_) => debug_assert!(false, "{uuid} is served"),
         }
-        Ok(outcome)
+        outcome
     }
 
     /// Reads a lost slot again. Not an object: what that amounts to.
@@ -128,7 +123,7 @@ impl<M: Medium> Store<M> {
         uuid: Uuid,
         slot: SlotIndex,
         repairs: &mut Vec<PendingRepair>,
-    ) -> Result<Result<Slot, Recheck>, StoreError> {
+    ) -> Result<Result<InSlot, Recheck>, StoreError> {
         let (geometry, disk_uuid) = (*self.geometry(), self.disk_uuid());
         let (found, history) = table::read_one(&mut self.disk, &geometry, disk_uuid, slot, repairs)
             .map_err(|fault| reading(uuid, fault))?;
@@ -138,7 +133,7 @@ impl<M: Medium> Store<M> {
                 slot,
                 epoch,
                 record,
-            }) if record.kind != ObjectKind::Grave => Ok(Slot {
+            }) if record.kind != ObjectKind::Grave => Ok(InSlot {
                 slot,
                 epoch,
                 record: *record,
@@ -162,7 +157,7 @@ impl<M: Medium> Store<M> {
     /// Reads its trees again.
     fn load_again(
         &mut self,
-        known: &Slot,
+        known: &InSlot,
         repairs: &mut Vec<PendingRepair>,
     ) -> Result<Entry, TreeError> {
         let (geometry, disk_uuid) = (*self.geometry(), self.disk_uuid());
@@ -251,7 +246,7 @@ fn reading(uuid: Uuid, fault: IoFault) -> StoreError {
     StoreError::io("reading its metadata again", fault).of_object(uuid)
 }
 
-fn no_image(uuid: Uuid, known: &Slot) -> StoreError {
+fn no_image(uuid: Uuid, known: &InSlot) -> StoreError {
     let name = known.record.name.as_str();
     let context =
         format!("{name} ({uuid}) is no image: its metadata is read when its disk is opened");

@@ -1,4 +1,4 @@
-# shellcheck shell=dash disable=SC2034
+# shellcheck shell=dash disable=SC2034,SC2153
 # A disk that was copied with dd, beside its original: refused, then a disk of its own; of two volumes with one name one is attached at a time.
 GUESTS="quick"
 DISKS="256 256"

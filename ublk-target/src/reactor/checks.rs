@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bedplate_datapath::format::checksum_page::{CRCS, block_crc};
 use bedplate_datapath::plan::{DiskIndex, LayerStack, Run, RunSource};
-use bedplate_datapath::replica::ReplicaSet;
+use bedplate_datapath::replica::{ReplicaSet, Replicas};
 use bedplate_datapath::units::{BLOCK_BYTES, BLOCKS_PER_CLUSTER, ByteOffset, CLUSTER_BYTES, Lcn};
 use crossbeam::channel::Sender;
 use nix::sys::eventfd::EventFd;
@@ -237,7 +237,7 @@ fn image_blocks(stack: &LayerStack, plan: &[Run], start: u64, into: &mut Vec<Ima
 /// The copies of the image that a device reads.
 fn image_of(stack: &LayerStack) -> Option<&Arc<ReplicaSet>> {
     let mut sets = stack.layers.iter().filter_map(|layer| layer.replicas());
-    sets.next().map(|replicas| replicas.set())
+    sets.next().map(Replicas::set)
 }
 
 impl Reactor {
@@ -294,12 +294,12 @@ impl Reactor {
         };
         let (Some(image), Some(memory)) = (image, memory) else {
             // It is not wanted any more.
-            self.checked(number, Vec::new());
+            self.checked(number, &[]);
             return;
         };
         // SAFETY: all reads of the request have ended, and the buffer is its own until it is given back, which is later.
         match unsafe { self.checks.compare(number, image, memory) } {
-            Compared::All(bad) => self.checked(number, bad),
+            Compared::All(bad) => self.checked(number, &bad),
             Compared::Needs(image, leaf) => self.wait_for_checksums(number, image, leaf),
         }
     }
@@ -369,19 +369,19 @@ impl Reactor {
     }
 
     /// All was compared.
-    fn checked(&mut self, number: u32, bad: Vec<(DiskIndex, Range<u64>)>) {
+    fn checked(&mut self, number: u32, bad: &[(DiskIndex, Range<u64>)]) {
         let is_write = matches!(
             self.slots[number as usize].state,
             State::Writing | State::CheckingCopyUp
         );
-        match (bad.first().cloned(), is_write) {
+        match (bad.first().map(|(disk, _)| *disk), is_write) {
             (None, false) => self.copy_in(number),
             (None, true) => self.copied_up(number, Ok(())),
-            (Some((disk, _)), true) => {
+            (Some(disk), true) => {
                 let goes_on = self
                     .queue_of(number)
                     .is_some_and(|queue| queue.stack.has_alternatives(disk));
-                self.tell_of_bad(number, &bad, goes_on);
+                self.tell_of_bad(number, bad, goes_on);
                 self.copied_up(number, Err((Some(disk), libc::EIO)));
             }
             (Some(_), false) => {
@@ -390,10 +390,10 @@ impl Reactor {
                     .and_then(|queue| image_of(&queue.stack))
                     .is_some_and(|set| set.len() > 1);
                 let mut goes_on = has_others;
-                for (disk, blocks) in &bad {
+                for (disk, blocks) in bad {
                     goes_on &= has_others && self.exclude(number, *disk, blocks.clone(), libc::EIO);
                 }
-                self.tell_of_bad(number, &bad, goes_on);
+                self.tell_of_bad(number, bad, goes_on);
                 if goes_on {
                     self.begin_again(number);
                 } else {

@@ -207,11 +207,11 @@ impl Reactor {
         if let (Err(errno), Some(failed)) = (outcome, failed_read) {
             self.copy_up_failed(number, failed, errno);
         }
-        if let Some(queue) = self.queue_of(number) {
-            if let Err(errno) = outcome {
-                let is_read = failed_read.is_some();
-                tracing::error!(dev_id = %queue.dev_id, errno, is_read, "I/O of a write failed");
-            }
+        if let Err(errno) = outcome
+            && let Some(queue) = self.queue_of(number)
+        {
+            let is_read = failed_read.is_some();
+            tracing::error!(dev_id = %queue.dev_id, errno, is_read, "I/O of a write failed");
         }
         let outcome = outcome.map_err(|errno| (failed_read.and_then(|failed| failed.disk), errno));
         self.copied_up(number, outcome);
