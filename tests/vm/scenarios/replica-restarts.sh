@@ -35,6 +35,6 @@ boot_1() {
   daemon_stop
 }
 
-identity() { for field in uuid size_bytes sha256 sha512 copies; do image_field golden "$field"; done; }
+identity() { for field in uuid size_bytes sha256 sha512 copies_wanted; do image_field golden "$field"; done; }
 # A copy that was made again would have left its trace here.
 changes() { for number in 1 2; do disk_field "$number" free_bytes; done; }

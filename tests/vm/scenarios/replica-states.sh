@@ -33,7 +33,7 @@ boot_1() {
   daemon_start
   back_on golden "$(kept golden)"
   nothing_came_from_outside
-  equal "copies wanted after a kill while Pending" 2 "$(image_field golden copies)"
+  equal "copies wanted after a kill while Pending" 2 "$(image_field golden copies_wanted)"
   within 60 rebuild_is_beyond 1048576
   note "the second copy begins after a kill while it was Pending"
   # A mark comes every 10 s.
