@@ -1,9 +1,9 @@
 # shellcheck shell=dash disable=SC2034
-# 20 restarts in a row, every other one a kill: both copies are Ready each time, nothing is read from a source and no copy is made again.
+# Restarts in a row (20 in `make soak`), every other one a kill: both copies are Ready each time, nothing is read from a source and no copy is made again.
 GUESTS="quick"
 DISKS="128 128"
 LIMIT_S=300
-ROUNDS=${LAB_ROUNDS:-20}
+ROUNDS=${LAB_ROUNDS:-8}
 
 SIZE=33554432
 IMAGE=seed:72:$SIZE:6291456

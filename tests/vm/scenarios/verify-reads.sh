@@ -3,7 +3,6 @@
 # the block up; without one exactly that block fails.
 GUESTS="quick"
 DISKS="256 256"
-MODES="auto user-copy"
 
 TOP_SETTINGS='verify_reads = true'
 MORE_SETTINGS='[scrub]
