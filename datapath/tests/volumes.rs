@@ -106,13 +106,7 @@ impl Node {
 
     fn with_volume(size_bytes: u64) -> Self {
         let mut node = Self::new();
-        node.create(size_bytes);
-        node.attach();
-        node
-    }
-
-    fn create(&mut self, size_bytes: u64) {
-        self.store
+        node.store
             .create_volume(NewVolume {
                 name: "v".to_owned(),
                 object_uuid: VOLUME,
@@ -121,6 +115,8 @@ impl Node {
                 created_unix_s: 1,
             })
             .unwrap();
+        node.attach();
+        node
     }
 
     fn attach(&mut self) {
@@ -376,35 +372,6 @@ fn a_volume_grows_while_it_is_live_and_keeps_what_it_has() {
     assert_eq!(node.store.object(VOLUME).unwrap().size_bytes, 3 << 20);
     assert!(node.read(0, 4096).iter().all(|byte| *byte == 0));
     assert!(node.read(2 << 20, 4096).iter().all(|byte| *byte == 9));
-}
-
-/// The directory has a page for each 496 GiB, written when the volume was made. Those that it does not reach yet are not read, and what rots in them
-/// meanwhile is replaced before it matters.
-#[test]
-fn a_volume_grows_over_directory_pages_that_rotted_while_it_did_not_need_them() {
-    let mut node = Node::new();
-    node.create(1 << 20);
-    let pages: Vec<u64> = (0..DISK_BYTES as u64)
-        .step_by(4096)
-        .filter(|at| node.disk.get(*at, 8) == b"BPDIR\0\0\0")
-        .collect();
-    assert_eq!(pages.len(), 32, "sixteen pairs of pages");
-    // Both copies of the second page.
-    for at in &pages[2..4] {
-        node.disk.put(*at, &[0xee; 4096]);
-    }
-    let (mut node, report) = node.crash(2);
-    assert!(report.repairs.is_empty(), "{:?}", report.repairs);
-    node.store.resize_volume(VOLUME, 500 << 30).unwrap();
-    node.attach();
-    node.write(WriteKind::Data, 0, &[7; 4096]).unwrap();
-    node.write(WriteKind::Data, 499 << 30, &[8; 4096]).unwrap();
-    let _ = node.store.commit().unwrap();
-    let (node, report) = node.crash(3);
-    assert!(report.held.is_empty(), "{:?}", report.held);
-    assert!(report.repairs.is_empty(), "{:?}", report.repairs);
-    assert_eq!(node.read(0, 4096), [7; 4096]);
-    assert_eq!(node.read(499 << 30, 4096), [8; 4096]);
 }
 
 #[test]

@@ -60,11 +60,6 @@ pub(super) fn map_leaves(clusters: u64) -> u64 {
     clusters.div_ceil(u64::from(ENTRIES_PER_PAGE))
 }
 
-/// Directory pages that `entries` entries take.
-pub(super) fn directory_pages(entries: u64) -> u64 {
-    entries.div_ceil(u64::from(ENTRIES_PER_PAGE))
-}
-
 /// Leaves of the checksums of `clusters` clusters.
 pub(super) fn checksum_leaves(clusters: u64) -> u64 {
     clusters.div_ceil(u64::from(CLUSTERS_PER_CHECKSUM_PAGE))
@@ -108,8 +103,7 @@ pub(super) struct TreeReader<'a, M> {
 }
 
 impl<M: Medium> TreeReader<'_, M> {
-    /// Reads the directory of a tree that has `leaves` leaves at most. Pages that can name none of them are not read: each speaks of 496 GiB, so
-    /// most objects need one of a cluster's sixteen, and a node with a thousand of them would read and check 128 MiB to find nothing.
+    /// Reads the directory of a tree that has `leaves` leaves at most.
     pub fn directory(
         &mut self,
         kind: TreeKind,
@@ -125,14 +119,8 @@ impl<M: Medium> TreeReader<'_, M> {
         {
             self.check_zone(cluster)?;
             tree.dirs.push(cluster);
-            let pairs = directory_pages(entries)
-                .saturating_sub(dir as u64 * u64::from(PAIRS_PER_CLUSTER))
-                .min(u64::from(PAIRS_PER_CLUSTER));
-            if pairs == 0 {
-                continue;
-            }
             let mut bytes = std::mem::take(self.buffer);
-            bytes.resize(usize_of(pairs) * 2 * PAGE_BYTES, 0);
+            bytes.resize(CLUSTER, 0);
             let pages = self.directory_cluster(kind, dir, cluster, &mut bytes, &mut tree);
             *self.buffer = bytes;
             pages?;
@@ -161,7 +149,6 @@ impl<M: Medium> TreeReader<'_, M> {
         Ok(tree)
     }
 
-    /// As many pages as `bytes` has room for, from the cluster's first on.
     fn directory_cluster(
         &mut self,
         kind: TreeKind,
@@ -171,7 +158,7 @@ impl<M: Medium> TreeReader<'_, M> {
         tree: &mut Tree,
     ) -> Result<(), TreeError> {
         self.disk.read(cluster.offset(), bytes)?;
-        for pair in (0..PAIRS_PER_CLUSTER).take(bytes.len() / (2 * PAGE_BYTES)) {
+        for pair in 0..PAIRS_PER_CLUSTER {
             let number = u32::try_from(dir)
                 .unwrap_or(u32::MAX)
                 .saturating_mul(PAIRS_PER_CLUSTER)

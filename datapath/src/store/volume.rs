@@ -1,6 +1,5 @@
 //! Writable volumes on one disk: made, grown, made live, described. Their content changes on the reactors, see [`crate::volume`].
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -9,7 +8,7 @@ use super::error::{StoreError, StoreErrorKind};
 use super::live_state::Words;
 use super::seal::describe;
 use super::ticket::PageOwner;
-use super::trees::{Tree, directory_pages, usize_of};
+use super::trees::{Tree, usize_of};
 use super::{Entry, Store, check_name, not_served};
 use crate::alloc::Extent;
 use crate::format::directory::{DirectoryEntry, DirectoryPage, ENTRIES, TreeKind};
@@ -22,7 +21,7 @@ use crate::format::{PairCopy, Stamp};
 use crate::live::LiveError;
 use crate::medium::Medium;
 use crate::plan::{DiskIndex, Layer, LayerStack};
-use crate::units::{BLOCK_BYTES, CLUSTER_BYTES, Epoch, Lcn, PAGE_BYTES, Pcn, SECTOR_BYTES, Seq};
+use crate::units::{BLOCK_BYTES, CLUSTER_BYTES, Epoch, Lcn, PAGE_BYTES, Pcn, SECTOR_BYTES};
 use crate::volume::{DiskShared, Space, Volume, leaf_groups_of};
 
 /// Groups of leaves that one cluster of directory pages names: 7.9 TiB of a volume.
@@ -193,18 +192,17 @@ impl<M: Medium> Store<M> {
         let doing = format!("resizing volume {name}");
 
         // 1. More directory, where it takes more.
+        let more = self.new_directory(owner, former, size_bytes, &doing)?;
+        if !more.is_empty() {
+            self.disk
+                .flush()
+                .map_err(|fault| StoreError::io(&doing, fault))?;
+        }
         let mut dirs = self
             .entries
             .get(&owner.slot)
             .map(|entry| entry.map_tree.dirs.clone())
             .unwrap_or_default();
-        let again = self.empty_pages_again(owner, &dirs, former..size_bytes, &doing)?;
-        let more = self.new_directory(owner, former, size_bytes, &doing)?;
-        if again || !more.is_empty() {
-            self.disk
-                .flush()
-                .map_err(|fault| StoreError::io(&doing, fault))?;
-        }
         dirs.extend(&more);
 
         // 2. The live file, which may be longer than the volume: a crash before the slot leaves it so.
@@ -509,47 +507,6 @@ impl<M: Medium> Store<M> {
         Ok(new)
     }
 
-    /// Writes the pages anew that a volume grows into, in the directory clusters that it has: they were empty since it was made, and no open looked at
-    /// them, so rot in them went unseen. Until the slot has the new size nobody reads them, so a torn write is none. Says whether there were any.
-    fn empty_pages_again(
-        &mut self,
-        owner: PageOwner,
-        dirs: &[Pcn],
-        sizes: Range<u64>,
-        doing: &str,
-    ) -> Result<bool, StoreError> {
-        let pages = |size_bytes| directory_pages(leaf_groups_of(size_bytes));
-        let pages = pages(sizes.start)..pages(sizes.end);
-        let in_place = dirs.len() as u64 * u64::from(PAIRS_PER_CLUSTER);
-        let seq = self.next_page_seq();
-        let mut wrote = false;
-        for number in pages.start..pages.end.min(in_place) {
-            let (dir, pair) = (
-                number / u64::from(PAIRS_PER_CLUSTER),
-                number % u64::from(PAIRS_PER_CLUSTER),
-            );
-            let (Some(&cluster), Ok(index), Ok(pair)) = (
-                dirs.get(usize_of(dir)),
-                u32::try_from(number),
-                u32::try_from(pair),
-            ) else {
-                continue;
-            };
-            let page = empty_directory(owner, index, seq);
-            for copy in PairCopy::BOTH {
-                let stamp = Stamp {
-                    disk_uuid: owner.disk_uuid,
-                    self_offset: page_offset(cluster, pair, copy),
-                };
-                self.disk
-                    .write(stamp.self_offset, &page.encode(&stamp))
-                    .map_err(|fault| StoreError::io(doing, fault))?;
-            }
-            wrote = true;
-        }
-        Ok(wrote)
-    }
-
     fn write_empty_directory(
         &mut self,
         owner: PageOwner,
@@ -565,7 +522,14 @@ impl<M: Medium> Store<M> {
                 .unwrap_or(u32::MAX)
                 .saturating_mul(PAIRS_PER_CLUSTER)
                 .saturating_add(pair);
-            let page = empty_directory(owner, index, seq);
+            let page = DirectoryPage {
+                tree: TreeKind::Map,
+                slot: owner.slot,
+                epoch: owner.epoch,
+                seq,
+                index,
+                entries: [DirectoryEntry::EMPTY; ENTRIES],
+            };
             for copy in PairCopy::BOTH {
                 let at = page_offset(cluster, pair, copy);
                 let within = usize_of(at.get() - cluster.offset().get());
@@ -580,18 +544,6 @@ impl<M: Medium> Store<M> {
             Ok(()) => Ok(cluster),
             Err(fault) => Err(StoreError::io(doing, fault)),
         }
-    }
-}
-
-/// A page of a map's directory that names nothing.
-fn empty_directory(owner: PageOwner, index: u32, seq: Seq) -> DirectoryPage {
-    DirectoryPage {
-        tree: TreeKind::Map,
-        slot: owner.slot,
-        epoch: owner.epoch,
-        seq,
-        index,
-        entries: [DirectoryEntry::EMPTY; ENTRIES],
     }
 }
 
