@@ -309,6 +309,7 @@ impl LayerStack {
     ///
     /// # Errors
     /// As [`Self::plan_read`].
+    #[inline(never)]
     pub fn plan_blocks_without(
         &self,
         excluded: &Excluded,
@@ -327,7 +328,12 @@ impl LayerStack {
         self.plan_up_to(blocks_end, excluded, at, len_bytes, out)
     }
 
-    #[inline]
+    // Always: the steady path has it without a call, whoever else calls it.
+    #[inline(always)]
+    #[expect(
+        clippy::inline_always,
+        reason = "measured: a call costs a read of 150 ns a tenth"
+    )]
     fn plan_up_to(
         &self,
         device_bytes: u64,

@@ -14,14 +14,16 @@ use std::sync::Arc;
 use bedplate_datapath::format::checksum_page::{CRCS, block_crc};
 use bedplate_datapath::plan::{DiskIndex, LayerStack, Run, RunSource};
 use bedplate_datapath::replica::{ReplicaSet, Replicas};
-use bedplate_datapath::units::{BLOCK_BYTES, BLOCKS_PER_CLUSTER, ByteOffset, CLUSTER_BYTES, Lcn};
+use bedplate_datapath::units::{
+    BLOCK_BYTES, BLOCKS_PER_CLUSTER, ByteOffset, CLUSTER_BYTES, Lcn, SECTOR_BYTES,
+};
 use crossbeam::channel::Sender;
 use nix::sys::eventfd::EventFd;
 use uuid::Uuid;
 
 use super::Reactor;
 use super::command::Command;
-use super::requests::State;
+use super::requests::{Slot, State};
 use crate::backing::ChecksumsAnswer;
 use crate::replica_events::ReadFailed;
 
@@ -31,6 +33,7 @@ const LEAVES_KEPT: usize = 256;
 const BAD_RANGES_MAX: usize = 4;
 const BLOCK: usize = 4096;
 const BLOCK_LEN: u32 = 4096;
+const SECTORS_PER_BLOCK: u64 = BLOCK_BYTES / SECTOR_BYTES;
 const _: () = assert!(BLOCK as u64 == BLOCK_BYTES);
 
 /// Blocks of an image, one after the other in the buffer of a request and on the disk.
@@ -241,8 +244,29 @@ fn image_of(stack: &LayerStack) -> Option<&Arc<ReplicaSet>> {
 }
 
 impl Reactor {
-    /// Notes what of a read that was just planned is an image's; the plan's first byte is at `start`.
+    /// Whether the reads of a slot's queue are compared.
+    pub(super) fn is_checked(&self, slot: &Slot) -> bool {
+        let queue = self.queues.get(slot.queue as usize);
+        queue.is_some_and(|queue| queue.as_ref().is_some_and(|queue| queue.is_checked))
+    }
+
+    /// Bytes of a read's buffer before the request's own first one: it is read from the start of a block on, if it is compared.
+    pub(super) fn skipped_bytes(&self, number: u32) -> u32 {
+        let slot = &self.slots[number as usize];
+        match self.queues.get(slot.queue as usize) {
+            Some(Some(queue)) if queue.is_checked => {
+                // The descriptor is the request's until it is answered.
+                let start = queue.descriptors.get(slot.tag).start_sector;
+                u32::try_from(start % SECTORS_PER_BLOCK * SECTOR_BYTES).unwrap_or_default()
+            }
+            _ => 0,
+        }
+    }
+
+    /// Notes what of a read that was just planned, in whole blocks, is an image's; the request's first byte is at `start`.
+    #[cold]
     pub(super) fn note_image_blocks(&mut self, number: u32, start: u64) {
+        let start = start - start % BLOCK_BYTES;
         let queue = self.slots[number as usize].queue;
         let Some(Some(queue)) = self.queues.get(queue as usize) else {
             return;

@@ -40,6 +40,8 @@ pub(super) struct Served {
     pub(super) stack: Arc<LayerStack>,
     /// Some layer may be read from another disk than its first.
     pub(super) has_replicas: bool,
+    /// Reads of an image are compared with its checksums. Decided when the queue comes.
+    pub(super) is_checked: bool,
     /// Of a device that can be written.
     pub(super) writes: Option<Writes>,
     /// Of a device that compares what it reads of an image: who has the checksums.
@@ -216,6 +218,7 @@ impl Reactor {
                 first_slot,
                 buffers,
                 read_buffers: buffers.of_reads(&new.backing),
+                is_checked: new.backing.checksums.is_some(),
                 checksums: new.backing.checksums.clone(),
                 descriptors,
                 stats,
@@ -293,7 +296,7 @@ impl Reactor {
         }
     }
 
-    /// Takes longer layers, and a longer volume, for a device's queues. Reads in flight have their plans; see [`Writes::grow`] for writes.
+    /// Takes longer layers, and a longer volume, for a device's queues. Whether its reads are compared with checksums stays as it is. Reads in flight have their plans; see [`Writes::grow`] for writes.
     pub(super) fn resize(&mut self, dev_id: DevId, backing: &Backing) {
         let Some(device) = self.devices.get(&dev_id) else {
             return;
@@ -305,7 +308,6 @@ impl Reactor {
             queue.has_replicas = has_replicas(&backing.stack);
             queue.stack = Arc::clone(&backing.stack);
             queue.checksums.clone_from(&backing.checksums);
-            queue.read_buffers = queue.buffers.of_reads(backing);
             if let (Some(writes), Some(writable)) = (&mut queue.writes, &backing.writable) {
                 writes.grow(writable);
             }

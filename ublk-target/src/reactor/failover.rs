@@ -90,7 +90,7 @@ impl Reactor {
         };
         let descriptor = self.descriptor(number);
         // What is compared with checksums is read from the start of a block on.
-        let skipped = u64::from(self.slots[number as usize].skip_bytes);
+        let skipped = u64::from(self.skipped_bytes(number));
         let device_at = descriptor.map_or(0, |d| d.start_sector.saturating_mul(SECTOR_BYTES));
         let device_at = device_at.saturating_sub(skipped);
         let start = device_at + u64::from(failed.request_offset);

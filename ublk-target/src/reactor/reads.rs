@@ -3,13 +3,32 @@
 //! What is missing of an answered read would be kernel memory: success is only ever said of all bytes.
 
 use bedplate_datapath::engine::executor::{Begun, FailedIo, RequestBuffer, RequestIndex};
-use bedplate_datapath::plan::PlanError;
+use bedplate_datapath::plan::{LayerStack, PlanError, RunList};
+use bedplate_datapath::replica::Excluded;
 use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, SECTOR_BYTES};
 
 use super::requests::{Answer, State};
 use super::{Reactor, kind};
 use crate::buffer_pool::COPY_BYTES;
 use crate::queue::Descriptor;
+
+/// The plan of a read that has had an error from a replica, or is compared with checksums: out of the way of all others.
+#[cold]
+#[inline(never)]
+fn plan_rarely(
+    stack: &LayerStack,
+    excluded: &Excluded,
+    is_checked: bool,
+    at: ByteOffset,
+    len_bytes: u32,
+    plan: &mut RunList,
+) -> Result<(), PlanError> {
+    if !is_checked {
+        return stack.plan_read_without(excluded, at, len_bytes, plan);
+    }
+    let (at, len_bytes) = whole_blocks(at.get(), len_bytes);
+    stack.plan_blocks_without(excluded, at, len_bytes, plan)
+}
 
 /// The blocks that a request lies in.
 fn whole_blocks(start: u64, len_bytes: u32) -> (ByteOffset, u32) {
@@ -43,21 +62,19 @@ impl Reactor {
         let registered = queue
             .read_buffer(slot.tag)
             .filter(|_| !descriptor.lacks_buffer());
-        // Only copied reads are ever compared with checksums.
-        let is_checked = registered.is_none() && queue.checksums.is_some();
         self.plan.clear();
         let at = ByteOffset::new(start);
-        let planned = if is_checked {
+        // Not `||`: one branch for what is rare.
+        let planned = if slot.has_failed | queue.is_checked {
             let excluded = Self::excluded_by(&self.failing, &slot, number);
-            let (at, len_bytes) = whole_blocks(start, len_bytes);
-            queue
-                .stack
-                .plan_blocks_without(&excluded, at, len_bytes, &mut self.plan)
-        } else if slot.has_failed {
-            let excluded = Self::excluded_by(&self.failing, &slot, number);
-            queue
-                .stack
-                .plan_read_without(&excluded, at, len_bytes, &mut self.plan)
+            plan_rarely(
+                &queue.stack,
+                &excluded,
+                queue.is_checked,
+                at,
+                len_bytes,
+                &mut self.plan,
+            )
         } else {
             queue.stack.plan_read(at, len_bytes, &mut self.plan)
         };
@@ -69,11 +86,16 @@ impl Reactor {
             tracing::error!(dev_id = %queue.dev_id, start, len_bytes, %error, "a read cannot be planned");
             return Err(-libc::EIO);
         }
-        let has_replicas = queue.has_replicas;
+        let (has_replicas, is_checked) = (queue.has_replicas, queue.is_checked);
         let (buffer, copy_buffer) = match registered {
             Some(index) => (RequestBuffer::Registered(index), None),
             None => match self.pool.take() {
-                Some(taken) => (RequestBuffer::Memory(self.pool.start(taken)), Some(taken)),
+                Some(taken) => {
+                    if is_checked {
+                        self.note_image_blocks(number, start);
+                    }
+                    (RequestBuffer::Memory(self.pool.start(taken)), Some(taken))
+                }
                 None => return Ok(false),
             },
         };
@@ -100,14 +122,6 @@ impl Reactor {
         slot.copied_bytes = 0;
         slot.retries = 0;
         slot.copy_buffer = copy_buffer;
-        slot.is_checked = is_checked;
-        slot.skip_bytes = 0;
-        if is_checked {
-            // Less than a block.
-            slot.skip_bytes = u16::try_from(start % BLOCK_BYTES).unwrap_or_default();
-            self.note_image_blocks(number, start - start % BLOCK_BYTES);
-        }
-        let slot = &mut self.slots[number as usize];
         slot.is_watched = has_replicas;
         slot.begun_tick = self.late.tick;
         if begun == Begun::Done {
@@ -145,7 +159,7 @@ impl Reactor {
                 self.finish(number, -errno);
             }
             (Ok(()), None) => self.finish(number, slot.success()),
-            (Ok(()), Some(_)) if slot.is_checked => self.check(number),
+            (Ok(()), Some(_)) if self.is_checked(&slot) => self.check(number),
             (Ok(()), Some(_)) => self.copy_in(number),
         }
     }
@@ -155,6 +169,7 @@ impl Reactor {
         let Some(address) = self.address(number) else {
             return;
         };
+        let skipped = self.skipped_bytes(number);
         let slot = &mut self.slots[number as usize];
         let Some(buffer) = slot.copy_buffer else {
             return;
@@ -163,7 +178,7 @@ impl Reactor {
         let from = self
             .pool
             .start(buffer)
-            .wrapping_add(usize::from(slot.skip_bytes) + slot.copied_bytes as usize);
+            .wrapping_add((skipped + slot.copied_bytes) as usize);
         let left = slot.len_bytes - slot.copied_bytes;
         let entry = address.copy_in(
             from,

@@ -142,10 +142,6 @@ pub(super) struct Slot {
     pub(super) question: u64,
     /// To be durable before it is answered.
     pub(super) is_fua: bool,
-    /// A read that is compared with checksums.
-    pub(super) is_checked: bool,
-    /// Bytes of its buffer before the request's own first one.
-    pub(super) skip_bytes: u16,
     /// Of its data; 0 for a request that has none.
     pub(super) len_bytes: u32,
     pub(super) copied_bytes: u32,
@@ -171,8 +167,6 @@ impl Slot {
             errno: 0,
             question: 0,
             is_fua: false,
-            is_checked: false,
-            skip_bytes: 0,
             len_bytes: 0,
             copied_bytes: 0,
         }
@@ -265,12 +259,9 @@ impl Reactor {
         let slot = self.slots.get(number as usize)?;
         let queue = self.queues.get(slot.queue as usize)?.as_ref()?;
         let descriptor = queue.descriptors.get(slot.tag);
-        let buffer = if descriptor.op == lib::UBLK_IO_OP_READ {
-            queue.read_buffer(slot.tag)
-        } else {
-            queue.registered_buffer(slot.tag)
-        };
-        let has_pages = buffer.is_some() && !descriptor.lacks_buffer();
+        let is_copied = queue.is_checked && descriptor.op == lib::UBLK_IO_OP_READ;
+        let has_pages =
+            queue.registered_buffer(slot.tag).is_some() && !descriptor.lacks_buffer() && !is_copied;
         Need::of(&descriptor, has_pages)
     }
 
