@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bedplate_datapath::format::checksum_page::{CRCS, block_crc};
 use bedplate_datapath::plan::{DiskIndex, Layer};
 use bedplate_datapath::replica::{Replica, ReplicaSet};
-use bedplate_datapath::units::CLUSTER_BYTES;
+use bedplate_datapath::units::{CLUSTER_BYTES, DevId};
 use uuid::Uuid;
 
+use super::Park;
 use super::rig::{Rig, RigLoad};
 use super::steady_path_tests::{CLUSTERS, clone_of, disk, image, load, of_layers};
 use crate::backing::{Backing, ChecksumsAnswer, RecordedChecksums};
@@ -229,4 +230,71 @@ fn a_block_is_compared_before_it_is_copied_up() {
         let has_bad = heard.failed().iter().any(|event| event.disk.get() == 0);
         assert_eq!(has_bad, set.is_avoided(0));
     }
+}
+
+/// Has checksums later, if at all.
+#[derive(Default)]
+struct Later(Mutex<Vec<ChecksumsAnswer>>);
+
+impl RecordedChecksums for Later {
+    fn image(&self) -> Uuid {
+        Uuid::from_u128(9)
+    }
+
+    fn ask(&self, _: u32, answer: ChecksumsAnswer) {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.push(answer);
+    }
+}
+
+/// A write that waits for checksums has clusters and locks of the store that is to be given up.
+#[test]
+fn a_parked_device_is_not_quiet_while_what_a_write_read_waits_for_its_checksums() {
+    const DEVICE: DevId = DevId::new(0);
+    let (_, layer) = replicas(1);
+    let mut backing = clone_of(image(FIRST));
+    let own = Layer::new(Arc::clone(&backing.stack.layers[0].map), DiskIndex::new(1));
+    backing.stack = of_layers(vec![own, layer]);
+    let later = Arc::<Later>::default();
+    backing.checksums = Some(Arc::clone(&later) as Arc<dyn RecordedChecksums>);
+    let parts_of_blocks = RigLoad {
+        is_write: true,
+        ..few(512, true)
+    };
+    let Some(mut rig) = rig(
+        parts_of_blocks,
+        backing,
+        vec![disk(), disk()],
+        &Arc::default(),
+    ) else {
+        return;
+    };
+    rig.next_requests();
+    let has_asked = || {
+        !later
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    };
+    for _ in 0..1000 {
+        rig.turns(1);
+        if has_asked() {
+            break;
+        }
+    }
+    assert!(has_asked(), "a part of a block is copied up");
+    rig.park(DEVICE, Park::Wait);
+    rig.turns(50);
+    assert!(rig.in_flight(DEVICE) > 0);
+    // Nobody has them: the write fails, and waits with all others.
+    later
+        .0
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clear();
+    rig.turns(50);
+    assert_eq!(rig.in_flight(DEVICE), 0);
+    assert!(rig.waiting() > 0);
+    assert_eq!(rig.answered(), (0, 0));
 }

@@ -50,7 +50,7 @@ use crate::stats::Stopwatch;
 use checks::Checks;
 pub(crate) use checks::ChecksumsReply;
 use command::{Command, Reply};
-pub(crate) use command::{NewQueue, NewQueues, ReactorHandle};
+pub(crate) use command::{NewQueue, NewQueues, Pending, ReactorHandle};
 pub(crate) use commits::{AfterGrace, CommitReply};
 use devices::{Device, Served};
 use failover::{Failing, LateClock};
@@ -138,8 +138,8 @@ pub(super) struct Reactor {
     waiting: [VecDeque<u32>; Need::COUNT],
     /// Slots whose write is tried again in every turn.
     blocked: VecDeque<u32>,
-    /// Slots whose request waits for a disk that has gone.
-    for_disk: ForDisk,
+    /// Requests that wait for a disk that has gone, oldest first.
+    for_disk: VecDeque<ForDisk>,
     /// A write goes on in the next turn, which nothing else brings about.
     has_more: bool,
     /// Requests that rely on what maps say.
@@ -292,7 +292,7 @@ impl Reactor {
             devices: BTreeMap::new(),
             waiting: Default::default(),
             blocked: VecDeque::new(),
-            for_disk: ForDisk::new(),
+            for_disk: VecDeque::new(),
             has_more: false,
             grace: Grace::default(),
             failing: Vec::new(),

@@ -13,8 +13,6 @@
 //! then: nothing of it was acknowledged, and no write does harm twice. So while a device waits, or is given up, nothing of it touches what it
 //! was served from: its disk may be opened anew, with the map as this disk has it, and another store hands out its clusters.
 
-use std::collections::VecDeque;
-
 use bedplate_datapath::plan::DiskIndex;
 use bedplate_datapath::units::DevId;
 
@@ -168,10 +166,8 @@ impl Reactor {
             // Whom it does not ask any more may be the one that comes back.
             self.forget_failures(number);
         }
-        let slot = &mut self.slots[number as usize];
-        slot.state = State::ForDisk;
-        slot.errno = errno;
-        self.for_disk.push_back(number);
+        self.slots[number as usize].state = State::ForDisk;
+        self.for_disk.push_back(ForDisk { number, errno });
     }
 
     /// Word of a device's disk.
@@ -191,16 +187,15 @@ impl Reactor {
                     }
                 });
                 if is_in_doubt {
-                    self.each_waiting(dev_id, |reactor, number| {
-                        let errno = reactor.slots[number as usize].errno;
-                        reactor.commit(number, -errno);
+                    self.each_waiting(dev_id, |reactor, waiting| {
+                        reactor.commit(waiting.number, -waiting.errno);
                     });
                 }
             }
             Park::GiveUp => {
                 self.stand(dev_id, |_| Standing::GivenUp);
-                self.each_waiting(dev_id, |reactor, number| {
-                    reactor.commit(number, -libc::EIO);
+                self.each_waiting(dev_id, |reactor, waiting| {
+                    reactor.commit(waiting.number, -libc::EIO);
                 });
             }
         }
@@ -212,7 +207,7 @@ impl Reactor {
             self.resize(dev_id, backing);
         }
         self.stand(dev_id, |_| Standing::Serving);
-        self.each_waiting(dev_id, |reactor, number| {
+        self.each_waiting(dev_id, |reactor, ForDisk { number, .. }| {
             if !reactor.begin(number) {
                 let need = reactor.need(number).unwrap_or(Need::Operations);
                 reactor.wait(number, need);
@@ -222,27 +217,21 @@ impl Reactor {
 
     /// Requests of a device that may still touch what it is served from.
     pub(super) fn in_flight(&self, dev_id: DevId) -> u32 {
-        let touches = |state| {
-            matches!(
-                state,
-                State::Reading | State::Writing | State::CopyingOut | State::Blocked
-            )
-        };
         let of_device = |queue: u32| {
             let queue = self.queues.get(queue as usize);
             queue.is_some_and(|queue| queue.as_ref().is_some_and(|q| q.dev_id == dev_id))
         };
         let slots = self.slots.iter();
         let count = slots
-            .filter(|slot| touches(slot.state) && of_device(slot.queue))
+            .filter(|slot| slot.state.touches_backing() && of_device(slot.queue))
             .count();
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     /// Leaves what waits to the next server.
     pub(super) fn hold_waiting(&mut self) {
-        while let Some(number) = self.for_disk.pop_front() {
-            self.hold(number);
+        while let Some(waiting) = self.for_disk.pop_front() {
+            self.hold(waiting.number);
         }
     }
 
@@ -254,22 +243,27 @@ impl Reactor {
     }
 
     /// Takes each request of a device that waits, oldest first.
-    fn each_waiting(&mut self, dev_id: DevId, mut act: impl FnMut(&mut Self, u32)) {
+    fn each_waiting(&mut self, dev_id: DevId, mut act: impl FnMut(&mut Self, ForDisk)) {
         for _ in 0..self.for_disk.len() {
-            let Some(number) = self.for_disk.pop_front() else {
+            let Some(waiting) = self.for_disk.pop_front() else {
                 return;
             };
             let is_of_device = self
-                .queue_of(number)
+                .queue_of(waiting.number)
                 .is_some_and(|queue| queue.dev_id == dev_id);
             if is_of_device {
-                act(self, number);
+                act(self, waiting);
             } else {
-                self.for_disk.push_back(number);
+                self.for_disk.push_back(waiting);
             }
         }
     }
 }
 
-/// Requests that wait for a disk: their slots, oldest first.
-pub(super) type ForDisk = VecDeque<u32>;
+/// A request that waits for a disk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ForDisk {
+    number: u32,
+    /// The error that it met.
+    errno: i32,
+}

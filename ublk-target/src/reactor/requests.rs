@@ -47,6 +47,31 @@ pub(super) enum State {
     Orphan,
 }
 
+impl State {
+    /// Whether a request may still touch the map, the locks, the clusters or the disks that its device is served from. Every state is named: one
+    /// that is forgotten here goes on with what is another store's by then (see `park`).
+    pub(super) fn touches_backing(self) -> bool {
+        match self {
+            Self::Reading
+            | Self::CopyingOut
+            | Self::Writing
+            | Self::CheckingCopyUp
+            | Self::Blocked => true,
+            // What was read is in a buffer, and begun anew where it is not good; a write that asks for a commit has let go of everything;
+            // what an orphan reads goes to a buffer that is nobody's.
+            Self::Checking
+            | Self::CopyingIn
+            | Self::Committing
+            | Self::Orphan
+            | Self::Idle
+            | Self::Fetching
+            | Self::Waiting
+            | Self::ForDisk
+            | Self::Held => false,
+        }
+    }
+}
+
 /// What a request cannot begin without. Those that wait for one thing do not wait behind those that wait for another; a request that needs
 /// nothing waits for nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,8 +161,6 @@ pub(super) struct Slot {
     pub(super) begun_tick: u32,
     /// Of a write: the disk that it last had an error from.
     pub(super) failed_disk: Option<DiskIndex>,
-    /// While it waits for a disk: the error that it met.
-    pub(super) errno: i32,
     /// The last question to a committer; 0 for none.
     pub(super) question: u64,
     /// To be durable before it is answered.
@@ -164,7 +187,6 @@ impl Slot {
             is_watched: false,
             begun_tick: 0,
             failed_disk: None,
-            errno: 0,
             question: 0,
             is_fua: false,
             len_bytes: 0,

@@ -38,13 +38,13 @@ impl Writes {
         }
     }
 
-    /// Takes a volume that grew. Requests that have begun go on with it: it is the same memory and the same locks, only longer, and until
-    /// every reactor has it, the kernel sends nothing beyond the old end.
     /// The write of a tag.
     pub(super) fn op(&self, tag: u16) -> Option<&WriteOp> {
         self.ops.get(usize::from(tag))
     }
 
+    /// Takes a volume that grew. Requests that have begun go on with it: it is the same memory and the same locks, only longer, and until
+    /// every reactor has it, the kernel sends nothing beyond the old end.
     pub(super) fn grow(&mut self, writable: &Writable) {
         self.volume = Arc::clone(&writable.volume);
         self.committer = Arc::clone(&writable.committer);
