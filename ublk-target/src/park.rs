@@ -8,7 +8,7 @@ use bedplate_datapath::units::DevId;
 use crate::backing::Backing;
 use crate::error::TargetError;
 use crate::reactor::Park;
-use crate::target::{REACTOR_TIMEOUT, Target, reactor_failed};
+use crate::target::{Target, ask_each};
 
 impl Target {
     /// From when this returns no request of the device is begun: all that come, and all that fail as a disk does that goes, wait. For
@@ -44,18 +44,10 @@ impl Target {
     /// # Errors
     /// [`TargetError::Reactor`].
     pub fn in_flight(&self, dev_id: DevId) -> Result<u32, TargetError> {
-        let asked: Vec<_> = self
-            .reactors
-            .iter()
-            .map(|reactor| (reactor, reactor.in_flight(dev_id)))
-            .collect();
-        let mut sum = 0;
-        for (reactor, answer) in asked {
-            sum += answer
-                .wait(REACTOR_TIMEOUT)
-                .map_err(|source| reactor_failed(reactor, "does not answer", source))?;
-        }
-        Ok(sum)
+        let counts = ask_each(&self.reactors, "does not answer", |reactor| {
+            reactor.in_flight(dev_id)
+        })?;
+        Ok(counts.iter().sum())
     }
 
     /// Serves a parked or given-up device again: what waited is carried out from its beginning, on `backing` if there is one. That must be
@@ -91,30 +83,16 @@ impl Target {
     }
 
     fn tell_parked(&self, dev_id: DevId, what: Park) -> Result<(), TargetError> {
-        let asked: Vec<_> = self
-            .reactors
-            .iter()
-            .map(|reactor| (reactor, reactor.park(dev_id, what)))
-            .collect();
-        for (reactor, answer) in asked {
-            answer
-                .wait(REACTOR_TIMEOUT)
-                .map_err(|source| reactor_failed(reactor, "cannot park a device", source))?;
-        }
+        ask_each(&self.reactors, "cannot park a device", |reactor| {
+            reactor.park(dev_id, what)
+        })?;
         Ok(())
     }
 
     fn tell_unparked(&self, dev_id: DevId, backing: Option<&Backing>) -> Result<(), TargetError> {
-        let asked: Vec<_> = self
-            .reactors
-            .iter()
-            .map(|reactor| (reactor, reactor.unpark(dev_id, backing.cloned())))
-            .collect();
-        for (reactor, answer) in asked {
-            answer
-                .wait(REACTOR_TIMEOUT)
-                .map_err(|source| reactor_failed(reactor, "cannot serve a device again", source))?;
-        }
+        ask_each(&self.reactors, "cannot serve a device again", |reactor| {
+            reactor.unpark(dev_id, backing.cloned())
+        })?;
         Ok(())
     }
 }

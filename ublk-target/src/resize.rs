@@ -11,7 +11,7 @@ use crate::backing::Backing;
 use crate::error::TargetError;
 use crate::params::DiskLimits;
 use crate::sys::Features;
-use crate::target::{DeviceEntry, DiskEntry, REACTOR_TIMEOUT, Target, locked, reactor_failed};
+use crate::target::{DeviceEntry, DiskEntry, Target, ask_each, locked};
 
 impl Target {
     /// Whether the kernel can change the length of a device that is up.
@@ -123,16 +123,12 @@ impl Target {
 
     /// Returns when every reactor has it.
     fn tell(&self, dev_id: DevId, reactors: &[usize], new: &Backing) -> Result<(), TargetError> {
-        let asked: Vec<_> = reactors
+        let reactors = reactors
             .iter()
-            .filter_map(|number| self.reactors.get(*number))
-            .map(|reactor| (reactor, reactor.resize(dev_id, new.clone())))
-            .collect();
-        for (reactor, answer) in asked {
-            answer
-                .wait(REACTOR_TIMEOUT)
-                .map_err(|source| reactor_failed(reactor, "cannot take other layers", source))?;
-        }
+            .filter_map(|number| self.reactors.get(*number));
+        ask_each(reactors, "cannot take other layers", |reactor| {
+            reactor.resize(dev_id, new.clone())
+        })?;
         Ok(())
     }
 

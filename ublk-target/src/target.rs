@@ -16,7 +16,7 @@ use crate::ctrl::Control;
 use crate::error::TargetError;
 use crate::kernel_device::KernelDevice;
 use crate::params::DiskLimits;
-use crate::reactor::{self, AfterGrace, ReactorConfig, ReactorHandle};
+use crate::reactor::{self, AfterGrace, Pending, ReactorConfig, ReactorHandle};
 use crate::replica_events::{EventsTo, ReplicaEvents};
 use crate::stats::StatsTable;
 use crate::support::{DataMode, KernelSupport};
@@ -398,6 +398,27 @@ pub(crate) fn reactor_failed(
         doing,
         source,
     }
+}
+
+/// Asks reactors something, all of them before it waits for the first answer; answers with theirs, in their order.
+///
+/// # Errors
+/// [`TargetError::Reactor`] for the first one that does not answer.
+pub(crate) fn ask_each<'r, R>(
+    reactors: impl IntoIterator<Item = &'r ReactorHandle>,
+    doing: &'static str,
+    ask: impl Fn(&ReactorHandle) -> Pending<R>,
+) -> Result<Vec<R>, TargetError> {
+    let asked: Vec<_> = reactors
+        .into_iter()
+        .map(|reactor| (reactor, ask(reactor)))
+        .collect();
+    let answers = asked.into_iter().map(|(reactor, answer)| {
+        answer
+            .wait(REACTOR_TIMEOUT)
+            .map_err(|source| reactor_failed(reactor, doing, source))
+    });
+    answers.collect()
 }
 
 /// The kernel wants a file table within `RLIMIT_NOFILE`, whose soft limit is 1024 on most systems.
