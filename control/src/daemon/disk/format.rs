@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bedplate_datapath::discover::{BedplateContent, DiskContent, InspectError, inspect};
-use bedplate_datapath::engine::{DiskFile, UringMedium};
 use bedplate_datapath::store::{self, FormatParams};
 use nix::fcntl::{FallocateFlags, fallocate};
-use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use super::claim::{claim, medium_of};
 use super::entry::DiskEntry;
 use super::in_change::InChange;
 use super::online::{CLAIM_FOR_USER, absolute, add, same_file};
@@ -105,10 +104,7 @@ fn claim_and_write(
     force: bool,
 ) -> Result<(), ApiError> {
     // Claimed first, so that nobody can begin to use it between the look and the write.
-    let disk = DiskFile::claim_waiting(path, Instant::now() + CLAIM_FOR_USER, |busy| {
-        tracing::info!(disk = name, "waiting for the claim: {busy}");
-    })
-    .map_err(|error| errors::of_claim(&error))?;
+    let disk = claim(path, Instant::now() + CLAIM_FOR_USER)?;
     if let Some(asked) = size_bytes.filter(|asked| *asked != disk.len_bytes()) {
         return Err(ApiError::new(
             ErrorKind::BadSize,
@@ -130,14 +126,8 @@ fn claim_and_write(
         .remedy(other.remedy()),
     })?;
     refuse_content(name, &content, force)?;
-    let hardware_id_hash = disk
-        .hardware_id()
-        .map_or([0; 32], |id| Sha256::digest(id.as_bytes()).into());
-    let mut medium = UringMedium::new(disk).map_err(|error| {
-        errors::of_io("cannot set up io_uring", &error)
-            .disk(name)
-            .remedy("see `bedplate doctor`")
-    })?;
+    let hardware_id_hash = disk.hardware_id_hash();
+    let mut medium = medium_of(disk, name)?;
     let params = FormatParams {
         disk_uuid: Uuid::new_v4(),
         hardware_id_hash,

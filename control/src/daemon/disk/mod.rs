@@ -1,6 +1,7 @@
 //! Disks: found by their superblock, each served by a thread of its own, watched while it is in use.
 
 pub(super) mod actor;
+mod claim;
 pub(super) mod discovery;
 pub(super) mod entry;
 mod format;

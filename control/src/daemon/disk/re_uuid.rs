@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bedplate_datapath::discover::{self, Refusal};
-use bedplate_datapath::engine::{DiskFile, UringMedium};
+use bedplate_datapath::engine::DiskFile;
 use bedplate_datapath::format::superblock::ChoiceError;
 use bedplate_datapath::store::{self, NewIdentity, SessionStart};
 use uuid::Uuid;
 
+use super::claim::{claim, medium_of};
 use super::in_change::InChange;
 use super::online::{CHANGE_FOR_USER, CLAIM_FOR_USER, LOOK_AGAIN, absolute, adopt, same_file};
 use super::owner::Owner;
@@ -235,10 +236,7 @@ fn end(node: &Node, change: InChange, path: &Path, was_known: bool, failed: Opti
 fn write(path: &Path, owner: &Owner, boot_id: Uuid) -> Result<Uuid, ApiError> {
     let name = path.display().to_string();
     owner.refuse(path)?;
-    let disk = DiskFile::claim_waiting(path, Instant::now() + CLAIM_FOR_USER, |busy| {
-        tracing::info!(disk = name, "waiting for the claim: {busy}");
-    })
-    .map_err(|error| errors::of_claim(&error))?;
+    let disk = claim(path, Instant::now() + CLAIM_FOR_USER)?;
     let start = SessionStart {
         boot_id,
         diskseq: disk.diskseq(),
@@ -247,11 +245,7 @@ fn write(path: &Path, owner: &Owner, boot_id: Uuid) -> Result<Uuid, ApiError> {
         disk_uuid: Uuid::new_v4(),
         hardware_id_hash: disk.hardware_id_hash(),
     };
-    let mut medium = UringMedium::new(disk).map_err(|error| {
-        errors::of_io("cannot set up io_uring", &error)
-            .disk(name.clone())
-            .remedy("see `bedplate doctor`")
-    })?;
+    let mut medium = medium_of(disk, &name)?;
     store::re_uuid(&mut medium, &start, &new, &mut Uuid::new_v4)
         .map_err(|error| errors::of_re_uuid(&name, &error))
 }

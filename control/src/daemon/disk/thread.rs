@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bedplate_datapath::engine::{DiskFile, DiskIdentity, UringMedium, WriteCache};
+use bedplate_datapath::engine::{DiskIdentity, WriteCache};
 use bedplate_datapath::store::{
     Foreknowledge, LeftDisk, Object, OpenReport, SessionStart, Store, StoreError,
 };
@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::actor::{Contents, DiskStore};
+use super::claim::{claim, medium_of};
 use super::gone;
 use super::live;
 use super::owner::Owner;
@@ -114,8 +115,7 @@ pub fn run(
         commit_at: now + COMMIT_EVERY,
         looked_at: now,
         failing: false,
-        is_judged: false,
-        has_gone: false,
+        has_gone: None,
     };
     thread.serve(commands);
 }
@@ -135,21 +135,14 @@ impl Drop for AbortOnPanic {
 fn open(path: &Path, deadline: Instant, setup: &Setup) -> Result<(DiskStore, Facts), ApiError> {
     let name = path.display().to_string();
     setup.owner.refuse(path)?;
-    let disk = DiskFile::claim_waiting(path, deadline, |busy| {
-        tracing::info!(disk = name, "waiting for the claim: {busy}");
-    })
-    .map_err(|error| errors::of_claim(&error))?;
+    let disk = claim(path, deadline)?;
     let claim = disk
         .try_clone_fd()
         .map_err(|error| errors::of_io("cannot duplicate a disk's descriptor", &error))?;
     let (identity, dma_alignment, diskseq) =
         (disk.identity(), disk.dma_alignment(), disk.diskseq());
     let write_cache = disk.write_cache();
-    let medium = UringMedium::new(disk).map_err(|error| {
-        errors::of_io("cannot set up io_uring", &error)
-            .disk(name.clone())
-            .remedy("allow io_uring: `sysctl kernel.io_uring_disabled=0`; `bedplate doctor` checks more")
-    })?;
+    let medium = medium_of(disk, &name)?;
     let (live, not_live) = live::open(&setup.live_dir).map_err(|error| error.disk(name.clone()))?;
     let start = SessionStart {
         boot_id: setup.boot_id,
@@ -233,10 +226,8 @@ struct Thread<'a> {
     looked_at: Instant,
     /// The last commit failed; said once.
     failing: bool,
-    /// After the first failure: it was looked whether the disk had gone,
-    is_judged: bool,
-    /// and it had.
-    has_gone: bool,
+    /// After the first failure: whether the disk had gone.
+    has_gone: Option<bool>,
 }
 
 impl Thread<'_> {
@@ -321,12 +312,12 @@ impl Thread<'_> {
 
     /// After the first write or flush that failed: did the disk fail, or is it gone? In the latter case it said nothing of what it has.
     fn judge(&mut self) {
-        if self.is_judged || self.store.is_latched().is_none() {
+        if self.has_gone.is_some() || self.store.is_latched().is_none() {
             return;
         }
-        self.is_judged = true;
-        self.has_gone = gone::goes(self.identity);
-        if self.has_gone {
+        let has_gone = gone::goes(self.identity);
+        self.has_gone = Some(has_gone);
+        if has_gone {
             self.store.has_gone();
         }
     }
@@ -355,7 +346,7 @@ impl Thread<'_> {
             }
         };
         self.judge();
-        let has_gone = self.has_gone;
+        let has_gone = self.has_gone == Some(true);
         let errno = outcome.as_ref().map_err(|error| {
             // What a device waits for, and not what it is answered with at once.
             let gone = has_gone.then_some(libc::ENODEV);

@@ -119,8 +119,7 @@ pub async fn backing_of(
         None => None,
     };
     if let (Noun::Image, Some(shared)) = (found.noun(), &shared) {
-        let mut backing = image_backing(object, shared)?;
-        backing.checksums = checked_reads::checksums_for(node, object);
+        let backing = image_backing(node, object, shared)?;
         return Ok((backing, Some(Arc::clone(&shared.set))));
     }
     let actor = node.actor(found.disk)?;
@@ -164,10 +163,7 @@ pub async fn live_backing_of(
     shared: &Shared,
 ) -> Result<Backing, ApiError> {
     match found.noun() {
-        Noun::Image => Ok(Backing {
-            checksums: checked_reads::checksums_for(node, &found.object),
-            ..image_backing(&found.object, shared)?
-        }),
+        Noun::Image => image_backing(node, &found.object, shared),
         Noun::Volume => {
             let actor = node.actor(found.disk)?;
             volume_backing(node, &actor, &found.object, Some(shared)).await
@@ -175,7 +171,7 @@ pub async fn live_backing_of(
     }
 }
 
-fn image_backing(object: &Object, shared: &Shared) -> Result<Backing, ApiError> {
+fn image_backing(node: &Arc<Node>, object: &Object, shared: &Shared) -> Result<Backing, ApiError> {
     let layer = shared
         .layer(None, object.uuid.as_u128())
         .ok_or_else(|| errors::internal("a set of copies has none"))?;
@@ -185,7 +181,7 @@ fn image_backing(object: &Object, shared: &Shared) -> Result<Backing, ApiError> 
             size_bytes: object.size_bytes,
         }),
         writable: None,
-        checksums: None,
+        checksums: checked_reads::checksums_for(node, object),
     })
 }
 
