@@ -167,6 +167,29 @@ struct Reservation {
 }
 
 impl Entry {
+    /// An object as its slot and the directories of its trees have it; its map was not read.
+    fn of_trees(
+        owner: PageOwner,
+        record: ObjectRecord,
+        (map_tree, checksum_tree): (Tree, Tree),
+    ) -> Self {
+        Self {
+            object: seal::describe(
+                owner.disk_uuid,
+                owner.slot,
+                owner.epoch,
+                &record,
+                &map_tree,
+                &checksum_tree,
+            ),
+            record: Some(record),
+            map: None,
+            map_tree,
+            checksum_tree,
+            volume: None,
+        }
+    }
+
     /// Every cluster that the object refers to, data and trees.
     fn clusters(&self) -> impl Iterator<Item = Pcn> + '_ {
         let data = self

@@ -16,7 +16,7 @@ use super::ticket::PageOwner;
 use super::trees::{
     Hold, PendingRepair, Tree, TreeError, TreeReader, checksum_leaves, hold, map_leaves,
 };
-use super::{Entry, Journal, LiveState, Store, references, replay, seal, superblocks};
+use super::{Entry, Journal, LiveState, Store, references, replay, superblocks};
 use crate::alloc::Allocator;
 use crate::format::directory::TreeKind;
 use crate::format::object::{ObjectKind, ObjectRecord, ObjectState};
@@ -221,11 +221,16 @@ impl<M: Medium> Store<M> {
         for &copy in &choice.bad_copies {
             superblocks::write_copy(&mut self.disk, &choice.winner, copy)?;
         }
+        self.write_twins(repairs)
+    }
+
+    /// Writes copies that were bad or outdated again, durably: a slot's change, for one, relies on both copies being equal. What they were read
+    /// from has been flushed.
+    pub(super) fn write_twins(&mut self, repairs: &[PendingRepair]) -> Result<(), IoFault> {
         // Each of these has a good and durable twin, so that they may all be torn together.
         for pending in repairs {
             self.disk.write(pending.repair.at, &pending.page)?;
         }
-        // Before the session begins, and anything is changed in it: a slot's change relies on both copies being equal.
         if repairs.is_empty() {
             Ok(())
         } else {
@@ -382,7 +387,7 @@ fn load<M: Medium>(
                     repairs: &mut *repairs,
                     buffer: &mut buffer,
                 };
-                let entry = load_object(reader, adoption, slot, epoch, *record)?;
+                let entry = load_object(reader, adoption, *record)?;
                 (slot, entry)
             }
         };
@@ -394,8 +399,6 @@ fn load<M: Medium>(
 fn load_object<M: Medium>(
     mut reader: TreeReader<'_, M>,
     adoption: &mut Adoption<'_>,
-    slot: SlotIndex,
-    epoch: Epoch,
     record: ObjectRecord,
 ) -> Result<Entry, OpenError> {
     let mut trees = (Tree::default(), Tree::default());
@@ -407,22 +410,7 @@ fn load_object<M: Medium>(
         }
         .into()),
     };
-    let (map_tree, checksum_tree) = trees;
-    let mut entry = Entry {
-        object: seal::describe(
-            reader.owner.disk_uuid,
-            slot,
-            epoch,
-            &record,
-            &map_tree,
-            &checksum_tree,
-        ),
-        record: Some(record),
-        map: None,
-        map_tree,
-        checksum_tree,
-        volume: None,
-    };
+    let mut entry = Entry::of_trees(reader.owner, record, trees);
     let loaded = match result {
         Ok(()) if entry.object.kind == ObjectKind::Volume && adoption.take_over(&mut entry)? => {
             return Ok(entry);

@@ -13,7 +13,7 @@ use super::object::{Damage, ReplicaState};
 use super::table::{self, Found};
 use super::ticket::PageOwner;
 use super::trees::{PendingRepair, Tree, TreeError, TreeReader};
-use super::{Entry, SlotHistory, Store, open, seal};
+use super::{Entry, SlotHistory, Store, open};
 use crate::alloc::{Allocator, ClusterError};
 use crate::format::PairCopy;
 use crate::format::object::{ObjectKind, ObjectRecord};
@@ -176,22 +176,7 @@ impl<M: Medium> Store<M> {
         };
         let mut trees = (Tree::default(), Tree::default());
         open::load_directories(&mut reader, &known.record, &mut trees)?;
-        let (map_tree, checksum_tree) = trees;
-        let mut entry = Entry {
-            object: seal::describe(
-                disk_uuid,
-                known.slot,
-                known.epoch,
-                &known.record,
-                &map_tree,
-                &checksum_tree,
-            ),
-            record: Some(known.record.clone()),
-            map: None,
-            map_tree,
-            checksum_tree,
-            volume: None,
-        };
+        let mut entry = Entry::of_trees(reader.owner, known.record.clone(), trees);
         let map = open::load_map(&mut reader, &entry)?;
         entry.map = Some(Arc::new(LayerMap::from_entries(map)));
         Ok(entry)
@@ -235,10 +220,7 @@ impl<M: Medium> Store<M> {
         }
         // As when a disk is opened: the good twins may lie in the drive's cache only.
         self.disk.flush()?;
-        for pending in repairs {
-            self.disk.write(pending.repair.at, &pending.page)?;
-        }
-        self.disk.flush()
+        self.write_twins(repairs)
     }
 }
 
