@@ -38,6 +38,17 @@ image_is() { [ "$(image_field "$1" state)" = "$2" ]; }
 # device_is_right DEVICE EXPECTED: reads all of it once, past the page cache, and compares every byte.
 device_is_right() { must guest-reader read --once --device "$1" --expect "$2" --log "$LAB_TMP/once.log"; }
 
+# only_block_fails DEVICE EXPECTED BLOCK: that block of 4096 bytes gives EIO, and the ones beside it what the file EXPECTED has.
+only_block_fails() {
+  local device=$1 expected=$2 block=$3 beside
+  ! dd if="$device" of="$LAB_TMP/block" bs=4096 skip="$block" count=1 iflag=direct 2>"$LAB_TMP/out" || fail "$device: block $block was read"
+  grep -qi 'input/output error' "$LAB_TMP/out" || fail "not EIO: $(cat "$LAB_TMP/out")"
+  for beside in $((block - 1)) $((block + 1)); do
+    must dd if="$device" of="$LAB_TMP/block" bs=4096 skip="$beside" count=1 iflag=direct
+    dd if="$expected" bs=4096 skip="$beside" count=1 2>/dev/null | cmp -s - "$LAB_TMP/block" || fail "$device: block $beside is wrong"
+  done
+}
+
 # ready NAME DEVICE: the image is Ready, and its device is the same as ever.
 is_ready() {
   [ "$(image_field "$1" state)" = Ready ] && [ "$(bedplate image show "$1" -o json | json_field device)" = "$2" ]

@@ -19,10 +19,15 @@ replicas_in() {
 # jobs_of KIND: how many of this life of the daemon.
 jobs_of() { bedplate -o json job list | tr ',{}[]' '\n' | grep -c "^ *\"kind\": *\"$1\"" || true; }
 
+# copied: bytes of the copy in the making that has come farthest; nothing if there is none.
+copied() {
+  bedplate -o json job list | tr -d '\n' | tr '{}' '\n' |
+    sed -n 's/.*"phase": *"copying".*"done_bytes": *\([0-9]*\).*/\1/p; s/.*"done_bytes": *\([0-9]*\).*"phase": *"copying".*/\1/p' | sort -n | tail -n 1
+}
+
 # rebuild_is_beyond BYTES: a copy in the making has come that far.
 rebuild_is_beyond() {
-  local copied
-  copied=$(bedplate -o json job list | tr -d '\n' | tr '{}' '\n' |
-    sed -n 's/.*"phase": *"copying".*"done_bytes": *\([0-9]*\).*/\1/p; s/.*"done_bytes": *\([0-9]*\).*"phase": *"copying".*/\1/p' | sort -n | tail -n 1)
-  [ "${copied:-0}" -gt "$1" ]
+  local bytes
+  bytes=$(copied)
+  [ "${bytes:-0}" -gt "$1" ]
 }

@@ -59,9 +59,4 @@ boot_2() {
 
 nothing_came_from_outside() { equal "imports of this daemon" 0 "$(jobs_of import)"; }
 
-# What has been copied of the copy in the making.
-copied() {
-  bedplate -o json job list | tr -d '\n' | tr '{}' '\n' |
-    sed -n 's/.*"phase": *"copying".*"done_bytes": *\([0-9]*\).*/\1/p; s/.*"done_bytes": *\([0-9]*\).*"phase": *"copying".*/\1/p' | sort -n | tail -n 1
-}
 rebuild_goes_on() { [ -n "$(copied)" ]; }
