@@ -106,6 +106,7 @@ impl WriteOp {
 }
 
 /// Where in the scratch buffer.
+#[inline]
 pub(super) fn scratch_offset(nth: usize) -> u32 {
     if nth == 0 { 0 } else { BLOCK }
 }

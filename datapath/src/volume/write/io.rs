@@ -76,19 +76,23 @@ impl WriteIoList {
     pub const CAPACITY: usize = IOS_MAX;
 
     /// Whether there is nothing to do.
+    #[inline]
     pub(super) const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// What is to be done.
+    #[inline]
     pub fn as_slice(&self) -> &[WriteIo] {
         &self.ios[..self.len]
     }
 
+    #[inline]
     pub(super) fn clear(&mut self) {
         self.len = 0;
     }
 
+    #[inline]
     pub(super) fn push(&mut self, io: WriteIo) {
         // What follows the last one on disk and in the request is one I/O with it.
         if let (

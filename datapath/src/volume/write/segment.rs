@@ -12,6 +12,7 @@ pub(super) const CLUSTER: u32 = 131_072;
 const _: () = assert!(CLUSTER as u64 == CLUSTER_BYTES);
 
 /// Blocks `first..end` of a cluster.
+#[inline]
 pub(super) fn blocks(first: u32, end: u32) -> BlockMask {
     let below = |end: u32| u32::MAX.checked_shr(32 - end.min(32)).unwrap_or(0);
     BlockMask::new(below(end) & !below(first))
@@ -44,31 +45,37 @@ pub(super) const NO_SEGMENT: Segment = Segment {
 };
 
 impl Segment {
+    #[inline]
     pub(super) fn end(&self) -> u32 {
         self.from + self.len_bytes
     }
 
     /// Every block that it touches.
+    #[inline]
     pub(super) fn touched(&self) -> BlockMask {
         blocks(self.from / BLOCK, self.end().div_ceil(BLOCK))
     }
 
     /// Blocks that it touches in part: none, one or two.
+    #[inline]
     pub(super) fn partial(&self) -> BlockMask {
         let whole = blocks(self.from.div_ceil(BLOCK), self.end() / BLOCK);
         BlockMask::new(self.touched().get() & !whole.get())
     }
 
+    #[inline]
     pub(super) fn at(&self, byte: u32) -> ByteOffset {
         self.pcn.offset().plus(u64::from(byte))
     }
 }
 
+#[inline]
 pub(super) fn lcn_of(position: u64) -> Lcn {
     // A volume has at most 2^31 clusters.
     Lcn::new(low(position / CLUSTER_BYTES))
 }
 
+#[inline]
 pub(super) fn low(value: u64) -> u32 {
     (value & 0xffff_ffff) as u32
 }
