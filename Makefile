@@ -59,6 +59,14 @@ bench-quick: ## The same, 3 rounds of what the bounds are about
 bench-engine: ## Measure core and engine on this machine, without ublk; BENCH_DISK=FILE_OR_DEVICE, overwritten
 	@tests/vm/setup && tests/vm/bench-engine
 
+.PHONY: bench-recovery
+bench-recovery: ## Measure how long 100 volumes under I/O do not answer after a kill, in one guest
+	@tests/vm/setup && tests/vm/bench-recovery
+
+.PHONY: bench-boot
+bench-boot: ## Measure how long a daemon takes to Ready with 1 TiB fully mapped
+	@tests/vm/setup && tests/vm/bench-boot
+
 .PHONY: bench-import
 bench-import: ## Measure imports against cp, sha512sum and qemu-img convert
 	@tests/vm/setup && tests/vm/bench-import
@@ -74,7 +82,7 @@ lint: lint-scripts ## Check formatting and lints
 
 .PHONY: lint-scripts
 lint-scripts:
-	shellcheck -x -P SCRIPTDIR .ci/run $(addprefix tests/vm/,setup run test-all demo soak bench bench-engine bench-import bench-instructions) $(wildcard tests/vm/lib/*.sh tests/vm/scenarios/*.sh tests/vm/guest/*.sh tests/vm/bench-guest/*.sh) \
+	shellcheck -x -P SCRIPTDIR .ci/run $(addprefix tests/vm/,setup run test-all demo soak bench bench-engine bench-import bench-boot bench-recovery bench-instructions) $(wildcard tests/vm/lib/*.sh tests/vm/scenarios/*.sh tests/vm/guest/*.sh tests/vm/bench-guest/*.sh) \
 	  tests/vm/guest/guest-main tests/vm/guest/node-agent tests/vm/guest/quick-init
 
 # The files alone, wherever DESTDIR says.

@@ -73,10 +73,11 @@ up_snapshot() {
   new_snapshot w
   fill /dev/mapper/snap-w
 }
-# Chunks of 4 KiB: what a first write of 4 KiB copies is nothing, the best that dm-snapshot can do.
+# Chunks of 4 KiB: what a first write of 4 KiB copies is nothing, the best that dm-snapshot can do. Persistent, as LVM makes them and as our clones are: a
+# transient one (N) forgets at the next boot what was written.
 new_snapshot() {
   must dd if=/dev/zero of="$(slice "snap-$1")" bs=4096 count=1 oflag=direct
-  must dmsetup create "snap-$1" --table "0 $sectors snapshot $(slice snap) $(slice "snap-$1") N 8"
+  must dmsetup create "snap-$1" --table "0 $sectors snapshot $(slice snap) $(slice "snap-$1") P 8"
   [ -e "/dev/mapper/snap-$1" ] || must dmsetup mknodes
   is_device "dm-snapshot-$1" "/dev/mapper/snap-$1"
 }
@@ -215,3 +216,13 @@ two_queues() {
   is_device bedplate-clone-w "$DEVICE"
 }
 image_is_ready() { case $(image_field golden state) in Detached | Ready | Available) ;; *) return 1 ;; esac; }
+
+# In a guest in the order of their numbers, elsewhere by name. What is there already is no error. The memory disk comes later, with its size.
+bench_modules() {
+  local file
+  if [ "$LAB_GUEST" = native ]; then
+    for file in dm-mod dm-snapshot dm-thin-pool nbd loop ublk_drv; do modprobe -q "$file" || true; done
+    return
+  fi
+  for file in /bench-modules/*; do insmod "$file" 2>/dev/null || true; done
+}

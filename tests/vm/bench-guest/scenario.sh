@@ -38,16 +38,6 @@ boot_1() {
   daemon_stop
 }
 
-# In a guest in the order of their numbers, elsewhere by name. What is there already is no error. The memory disk comes later, with its size.
-bench_modules() {
-  local file
-  if [ "$LAB_GUEST" = native ]; then
-    for file in dm-mod dm-snapshot dm-thin-pool nbd loop ublk_drv; do modprobe -q "$file" || true; done
-    return
-  fi
-  for file in /bench-modules/*; do insmod "$file" 2>/dev/null || true; done
-}
-
 # What there is so far, so that an interrupted run is not for nothing.
 hand_over() {
   [ "$LAB_GUEST" = native ] || must sh -c "tar -C '$RESULTS' -cf - . | dd of='$(disk 1)' bs=1M oflag=direct iflag=fullblock conv=sync,notrunc"

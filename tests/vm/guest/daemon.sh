@@ -14,12 +14,15 @@ daemon_pid() {
 }
 
 daemon_settings() {
-  printf 'run_dir = "%s"\nstate_dir = "%s"\n' "${BEDPLATE_SOCKET%/*}" "$LAB_TMP/state"
+  printf 'run_dir = "%s"\nstate_dir = "%s"\n' "${BEDPLATE_SOCKET%/*}" "$(state_dir)"
   # Of a scenario that wants more: keys, and sections.
   printf '%s\n%s\n' "${TOP_SETTINGS:-}" "${MORE_SETTINGS:-}"
   printf '[discovery]\ninterval_ms = 500\nall_block_devices = %s\n' "${LAB_LOOK_EVERYWHERE:-true}"
   printf '[ublk]\ndata_mode = "%s"\nqueues = %s\n' "$LAB_DATA_MODE" "${QUEUES:-1}"
 }
+
+# A quick guest's own folders are gone after a boot. KEEP_STATE=1, with a KEEP_DISK: these are not.
+state_dir() { if [ -n "${KEEP_STATE:-}" ]; then echo "$LAB_KEEP/state"; else echo "$LAB_TMP/state"; fi; }
 
 # One that hangs is no answer, and must not keep the scenario from saying so.
 daemon_answers() { timeout 60 bedplate status; }
@@ -29,7 +32,7 @@ daemon_start() {
   if daemon_is_unit; then
     must systemctl start bedplated.service
   else
-    mkdir -p "$LAB_TMP/state"
+    mkdir -p "$(state_dir)"
     daemon_settings >"$LAB_TMP/bedplated.toml"
     bedplated --config "$LAB_TMP/bedplated.toml" "$@" >>"$LAB_TMP/bedplated.log" 2>&1 &
     echo $! >"$LAB_TMP/bedplated.pid"
