@@ -13,6 +13,7 @@ use super::disk::actor::DiskActor;
 use super::disk::entry::DiskEntry;
 use super::disk::online::in_change;
 use super::errors;
+use super::hint_file::Unsaved;
 use super::jobs::Jobs;
 use super::metrics::Counters;
 use super::object::runtime::ObjectTable;
@@ -96,6 +97,14 @@ impl Node {
     /// Where disks were seen.
     pub fn seen(&self) -> MutexGuard<'_, SeenPaths> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is remembered of disks. Not to be called with a lock held: it waits for the state directory's disk.
+    pub fn change_seen(&self, change: impl FnOnce(&mut SeenPaths) -> Option<Unsaved>) {
+        let unsaved = change(&mut self.seen());
+        if let Some(unsaved) = unsaved {
+            unsaved.save();
+        }
     }
 
     /// Tells those who wait for a state that one changed.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::hint_file::HintFile;
+use super::hint_file::{HintFile, Unsaved};
 
 /// The remembered disks.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl SeenPaths {
     }
 
     /// Remembers that `disk` is in use, at `path`.
-    pub fn remember(&mut self, disk: Uuid, path: &Path) {
+    pub fn remember(&mut self, disk: Uuid, path: &Path) -> Option<Unsaved> {
         let known = self
             .disks
             .seen
@@ -53,18 +53,18 @@ impl SeenPaths {
             .is_some_and(|known| known == path);
         let was_removed = self.disks.removed.remove(&disk);
         if known && !was_removed {
-            return;
+            return None;
         }
         self.disks.seen.insert(disk, path.to_owned());
-        self.save();
+        Some(self.unsaved())
     }
 
     /// Forgets the path of `disk`, and remembers that it is not wanted.
-    pub fn remove(&mut self, disk: Uuid) {
-        self.disks.seen.remove(&disk);
-        self.disks.removed.insert(disk);
-        self.disks.draining.remove(&disk);
-        self.save();
+    pub fn remove(&mut self, disk: Uuid) -> Option<Unsaved> {
+        let was_seen = self.disks.seen.remove(&disk).is_some();
+        let was_in_use = self.disks.removed.insert(disk);
+        let was_draining = self.disks.draining.remove(&disk);
+        (was_seen || was_in_use || was_draining).then(|| self.unsaved())
     }
 
     /// Whether an operator wants `disk` empty.
@@ -78,19 +78,17 @@ impl SeenPaths {
     }
 
     /// Notes whether an operator wants `disk` empty: also after a restart.
-    pub fn set_draining(&mut self, disk: Uuid, draining: bool) {
+    pub fn set_draining(&mut self, disk: Uuid, draining: bool) -> Option<Unsaved> {
         let is_news = if draining {
             self.disks.draining.insert(disk)
         } else {
             self.disks.draining.remove(&disk)
         };
-        if is_news {
-            self.save();
-        }
+        is_news.then(|| self.unsaved())
     }
 
-    fn save(&self) {
-        self.file.save(&self.disks);
+    fn unsaved(&mut self) -> Unsaved {
+        self.file.unsaved(&self.disks)
     }
 }
 
@@ -103,20 +101,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (kept, gone) = (Uuid::new_v4(), Uuid::new_v4());
         let mut seen = SeenPaths::load(folder.path());
-        seen.remember(kept, Path::new("/dev/one"));
-        seen.remember(gone, Path::new("/dev/two"));
-        seen.remove(gone);
+        let save = |unsaved: Option<Unsaved>| unsaved.unwrap().save();
+        save(seen.remember(kept, Path::new("/dev/one")));
+        save(seen.remember(gone, Path::new("/dev/two")));
+        save(seen.remove(gone));
         let mut again = SeenPaths::load(folder.path());
         assert_eq!(
             again.iter().collect::<Vec<_>>(),
             [(&kept, &PathBuf::from("/dev/one"))]
         );
         assert!(again.is_removed(gone));
-        again.set_draining(kept, true);
+        save(again.set_draining(kept, true));
+        assert!(again.set_draining(kept, true).is_none());
         assert!(SeenPaths::load(folder.path()).is_draining(kept));
-        again.set_draining(kept, false);
+        save(again.set_draining(kept, false));
         assert!(!SeenPaths::load(folder.path()).is_draining(kept));
-        again.remember(gone, Path::new("/dev/two"));
+        save(again.remember(gone, Path::new("/dev/two")));
         assert!(!SeenPaths::load(folder.path()).is_removed(gone));
         std::fs::write(folder.path().join("disks.json"), b"{ torn").unwrap();
         assert_eq!(SeenPaths::load(folder.path()).iter().count(), 0);

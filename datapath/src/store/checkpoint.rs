@@ -130,9 +130,9 @@ fn leaf_pages(entry: &Entry, seq: Seq) -> Vec<PendingPage<MapPage>> {
     let Some(volume) = &entry.volume else {
         return Vec::new();
     };
-    let page = |leaf: &u32| {
-        let index = LeafIndex::new(*leaf)?;
-        let first = *leaf * u32::try_from(LEAF_ENTRIES).ok()?;
+    let page = |leaf: u32| {
+        let index = LeafIndex::new(leaf)?;
+        let first = leaf * u32::try_from(LEAF_ENTRIES).ok()?;
         let mut entries = [MapEntry::EMPTY; LEAF_ENTRIES];
         for (entry, lcn) in entries.iter_mut().zip(first..) {
             *entry = volume.volume.map().get(Lcn::new(lcn));
@@ -145,7 +145,7 @@ fn leaf_pages(entry: &Entry, seq: Seq) -> Vec<PendingPage<MapPage>> {
                 slot: volume.volume.slot(),
                 epoch: volume.volume.epoch(),
                 seq,
-                index: *leaf,
+                index: leaf,
                 entries,
             },
         })
@@ -160,8 +160,8 @@ fn directory_pages(entry: &mut Entry, seq: Seq) -> Vec<PendingPage<DirectoryPage
     };
     let tree = &mut entry.map_tree;
     let mut pages = std::collections::BTreeSet::new();
-    for leaf in &volume.changed_leaves {
-        let Some(index) = LeafIndex::new(*leaf) else {
+    for leaf in volume.changed_leaves.iter() {
+        let Some(index) = LeafIndex::new(leaf) else {
             continue;
         };
         let group = index.directory_entry();

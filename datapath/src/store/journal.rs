@@ -14,6 +14,8 @@ use crate::units::{BLOCK_BYTES, ByteOffset, PAGE_BYTES, Seq};
 
 /// Where a batch's sequence lies, see PageHeader.
 const SEQ_AT: usize = 32;
+/// The first part of the ring that is read: more than an empty journal needs, and no more than a disk answers at once.
+const PART_BYTES_MIN: usize = 64 << 10;
 
 /// The ring of an open disk. Its owner writes batches in order, each after the one before is durable.
 #[derive(Clone, Copy, Debug)]
@@ -122,12 +124,13 @@ impl Journal {
         disk_uuid: Uuid,
         mut take: impl FnMut(&JournalBatch),
     ) -> Result<(), OpenError> {
+        let mut ahead = ReadAhead::new(self.zone);
         loop {
-            let here = self.read(disk, disk_uuid, self.next)?;
+            let here = self.read(disk, &mut ahead, disk_uuid, self.next)?;
             // One that did not fit before the zone's end starts over.
             let found = match here {
                 None if self.next != self.zone.offset => self
-                    .read(disk, disk_uuid, self.zone.offset)?
+                    .read(disk, &mut ahead, disk_uuid, self.zone.offset)?
                     .map(|found| (self.zone.offset, found)),
                 other => other.map(|found| (self.next, found)),
             };
@@ -144,6 +147,7 @@ impl Journal {
     fn read<M: Medium>(
         &self,
         disk: &mut LatchedDisk<M>,
+        ahead: &mut ReadAhead,
         disk_uuid: Uuid,
         at: ByteOffset,
     ) -> Result<Option<(JournalBatch, u64)>, OpenError> {
@@ -154,11 +158,10 @@ impl Journal {
             doing: "reading the journal",
             fault,
         };
-        // Most batches are a block or two; how long this one is stands in its first block.
+        // How long it is stands in its first block.
         let left = usize_of(self.zone.end().get() - at.get());
-        let mut bytes = vec![0; PAGE_BYTES.min(left)];
-        disk.read(at, &mut bytes).map_err(io)?;
-        if bytes[..8] != MAGIC || seq_in(&bytes) != self.next_seq.get() {
+        let mut bytes = ahead.read(disk, at, PAGE_BYTES.min(left)).map_err(io)?;
+        if bytes[..8] != MAGIC || seq_in(bytes) != self.next_seq.get() {
             return Ok(None);
         }
         let claimed = u32::from_le_bytes([bytes[72], bytes[73], bytes[74], bytes[75]]) as usize;
@@ -166,11 +169,10 @@ impl Journal {
             && claimed <= BATCH_BYTES_MAX.min(left)
             && claimed.is_multiple_of(PAGE_BYTES)
         {
-            bytes.resize(claimed, 0);
-            disk.read(at, &mut bytes).map_err(io)?;
+            bytes = ahead.read(disk, at, claimed).map_err(io)?;
         }
         let expect = Expect::at(at).on_disk(disk_uuid);
-        Ok(JournalBatch::decode(&bytes, &expect)
+        Ok(JournalBatch::decode(bytes, &expect)
             .ok()
             .filter(|(batch, _)| batch.seq == self.next_seq)
             .map(|(batch, len)| (batch, len as u64)))
@@ -225,6 +227,59 @@ impl Journal {
         Ok(JournalBatch::decode(&bytes, &expect)
             .ok()
             .map(|(batch, _)| batch.seq))
+    }
+}
+
+/// The zone, read in parts that grow: most batches are a block, and a full ring has 65,536 of those, a round trip to the disk each.
+struct ReadAhead {
+    zone: JournalZone,
+    at: ByteOffset,
+    bytes: Vec<u8>,
+    /// How much the next part has.
+    part_bytes: usize,
+}
+
+impl ReadAhead {
+    fn new(zone: JournalZone) -> Self {
+        Self {
+            zone,
+            at: zone.offset,
+            bytes: Vec::new(),
+            part_bytes: PART_BYTES_MIN,
+        }
+    }
+
+    /// `len` bytes from `at` on, which lie within the zone.
+    fn read<M: Medium>(
+        &mut self,
+        disk: &mut LatchedDisk<M>,
+        at: ByteOffset,
+        len: usize,
+    ) -> Result<&[u8], IoFault> {
+        let start = at.get().checked_sub(self.at.get()).map(usize_of);
+        if let Some(start) = start
+            && start.saturating_add(len) <= self.bytes.len()
+        {
+            return Ok(&self.bytes[start..start + len]);
+        }
+        let left = usize_of(self.zone.end().get() - at.get());
+        let part = self.part_bytes.max(len).min(left);
+        self.part_bytes = (self.part_bytes * 4).min(BATCH_BYTES_MAX);
+        self.at = at;
+        self.bytes.resize(part, 0);
+        if let Err(fault) = disk.read(at, &mut self.bytes) {
+            if part == len {
+                self.bytes.clear();
+                return Err(fault);
+            }
+            // What lies beyond the journal's end need not be readable.
+            self.bytes.resize(len, 0);
+            if let Err(fault) = disk.read(at, &mut self.bytes) {
+                self.bytes.clear();
+                return Err(fault);
+            }
+        }
+        Ok(&self.bytes[..len])
     }
 }
 

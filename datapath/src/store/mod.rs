@@ -24,6 +24,7 @@ mod grave;
 mod import;
 mod journal;
 mod latch;
+mod leaf_set;
 mod live_state;
 mod object;
 mod open;
@@ -84,6 +85,7 @@ pub use volume::{NewVolume, Parent, Usage};
 use grave::GraveSlot;
 use journal::Journal;
 use latch::LatchedDisk;
+use leaf_set::LeafSet;
 use live_state::LiveState;
 use trees::Tree;
 
@@ -134,7 +136,7 @@ struct VolumeEntry {
     /// Its words lie in a live file.
     is_live: bool,
     /// Leaves of which the journal knows more than the page says.
-    changed_leaves: BTreeSet<u32>,
+    changed_leaves: LeafSet,
     /// Groups whose page cluster the journal or the directory page names, or the next batch will.
     journaled_leaves: BTreeSet<u32>,
     /// The journal knows more of the directory than its pages say.
@@ -146,7 +148,7 @@ impl VolumeEntry {
         Self {
             volume: Arc::new(volume),
             is_live,
-            changed_leaves: BTreeSet::new(),
+            changed_leaves: LeafSet::default(),
             journaled_leaves: BTreeSet::new(),
             changed_directories: false,
         }

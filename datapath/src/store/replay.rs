@@ -141,7 +141,7 @@ pub(super) fn replay<M: Medium>(
             continue;
         };
         volume.volume.count_allocated();
-        let homeless = volume.changed_leaves.iter().copied().find(|leaf| {
+        let homeless = volume.changed_leaves.iter().find(|leaf| {
             let first = leaf.saturating_mul(tree::ENTRIES_PER_PAGE);
             volume.volume.leaf_cluster(Lcn::new(first)).is_none()
         });

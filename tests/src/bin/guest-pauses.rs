@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     let pauses: Vec<io::Result<Pause>> = std::thread::scope(|scope| {
         let watch = |path| scope.spawn(move || watch(path));
         let threads: Vec<_> = devices.iter().map(|path| watch(path.as_path())).collect();
-        let joined = threads.into_iter().map(|thread| thread.join());
+        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
         joined
             .map(|ended| ended.unwrap_or_else(|_| Err(io::Error::other("its thread panicked"))))
             .collect()

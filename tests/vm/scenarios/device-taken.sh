@@ -20,8 +20,11 @@ boot_1() {
 
   must_fail 9 "${device#/dev/ublkb}" bedplate image attach image
   note "$(head -n 1 "$LAB_TMP/out")"
+  # Else /dev/disk/by-id/bedplate-image would lead to the stranger's bytes.
+  equal "name that udev is given for it" "" "$(bedplated --config "$LAB_TMP/bedplated.toml" udev-name "$device" || true)"
   must other_daemon bedplate image detach other
   equal "device once it is free" "$device" "$(bedplate image attach image)"
+  equal "name that udev is given for it now" image "$(bedplated --config "$LAB_TMP/bedplated.toml" udev-name "$device")"
   device_is_right "$device" seed:80:1048576:524288
   other_daemon_stop
   daemon_stop

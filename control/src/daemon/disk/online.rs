@@ -67,7 +67,7 @@ async fn bring(node: &Arc<Node>, path: &str, adopt: bool) -> Result<Disk, ApiErr
         node.bring_online(&path, CLAIM_FOR_USER).await?
     };
     // Whoever adds it wants it used.
-    node.seen().set_draining(uuid, false);
+    node.change_seen(|seen| seen.set_draining(uuid, false));
     let disks = node.disks();
     disks
         .iter()
@@ -300,7 +300,7 @@ impl Node {
         self.away.returned(uuid);
         self.metrics.disk_changed(uuid, DiskState::Online);
         self.set_problem(&format!("disk:{}", path.display()), None);
-        self.seen().remember(uuid, path);
+        self.change_seen(|seen| seen.remember(uuid, path));
         self.refresh_replicas(uuid);
         self.refresh_space(uuid);
         recover::disk_came(self, uuid, &lost);

@@ -113,7 +113,7 @@ async fn take_out(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
         disks.retain(|entry| entry.path != path);
     }
     if let Some(uuid) = uuid {
-        node.seen().remove(uuid);
+        node.change_seen(|seen| seen.remove(uuid));
         node.set_problem(&super::space::space_key(uuid), None);
     }
     node.set_problem(&format!("disk:{}", path.display()), None);

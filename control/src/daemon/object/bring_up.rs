@@ -60,11 +60,14 @@ async fn make(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError> {
             read_only,
             dma_alignment,
         };
-        let note = |number: u32| device_files::note(&run_dir, number, &name);
+        let names = Names {
+            note: &|number| device_files::note(&run_dir, number, &name),
+            forget: &|number| device_files::forget(&run_dir, number),
+        };
         up(
             &target,
             &spec,
-            &note,
+            &names,
             &backing,
             kept.map(DevId::get),
             wanted,
@@ -123,10 +126,35 @@ async fn retire(node: &Arc<Node>, found: &Located) {
     }
 }
 
+/// What udev is told of a number: before its device starts, and only then. A number that turns out to be somebody else's has no name of ours: a link
+/// by this object's name would lead to another one's bytes.
+struct Names<'a> {
+    note: &'a dyn Fn(u32),
+    forget: &'a dyn Fn(u32),
+}
+
+impl Names<'_> {
+    /// Attaches under a name.
+    fn attach(
+        &self,
+        target: &Target,
+        spec: &DeviceSpec,
+        backing: &Backing,
+    ) -> Result<(), TargetError> {
+        let number = spec.dev_id.get();
+        (self.note)(number);
+        let attached = target.attach(spec, backing.clone());
+        if let Err(TargetError::DeviceTaken { .. } | TargetError::Busy { .. }) = &attached {
+            (self.forget)(number);
+        }
+        attached.map(drop)
+    }
+}
+
 fn up(
     target: &Target,
     spec: &impl Fn(u32) -> DeviceSpec,
-    note: &impl Fn(u32),
+    names: &Names<'_>,
     backing: &Backing,
     kept: Option<u32>,
     wanted: bool,
@@ -135,20 +163,25 @@ fn up(
     // The kernel is asked about one device, however many there are: each of a thousand that come back at the same time would ask about all.
     // What an object has under another number was never handed out, and is removed by `tidy`.
     if let Some(number) = kept {
-        note(number);
         let device = target.kernel_device(DevId::new(number))?;
-        // Tags are short: another object may have the same one. What belongs to that one is not this one's to remove.
-        let is_ours = device.is_some_and(|device| device.owner == Some(spec(0).owner))
-            && !in_use.contains(&number);
-        if is_ours && wanted {
-            target.recover(&spec(number), backing.clone())?;
-            return Ok(number);
-        }
-        if is_ours {
+        if let Some(device) = device {
+            // Tags are short: another object may have the same one. What belongs to that one is not this one's to remove.
+            let is_ours = device.owner == Some(spec(0).owner) && !in_use.contains(&number);
+            if !is_ours {
+                // Says whose it is, or finds it gone.
+                target.attach(&spec(number), backing.clone())?;
+                (names.note)(number);
+                return Ok(number);
+            }
+            if wanted {
+                (names.note)(number);
+                target.recover(&spec(number), backing.clone())?;
+                return Ok(number);
+            }
             tracing::info!(number, "removing a device that was never handed out");
             Target::remove_device(DevId::new(number))?;
         }
-        target.attach(&spec(number), backing.clone())?;
+        names.attach(target, &spec(number), backing)?;
         return Ok(number);
     }
     let mut taken = Target::numbers_in_kernel();
@@ -156,9 +189,8 @@ fn up(
     let mut tries = 0;
     loop {
         let number = first_free(&taken);
-        note(number);
-        match target.attach(&spec(number), backing.clone()) {
-            Ok(_) => return Ok(number),
+        match names.attach(target, &spec(number), backing) {
+            Ok(()) => return Ok(number),
             Err(TargetError::DeviceTaken { .. } | TargetError::Busy { .. })
                 if tries < NUMBER_TRIES =>
             {

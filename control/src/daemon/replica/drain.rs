@@ -47,7 +47,7 @@ pub fn start(node: &Arc<Node>, name: &str) -> Result<Job, ApiError> {
         }
     };
     require_room(node, uuid)?;
-    node.seen().set_draining(uuid, true);
+    node.change_seen(|seen| seen.set_draining(uuid, true));
     node.replicas.wake();
     Ok(follow(node, uuid).view())
 }
@@ -81,7 +81,7 @@ fn follow(node: &Arc<Node>, disk: Uuid) -> JobRef {
     tokio::spawn(async move {
         let outcome = until_empty(&node, disk, &of).await;
         if outcome.is_err() && !node.is_stopping() {
-            node.seen().set_draining(disk, false);
+            node.change_seen(|seen| seen.set_draining(disk, false));
             node.replicas.wake();
         }
         of.end(outcome, None);

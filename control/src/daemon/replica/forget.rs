@@ -46,7 +46,7 @@ pub async fn forget(node: &Arc<Node>, name: &str) -> Result<Forgotten, ApiError>
         let mut disks = node.disks();
         disks.retain(|entry| entry.uuid != Some(uuid) || entry.actor.is_some());
     }
-    node.seen().remove(uuid);
+    node.change_seen(|seen| seen.remove(uuid));
     node.set_problem(&disk::space::space_key(uuid), None);
     node.replicas.state().away.remove(&uuid);
     tracing::warn!(disk = name, %uuid, ?images, ?images_lost, ?volumes_lost, "forgotten by an operator's word");

@@ -75,19 +75,38 @@ impl DamageTable {
         }
     }
 
-    /// All of a replica was read: this is what is bad, and nothing else. Answers with the blocks that were bad and are not.
-    pub fn settle(&mut self, replica: Uuid, now: Option<Damage>) -> Vec<Range<u64>> {
-        let bad: Vec<u64> = now
-            .iter()
-            .flat_map(|damage| damage.ranges.iter().cloned().flatten())
-            .collect();
-        let before = self.ranges(replica).into_iter().flatten();
-        let healed = joined(before.filter(|block| !bad.contains(block)).collect());
-        match now {
-            Some(damage) => self.0.insert(replica, damage),
-            None => self.0.remove(&replica),
+    /// All of a replica was read: this is what is bad, and of `before`, which was known to be bad when the reading began, nothing else. What others
+    /// found to be bad since then stays: the reading may have passed there before. Answers with the blocks that were bad and are not.
+    pub fn settle(
+        &mut self,
+        replica: Uuid,
+        before: &[Range<u64>],
+        now: Option<Damage>,
+    ) -> Vec<Range<u64>> {
+        let is_bad = |block: &u64| {
+            now.iter()
+                .any(|damage| damage.ranges.iter().any(|range| range.contains(block)))
         };
-        healed
+        let healed: Vec<u64> = before
+            .iter()
+            .cloned()
+            .flatten()
+            .filter(|block| !is_bad(block))
+            .collect();
+        let left = self.ranges(replica).into_iter().flatten();
+        let left: Vec<u64> = left.filter(|block| !healed.contains(block)).collect();
+        let former = self.0.remove(&replica);
+        if let Some(mut damage) = now {
+            let bad = damage.ranges.iter().cloned().flatten();
+            damage.ranges = joined(bad.chain(left).collect());
+            self.0.insert(replica, damage);
+        } else if let Some(mut damage) = former
+            && !left.is_empty()
+        {
+            damage.ranges = joined(left);
+            self.0.insert(replica, damage);
+        }
+        joined(healed)
     }
 
     /// Forgets a replica that is no more.
@@ -139,10 +158,35 @@ mod tests {
             ranges: vec![Range { start: 2, end: 3 }],
             why: "now".to_owned(),
         };
-        assert_eq!(table.settle(replica, Some(now)), [1..2, 9..10]);
+        let before = table.ranges(replica);
+        assert_eq!(table.settle(replica, &before, Some(now)), [1..2, 9..10]);
         assert_eq!(table.of(replica).unwrap().why, "now");
-        let healed = table.settle(replica, None);
+        let before = table.ranges(replica);
+        let healed = table.settle(replica, &before, None);
         assert_eq!(healed.into_iter().flatten().collect::<Vec<_>>(), [2]);
+        assert_eq!(table.of(replica), None);
+    }
+
+    #[test]
+    fn what_others_found_while_it_was_read_stays() {
+        let replica = Uuid::new_v4();
+        let mut table = DamageTable::default();
+        table.found(replica, &[1], "before");
+        let before = table.ranges(replica);
+        // The reading has passed block 5 when a rebuild finds it bad.
+        table.found(replica, &[5], "a rebuild");
+        let blocks = |ranges: Vec<Range<u64>>| ranges.into_iter().flatten().collect::<Vec<_>>();
+        assert_eq!(blocks(table.settle(replica, &before, None)), [1]);
+        assert_eq!(blocks(table.ranges(replica)), [5]);
+        let now = Damage {
+            ranges: vec![Range { start: 7, end: 8 }],
+            why: "now".to_owned(),
+        };
+        table.found(replica, &[7], "now");
+        assert!(table.settle(replica, &[], Some(now)).is_empty());
+        assert_eq!(table.ranges(replica), [5..6, 7..8]);
+        let before = table.ranges(replica);
+        table.settle(replica, &before, None);
         assert_eq!(table.of(replica), None);
     }
 
@@ -154,7 +198,7 @@ mod tests {
             ranges: Vec::new(),
             why: "a checksum page is lost".to_owned(),
         };
-        table.settle(replica, Some(now));
+        table.settle(replica, &[], Some(now));
         table.repaired(replica, &[1]);
         assert!(table.of(replica).is_some());
     }

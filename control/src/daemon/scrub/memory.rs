@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::daemon::hint_file::HintFile;
+use crate::daemon::hint_file::{HintFile, Unsaved};
 
 /// The remembered replicas.
 #[derive(Debug)]
@@ -39,21 +39,18 @@ impl ScrubMemory {
     }
 
     /// Remembers it.
-    pub fn note(&mut self, replica: Uuid, what: Remembered) {
-        if self.replicas.insert(replica, what) != Some(what) {
-            self.save();
-        }
+    pub fn note(&mut self, replica: Uuid, what: Remembered) -> Option<Unsaved> {
+        (self.replicas.insert(replica, what) != Some(what)).then(|| self.unsaved())
     }
 
     /// Forgets a replica that is no more.
-    pub fn forget(&mut self, replica: Uuid) {
-        if self.replicas.remove(&replica).is_some() {
-            self.save();
-        }
+    pub fn forget(&mut self, replica: Uuid) -> Option<Unsaved> {
+        let is_news = self.replicas.remove(&replica).is_some();
+        is_news.then(|| self.unsaved())
     }
 
-    fn save(&self) {
-        self.file.save(&self.replicas);
+    fn unsaved(&mut self) -> Unsaved {
+        self.file.unsaved(&self.replicas)
     }
 }
 
@@ -69,10 +66,11 @@ mod tests {
             read_unix_s: 7,
             is_damaged: true,
         };
-        ScrubMemory::load(folder.path()).note(replica, what);
+        let noted = ScrubMemory::load(folder.path()).note(replica, what);
+        noted.unwrap().save();
         let mut again = ScrubMemory::load(folder.path());
         assert_eq!(again.of(replica), Some(what));
-        again.forget(replica);
+        again.forget(replica).unwrap().save();
         assert_eq!(ScrubMemory::load(folder.path()).of(replica), None);
         std::fs::write(folder.path().join("scrub.json"), b"{ torn").unwrap();
         assert_eq!(ScrubMemory::load(folder.path()).of(replica), None);

@@ -92,6 +92,7 @@ pub async fn read(
     let actor = node.actor(found.disk)?;
     let of_store = |error| errors::of_store(&actor.name(), Some(&found.object.name), &error);
     let (uuid, hashes) = (found.object.uuid, reading.hashes);
+    let before = node.damage().ranges(found.object.replica_uuid);
     let mut run = actor
         .ask(move |store| {
             if hashes {
@@ -145,7 +146,7 @@ pub async fn read(
         bad,
         repaired,
     };
-    node.replica_was_read(found, all.damage(found));
+    node.replica_was_read(found, &before, all.damage(found));
     Ok(all)
 }
 

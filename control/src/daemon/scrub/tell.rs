@@ -92,10 +92,14 @@ impl Node {
         self.refresh_replicas(found.disk);
     }
 
-    /// All of a replica was read, and this is what is bad.
-    pub fn replica_was_read(&self, found: &Located, damage: Option<Damage>) {
-        let is_damaged = damage.is_some();
-        let healed = self.damage().settle(found.object.replica_uuid, damage);
+    /// All of a replica was read, and this is what is bad; `before` is what was known to be when that began.
+    pub fn replica_was_read(&self, found: &Located, before: &[Range<u64>], damage: Option<Damage>) {
+        let replica = found.object.replica_uuid;
+        let (healed, is_damaged) = {
+            let mut table = self.damage();
+            let healed = table.settle(replica, before, damage);
+            (healed, table.of(replica).is_some())
+        };
         for range in healed {
             self.mark(found, range, false);
         }
@@ -106,7 +110,10 @@ impl Node {
     /// Forgets a replica that was deleted.
     pub fn forget_scrubbed(&self, replica: Uuid) {
         self.damage().forget(replica);
-        self.scrub_memory().forget(replica);
+        let unsaved = self.scrub_memory().forget(replica);
+        if let Some(unsaved) = unsaved {
+            unsaved.save();
+        }
     }
 
     fn remember(&self, found: &Located, is_damaged: bool) {
@@ -114,7 +121,10 @@ impl Node {
             read_unix_s: unix_ms() / 1000,
             is_damaged,
         };
-        self.scrub_memory().note(found.object.replica_uuid, what);
+        let unsaved = self.scrub_memory().note(found.object.replica_uuid, what);
+        if let Some(unsaved) = unsaved {
+            unsaved.save();
+        }
     }
 
     /// Tells the devices that read this replica.
