@@ -289,3 +289,97 @@ fn seq_in(block: &[u8]) -> u64 {
         .and_then(<[u8]>::first_chunk)
         .map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::medium::IoOp;
+
+    const ZONE: JournalZone = JournalZone {
+        offset: ByteOffset::new(4 << 20),
+        len_bytes: 16 << 20,
+    };
+
+    /// Each block is full of its own number. From some byte on nothing can be read.
+    struct Numbered {
+        readable_bytes: u64,
+        reads: u32,
+    }
+
+    impl Medium for Numbered {
+        fn len_bytes(&self) -> u64 {
+            ZONE.end().get()
+        }
+        fn read(&mut self, at: ByteOffset, into: &mut [u8]) -> Result<(), IoFault> {
+            self.reads += 1;
+            let len_bytes = into.len() as u64;
+            if at.get() + len_bytes > self.readable_bytes {
+                return Err(IoFault {
+                    op: IoOp::Read,
+                    at,
+                    len_bytes,
+                    errno: 5,
+                });
+            }
+            for (block, number) in into.chunks_mut(PAGE_BYTES).zip(at.get() / BLOCK_BYTES..) {
+                block.fill(number.to_le_bytes()[0]);
+            }
+            Ok(())
+        }
+        fn write(&mut self, _: ByteOffset, _: &[u8]) -> Result<(), IoFault> {
+            Ok(())
+        }
+        fn write_zeroes(&mut self, _: ByteOffset, _: u64) -> Result<(), IoFault> {
+            Ok(())
+        }
+        fn flush(&mut self) -> Result<(), IoFault> {
+            Ok(())
+        }
+    }
+
+    fn disk(readable_bytes: u64) -> LatchedDisk<Numbered> {
+        LatchedDisk::new(Numbered {
+            readable_bytes,
+            reads: 0,
+        })
+    }
+
+    fn block(ahead: &mut ReadAhead, disk: &mut LatchedDisk<Numbered>, at: ByteOffset) -> bool {
+        let number = (at.get() / BLOCK_BYTES).to_le_bytes()[0];
+        let bytes = ahead.read(disk, at, PAGE_BYTES);
+        bytes.is_ok_and(|bytes| bytes.iter().all(|byte| *byte == number))
+    }
+
+    #[test]
+    fn a_ring_of_single_blocks_takes_few_reads() {
+        let mut disk = disk(ZONE.end().get());
+        let mut ahead = ReadAhead::new(ZONE);
+        for nth in 0..ZONE.len_bytes / BLOCK_BYTES {
+            let at = ZONE.offset.plus(nth * BLOCK_BYTES);
+            assert!(block(&mut ahead, &mut disk, at), "block {nth}");
+        }
+        // Batches of several blocks, over the parts' borders, and back at the zone's start.
+        for (nth, pages) in [(0, 3), (2, 255), (200, 256), (4095, 1), (1, 1)] {
+            let at = ZONE.offset.plus(nth * BLOCK_BYTES);
+            let bytes = ahead.read(&mut disk, at, pages * PAGE_BYTES).unwrap();
+            assert_eq!(bytes.len(), pages * PAGE_BYTES);
+            let last = (at.get() / BLOCK_BYTES + pages as u64 - 1).to_le_bytes()[0];
+            assert_eq!(bytes.last(), Some(&last));
+        }
+        assert!(disk.medium_mut().reads < 30, "{}", disk.medium_mut().reads);
+    }
+
+    #[test]
+    fn what_lies_beyond_the_journals_end_need_not_be_readable() {
+        let mut disk = disk(ZONE.offset.get() + 20 * BLOCK_BYTES);
+        let mut ahead = ReadAhead::new(ZONE);
+        for nth in 0..20 {
+            let at = ZONE.offset.plus(nth * BLOCK_BYTES);
+            assert!(block(&mut ahead, &mut disk, at), "block {nth}");
+        }
+        let beyond = ZONE.offset.plus(20 * BLOCK_BYTES);
+        assert!(ahead.read(&mut disk, beyond, PAGE_BYTES).is_err());
+        assert!(ahead.read(&mut disk, beyond, PAGE_BYTES).is_err());
+        assert!(block(&mut ahead, &mut disk, ZONE.offset));
+    }
+}
