@@ -102,6 +102,8 @@ pub struct Store<M> {
     space: Arc<Space>,
     locks: Arc<ClusterLocks>,
     journal: Journal,
+    /// Slots whose objects have records in the journal, which their map pages may lack.
+    journaled: BTreeSet<SlotIndex>,
     /// The newer of the two roots.
     root_copy: PairCopy,
     live: LiveState,

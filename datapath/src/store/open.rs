@@ -1,6 +1,6 @@
 //! Opening a disk: read everything, check it, and only then write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -122,9 +122,9 @@ impl<M: Medium> Store<M> {
         };
         let (mut entries, graves, history) =
             load(&mut disk, &superblock, table, &mut adoption, &mut repairs)?;
-        let (adopted, lost) = (adoption.adopted, adoption.lost);
+        let mut journaled = BTreeSet::new();
         if has_volumes {
-            replay::replay(&mut journal, &mut disk, &superblock, &mut entries)?;
+            journaled = replay::replay(&mut journal, &mut disk, &superblock, &mut entries)?;
             if !is_live {
                 // Live state knows which batch was the last.
                 journal.refuse_later_batches(&mut disk, superblock.disk_uuid)?;
@@ -132,12 +132,14 @@ impl<M: Medium> Store<M> {
         }
         references::hold_duplicates(&mut entries, &geometry);
         // Looking at every entry takes its time: what was adopted is served before, see `Store::settle`.
-        let is_unsettled = !adopted.is_empty();
+        let is_unsettled = !adoption.adopted.is_empty();
         let allocator = if is_unsettled {
             Allocator::new(&geometry)
         } else {
             references::rebuild_allocator(&mut entries, &geometry)
         };
+        adoption.give_up_unread(&entries);
+        let (adopted, lost) = (adoption.adopted, adoption.lost);
         // The trees of an object that is held are left alone: a page of it may lie in a cluster that is another one's.
         repairs.retain(|pending| match pending.repair.what {
             Repaired::Page(slot, ..) => entries
@@ -158,6 +160,7 @@ impl<M: Medium> Store<M> {
             space: shared.space,
             locks: shared.locks,
             journal,
+            journaled,
             root_copy,
             live,
             reserved,

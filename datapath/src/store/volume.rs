@@ -21,7 +21,9 @@ use crate::format::{PairCopy, Stamp};
 use crate::live::LiveError;
 use crate::medium::Medium;
 use crate::plan::{DiskIndex, Layer, LayerStack};
-use crate::units::{BLOCK_BYTES, CLUSTER_BYTES, Epoch, Lcn, PAGE_BYTES, Pcn, SECTOR_BYTES};
+use crate::units::{
+    BLOCK_BYTES, CLUSTER_BYTES, Epoch, Lcn, PAGE_BYTES, Pcn, SECTOR_BYTES, SlotIndex,
+};
 use crate::volume::{DiskShared, Space, Volume, leaf_groups_of};
 
 /// Groups of leaves that one cluster of directory pages names: 7.9 TiB of a volume.
@@ -313,7 +315,17 @@ impl<M: Medium> Store<M> {
     }
 
     pub(super) fn set_loss(&mut self, uuid: Uuid, is_lost: bool) -> Result<(), StoreError> {
-        let (entry, owner) = self.served_volume(uuid)?;
+        let (_, owner) = self.served_volume(uuid)?;
+        self.note_loss(owner.slot, is_lost)
+    }
+
+    /// Of a volume that cannot be served too: its slot is its own, whatever became of its map.
+    pub(super) fn note_loss(&mut self, slot: SlotIndex, is_lost: bool) -> Result<(), StoreError> {
+        let Some(entry) = self.entries.get(&slot) else {
+            return Ok(());
+        };
+        let (name, epoch) = (&entry.object.name, entry.object.epoch);
+        let doing = format!("noting whether volume {name} lost writes");
         let Some(mut record) = entry.record.clone() else {
             return Ok(());
         };
@@ -321,11 +333,29 @@ impl<M: Medium> Store<M> {
             return Ok(());
         }
         record.loss_not_accepted = is_lost;
-        let doing = format!("noting whether volume {} lost writes", entry.object.name);
-        self.change_slot(owner.slot, owner.epoch, Some(record.clone()), &doing)?;
-        if let Some(entry) = self.entries.get_mut(&owner.slot) {
+        self.change_slot(slot, epoch, Some(record.clone()), &doing)?;
+        if let Some(entry) = self.entries.get_mut(&slot) {
             entry.object.loss_not_accepted = is_lost;
             entry.record = Some(record);
+        }
+        Ok(())
+    }
+
+    /// Volumes that cannot be read, and of which the journal knows more than their pages: before a checkpoint passes over their records they
+    /// are marked, durably, as having lost writes. Otherwise one that can be read again later would come back as it was at an earlier checkpoint.
+    pub(super) fn mark_passed_over(&mut self) -> Result<(), StoreError> {
+        let unread: Vec<SlotIndex> = self
+            .entries
+            .iter()
+            .filter(|(slot, entry)| {
+                entry.object.kind == ObjectKind::Volume
+                    && entry.object.state.is_failed()
+                    && self.journaled.contains(slot)
+            })
+            .map(|(slot, _)| *slot)
+            .collect();
+        for slot in unread {
+            self.note_loss(slot, true)?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 mod node;
 mod returned;
+mod unread;
 
 use std::sync::atomic::Ordering;
 
