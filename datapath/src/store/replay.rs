@@ -1,6 +1,7 @@
 //! What makes a volume's map when a disk is opened: its pages, then the journal, and after a crash of the process alone its live file instead.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::atomic::Ordering;
 
 use super::error::{OpenError, StoreError};
@@ -18,6 +19,7 @@ use crate::format::journal::{JournalChange, JournalRecord};
 use crate::format::object::ObjectKind;
 use crate::format::superblock::Superblock;
 use crate::format::{PairCopy, tree};
+use crate::live::SharedWords;
 use crate::map::MapEntry;
 use crate::medium::Medium;
 use crate::units::{Lcn, Pcn, SlotIndex};
@@ -82,15 +84,14 @@ impl Entry {
 }
 
 /// A volume as its pages have it.
-pub(super) fn volume_of_disk(entry: &mut Entry, map: &[u64], shared: &DiskShared) -> Volume {
+pub(super) fn volume_of_disk(
+    entry: &mut Entry,
+    map: SharedWords,
+    shared: &DiskShared,
+) -> io::Result<Volume> {
     let owner = entry.owner();
-    let words = Words::in_memory(owner.size_bytes);
+    let words = Words::around(map, owner.size_bytes)?;
     make_places(entry, &words);
-    for (word, bits) in words.entries.iter().zip(map) {
-        if *bits != 0 {
-            word.store(*bits, Ordering::Relaxed);
-        }
-    }
     for (word, directory) in words.leaves.iter().zip(&entry.map_tree.entries) {
         if !directory.cluster().is_none() {
             word.store(u64::from(directory.cluster().get()), Ordering::Relaxed);
@@ -98,7 +99,7 @@ pub(super) fn volume_of_disk(entry: &mut Entry, map: &[u64], shared: &DiskShared
     }
     let volume = Volume::new(owner.parts(words, shared.clone()), 0);
     volume.count_allocated();
-    volume
+    Ok(volume)
 }
 
 /// Every group has its place in the directory, so that a directory record finds it.
