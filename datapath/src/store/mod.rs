@@ -372,7 +372,7 @@ fn not_served(object: &Object, state: &ReplicaState) -> StoreError {
         object.uuid
     );
     let remedy = "if the disk was at fault, cure it, and `bedplate image recheck` (of a volume: restart the daemon); otherwise copy the \
-                  disk if its content matters, then delete the object";
+                  disk if its content matters; then `bedplate image delete NAME --failed-copies` where another copy is Ready, else delete the object";
     let error = StoreError::new(StoreErrorKind::Corrupt, context, remedy).of_object(object.uuid);
     match state {
         ReplicaState::Failed(damage) => error.at(damage.disk_offset()),
