@@ -69,7 +69,7 @@ fn every_endpoint_is_described_and_says_how_it_fails() {
             &operation["responses"]["default"]["content"]["application/json"]["schema"]["$ref"];
         assert_eq!(failure, "#/components/schemas/ApiError", "{id}");
         let parameters = endpoint.path.matches('{').count()
-            + usize::from(id.ends_with("_wait") || id == "disk_remove");
+            + usize::from(id.ends_with("_wait") || ["disk_remove", "image_delete"].contains(&id));
         assert_eq!(
             operation["parameters"].as_array().map_or(0, Vec::len),
             parameters,

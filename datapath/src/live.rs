@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
@@ -53,29 +54,37 @@ impl SharedWords {
     }
 
     /// Words of this process alone, all zero; those that nobody touches take no memory.
-    pub fn zeroed(len: u64) -> Self {
+    ///
+    /// # Errors
+    /// When the kernel refuses so much. The length of a volume's map is an operator's choice, and no reason for the process to end.
+    pub fn try_zeroed(len: u64) -> io::Result<Self> {
         const SMALL: usize = 4096;
         let len = usize::try_from(len).unwrap_or(usize::MAX);
-        let in_heap =
-            |len| Self::of_memory((0..len).map(|_| AtomicU64::new(0)).collect::<Arc<[_]>>());
         if len <= SMALL {
-            return in_heap(len);
+            return Ok(Self::in_heap(len));
         }
-        let mapped = memmap2::MmapOptions::new()
+        let map: memmap2::MmapRaw = memmap2::MmapOptions::new()
             .len(len.saturating_mul(size_of::<u64>()))
-            .map_anon()
-            .map(memmap2::MmapRaw::from);
-        match mapped {
-            // Page aligned, as every mapping is.
-            #[expect(clippy::cast_ptr_alignment)]
-            Ok(map) => match NonNull::new(map.as_mut_ptr().cast::<AtomicU64>()) {
-                // SAFETY: the mapping is page aligned, as long as asked for, zeroed, kept with the words, and reached by nothing else.
-                Some(first) => unsafe { Self::new(first, len, Arc::new(map)) },
-                None => in_heap(len),
-            },
-            // Then the allocator says what is to be said.
-            Err(_) => in_heap(len),
-        }
+            // A sparse map is mostly never touched. Counted in full, one that is longer than memory and swap would be refused.
+            .no_reserve_swap()
+            .map_anon()?
+            .into();
+        // Page aligned, as every mapping is.
+        #[expect(clippy::cast_ptr_alignment)]
+        let first = NonNull::new(map.as_mut_ptr().cast::<AtomicU64>());
+        let first = first.ok_or_else(|| io::Error::other("mapped at address 0"))?;
+        // SAFETY: the mapping is page aligned, as long as asked for, zeroed, kept with the words, and reached by nothing else.
+        Ok(unsafe { Self::new(first, len, Arc::new(map)) })
+    }
+
+    /// As [`Self::try_zeroed`], of lengths that do not depend on what an operator asks for: the process ends where there is no memory.
+    pub fn zeroed(len: u64) -> Self {
+        Self::try_zeroed(len)
+            .unwrap_or_else(|_| Self::in_heap(usize::try_from(len).unwrap_or(usize::MAX)))
+    }
+
+    fn in_heap(len: usize) -> Self {
+        Self::of_memory((0..len).map(|_| AtomicU64::new(0)).collect::<Arc<[_]>>())
     }
 
     /// The first `len` of them.
@@ -144,6 +153,13 @@ pub struct LiveError {
     pub source: std::io::Error,
 }
 
+impl LiveError {
+    /// Whether there was no room for it.
+    pub fn is_no_room(&self) -> bool {
+        self.source.raw_os_error() == Some(libc::ENOSPC)
+    }
+}
+
 /// The live files of one disk.
 pub trait LiveFiles: Send {
     /// Says which disk they are of; before anything else is asked.
@@ -165,13 +181,21 @@ pub trait LiveFiles: Send {
     /// store to one never fails.
     ///
     /// # Errors
-    /// No room (`ENOSPC`), and then what was there is as it was; or what the operating system says.
+    /// No room (`ENOSPC`), and then every word that was there is as it was, but memory may have been taken: [`Self::trim`] or
+    /// [`Self::remove`] gives it back. Or what the operating system says.
     fn map(
         &mut self,
         file: LiveName,
         section: LiveSection,
         words: usize,
     ) -> Result<SharedWords, LiveError>;
+
+    /// Gives back the memory of a section beyond its first `words` words, which nobody uses.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn trim(&mut self, file: LiveName, section: LiveSection, words: usize)
+    -> Result<(), LiveError>;
 
     /// Removes a file; what is mapped of it stays until it is let go of. One that is not there is no error.
     ///
@@ -226,6 +250,10 @@ impl LiveFiles for HeapLive {
             doing: "growing a section",
             source: std::io::Error::from_raw_os_error(libc::ENOSPC),
         })
+    }
+
+    fn trim(&mut self, _: LiveName, _: LiveSection, _: usize) -> Result<(), LiveError> {
+        Ok(())
     }
 
     fn remove(&mut self, file: LiveName) -> Result<(), LiveError> {

@@ -286,6 +286,51 @@ fn an_image_that_was_deleted_while_a_disk_was_away_is_gone_when_it_comes() {
     );
 }
 
+/// What a disk tells of a slot that it cannot read.
+fn lost_slot(disk: u128) -> Object {
+    let mut lost = copy(id(0x900 + disk), disk, 0, &[disk]);
+    lost.name = "lost-slot-3".to_owned();
+    let at = ByteOffset::new(4096);
+    lost.state = ReplicaState::Failed(Damage::SlotConflict { at });
+    lost
+}
+
+#[test]
+fn a_deleted_image_does_not_come_back_from_a_slot_that_could_not_be_read() {
+    let mut disks = vec![
+        says(1, vec![copy(IMAGE, 1, 2, &[1, 2])]),
+        says(2, vec![lost_slot(2)]),
+    ];
+    let before = settle(&mut disks);
+    // It may be there: nobody makes it anew, or takes its name off.
+    let expected = [(1, CatalogueState::Ready), (2, CatalogueState::Hidden)];
+    let image = before.images.iter().find(|image| image.uuid == IMAGE);
+    let seen = &image.unwrap().replicas;
+    let seen = seen
+        .iter()
+        .map(|replica| (replica.disk.as_u128(), replica.state.clone()));
+    assert_eq!(seen.collect::<Vec<_>>(), expected);
+    for step in delete_steps(&before, IMAGE, 9) {
+        apply(&mut disks, &step);
+    }
+    let settled = settle(&mut disks);
+    assert_eq!(settled.deleted[0].pending, [id(2)]);
+    // The disk is cured, and the slot was the copy.
+    disks[1].objects = vec![copy(IMAGE, 2, 2, &[1, 2])];
+    let settled = settle(&mut disks);
+    assert!(settled.images.is_empty() && settled.deleted.is_empty());
+    assert!(disks[1].objects.is_empty());
+}
+
+#[test]
+fn a_disk_whose_lost_slot_was_given_up_was_told() {
+    let mut disks = vec![says(1, vec![]), says(2, vec![lost_slot(2)])];
+    disks[0].graves.push(grave(&[2]));
+    assert_eq!(settle(&mut disks).deleted[0].pending, [id(2)]);
+    disks[1].objects.clear();
+    assert!(settle(&mut disks).deleted.is_empty());
+}
+
 #[test]
 fn disks_that_only_the_late_copy_names_are_told_as_well() {
     // Disk 3 has made disk 4 a member, and disk 1 has not heard of it when the image is deleted.

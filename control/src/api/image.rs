@@ -31,6 +31,18 @@ pub struct ImportImage {
     pub copies: u32,
 }
 
+/// Query of `DELETE /v1/images/{name}`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, IntoParams,
+)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteImage {
+    /// Not the image: only its replicas that are Failed. Refused unless another one is Ready (`not_ready`), or if none is Failed (`not_found`).
+    #[serde(default)]
+    pub failed_copies: bool,
+}
+
 /// `POST /v1/images/{name}/copies`: how many replicas there are to be. What is missing is made, what is too much goes, in the background;
 /// more than there are disks is accepted, and the image stays degraded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

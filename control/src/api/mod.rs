@@ -23,7 +23,7 @@ pub use disk::{
 pub use doctor::{Check, DoctorReport, Verdict};
 pub use error::ApiError;
 pub use image::{
-    Attachment, AttachmentState, Changed, DamagedRange, Image, ImageDetail, ImageList,
+    Attachment, AttachmentState, Changed, DamagedRange, DeleteImage, Image, ImageDetail, ImageList,
     ImportFormat, ImportImage, ImportSource, Replica, ReplicaState, SetCopies, WaitQuery,
 };
 pub use job::{BadBlock, Job, JobKind, JobList, JobPhase, JobState, Progress, VerifyReport};

@@ -3,10 +3,10 @@
 //! The daemon's router is tested against [`ENDPOINTS`]; `docs/openapi.json` is the golden copy of [`document`].
 
 use super::{
-    AddDisk, ApiError, AttachVolume, Changed, CreateVolume, Disk, DiskDetail, DiskList, DiskPath,
-    DoctorReport, Forgotten, FormatDisk, ImageDetail, ImageList, ImportImage, Job, JobList, NDJSON,
-    RemoveDisk, ResizeVolume, SetCopies, Status, Volume, VolumeChanged, VolumeDetail, VolumeList,
-    WaitQuery,
+    AddDisk, ApiError, AttachVolume, Changed, CreateVolume, DeleteImage, Disk, DiskDetail,
+    DiskList, DiskPath, DoctorReport, Forgotten, FormatDisk, ImageDetail, ImageList, ImportImage,
+    Job, JobList, NDJSON, RemoveDisk, ResizeVolume, SetCopies, Status, Volume, VolumeChanged,
+    VolumeDetail, VolumeList, WaitQuery,
 };
 use utoipa::openapi::path::{
     HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
@@ -185,7 +185,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     delete(
         "/v1/images/{name}",
         "image_delete",
-        "Delete an image that is not attached",
+        "Delete an image that is not attached, all its replicas; with `failed_copies`, only those that are Failed",
     ),
     post(
         "/v1/images/{name}/attach",
@@ -459,6 +459,11 @@ fn operation(endpoint: &Endpoint) -> OperationBuilder {
     }
     if endpoint.path.ends_with("/wait") {
         for parameter in WaitQuery::into_params(|| Some(ParameterIn::Query)) {
+            operation = operation.parameter(parameter);
+        }
+    }
+    if endpoint.id == "image_delete" {
+        for parameter in DeleteImage::into_params(|| Some(ParameterIn::Query)) {
             operation = operation.parameter(parameter);
         }
     }

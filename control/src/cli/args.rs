@@ -276,17 +276,25 @@ pub enum ImageCommand {
     /// Read an image again, and trust copies again that were not trusted
     #[command(
         after_help = "As verify, for copies that are Damaged: those that turn out good are Ready again. Nothing is written but \
-                            blocks that another copy has as they were imported. The metadata of a copy that is Failed is read \
-                            anew when the daemon starts."
+                            blocks that another copy has as they were imported. Of copies that are Failed the metadata is read \
+                            anew first."
     )]
     Recheck {
         /// Name of the image
         name: String,
     },
-    /// Delete an image that is not attached
+    /// Delete an image that is not attached, all its copies
+    #[command(
+        after_help = "With --failed-copies the image stays, attached or not, with every copy that is not Failed; it is refused unless \
+                            one of them is Ready. What is missing then is made anew. A copy that lost its slot is listed as an image of \
+                            its own, lost-slot-N, and deleted as such."
+    )]
     Delete {
         /// Name of the image
         name: String,
+        /// Only the copies that are Failed
+        #[arg(long)]
+        failed_copies: bool,
     },
 }
 

@@ -200,11 +200,27 @@ async fn image(context: &Context, command: ImageCommand) -> Result<(), ApiError>
             copies,
             limit,
         } => image::copies(context, &name, copies, limit).await,
-        ImageCommand::Delete { name } => {
+        ImageCommand::Delete {
+            name,
+            failed_copies: false,
+        } => {
             client.delete(&image_path(&name, None)?).await?;
             output.done(&serde_json::json!({ "deleted": name }), || {
                 format!("deleted {name}")
             })
+        }
+        ImageCommand::Delete {
+            name,
+            failed_copies: true,
+        } => {
+            let endpoint = image_path(&name, None)?;
+            client
+                .delete(&format!("{endpoint}?failed_copies=true"))
+                .await?;
+            output.done(
+                &serde_json::json!({ "failed_copies_deleted": name }),
+                || format!("{name}: its Failed copies are deleted, the image stays"),
+            )
         }
     }
 }

@@ -97,6 +97,18 @@ fn errors_are_json_where_json_is_asked_for() {
 }
 
 #[test]
+fn deleting_failed_copies_is_asked_for_as_such() {
+    let daemon = FakeDaemon::start();
+    let ended = run(
+        &daemon.socket,
+        &["image", "delete", "debian-13", "--failed-copies"],
+        b"",
+    );
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(daemon.saw("DELETE /v1/images/debian-13?failed_copies=true"));
+}
+
+#[test]
 fn an_illegal_name_is_refused_before_anything_is_sent() {
     let daemon = FakeDaemon::start();
     for command in ["show", "attach", "detach", "verify", "delete"] {

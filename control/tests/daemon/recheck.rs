@@ -181,6 +181,48 @@ fn of_two_copies_the_failed_one_comes_back_and_the_image_is_ready_all_along() {
 }
 
 #[test]
+fn a_failed_copy_goes_alone_and_the_good_one_stays_and_is_copied_again() {
+    let mut node = with_copies(2, NO_SCRUB);
+    let error = node.fails(3, &["image", "delete", "a", "--failed-copies"]);
+    assert_eq!(error["kind"], "not_found", "none is Failed: {error}");
+    let pair = pairs(&node, "disk0", *b"BPMAP\0\0\0")[0];
+    reopen_with_bad(&mut node, pair);
+    until("one is Failed, one Ready", || {
+        replicas_in(&node, "a", "Failed") == 1 && replicas_in(&node, "a", "Ready") == 1
+    });
+    let good = node.image("a")["replicas"].as_array().unwrap().clone();
+    let good = good.iter().find(|replica| replica["state"] == "Ready");
+    let good = good.unwrap()["uuid"].clone();
+    node.ok(&["image", "delete", "a", "--failed-copies"]);
+    assert_eq!(replicas_in(&node, "a", "Failed"), 0);
+    // Its disk allocates again, so that it gets another one.
+    until("two copies are Ready", || {
+        node.image("a")["copies_ready"] == 2
+    });
+    let replicas = node.image("a")["replicas"].clone();
+    let mut replicas = replicas.as_array().unwrap().iter();
+    assert!(replicas.any(|replica| replica["uuid"] == good));
+    node.ok(&["image", "verify", "a"]);
+    node.kill();
+    node.start();
+    until("two copies are Ready", || {
+        node.image("a")["copies_ready"] == 2
+    });
+}
+
+#[test]
+fn the_last_copy_does_not_go_as_a_failed_one() {
+    let mut node = with_copies(1, NO_SCRUB);
+    let pair = pairs(&node, "disk0", *b"BPMAP\0\0\0")[0];
+    reopen_with_bad(&mut node, pair);
+    let error = node.fails(1, &["image", "delete", "a", "--failed-copies"]);
+    assert_eq!(error["kind"], "not_ready", "{error}");
+    flip(&node, "disk0", pair);
+    node.ok(&["image", "recheck", "a"]);
+    assert_eq!(node.image("a")["state"], "Ready");
+}
+
+#[test]
 fn the_scrub_has_a_lost_page_of_checksums_back_from_the_other_copy() {
     let node = with_copies(2, "[scrub]\ninterval_s = 1\n");
     let pair = pairs(&node, "disk1", *b"BPCRC\0\0\0")[0];

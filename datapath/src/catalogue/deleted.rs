@@ -52,7 +52,11 @@ fn merge_one(uuid: Uuid, believed: &Disks<'_>, catalogue: &mut Catalogue) {
         .iter()
         .flat_map(|(disk, copy)| copy.member_disks.iter().copied().chain([*disk]))
         .collect();
-    let was_told = |disk: &Uuid| believed.contains_key(disk) && !copies.contains_key(disk);
+    // A slot that cannot be read may be the copy: read again, it would bring the image back after everybody had forgotten it.
+    let was_told = |disk: &Uuid| {
+        let says = believed.get(disk);
+        says.is_some_and(|says| !says.has_lost_slot()) && !copies.contains_key(disk)
+    };
     let mut pending_of_all = BTreeSet::new();
     let mut name = None;
     for says in believed.values() {

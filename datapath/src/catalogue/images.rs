@@ -103,6 +103,9 @@ fn merge_one(
         let state = match copy {
             Some(_) if foreign.contains_key(&disk) => CatalogueState::Foreign,
             Some(copy) => state_of(&copy.state),
+            None if believed.get(&disk).is_some_and(|says| says.has_lost_slot()) => {
+                CatalogueState::Hidden
+            }
             None if believed.contains_key(&disk) => CatalogueState::Pending,
             None if all.contains_key(&disk) => CatalogueState::Stale,
             None => CatalogueState::Unknown,

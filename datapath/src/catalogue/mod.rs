@@ -34,6 +34,19 @@ pub struct DiskSays {
     pub graves: Vec<Grave>,
 }
 
+impl DiskSays {
+    /// Whether it has a slot of which it is not known what it holds: the disk may have a copy, or a grave, that it does not tell of.
+    pub fn has_lost_slot(&self) -> bool {
+        use crate::store::ReplicaState::Failed;
+        self.objects.iter().any(|object| {
+            matches!(
+                object.state,
+                Failed(Damage::SlotLost { .. } | Damage::SlotConflict { .. })
+            )
+        })
+    }
+}
+
 /// What all disks together say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalogue {
@@ -88,6 +101,9 @@ pub enum CatalogueState {
     Failed(Damage),
     /// Its disk is there, and has none: to be made.
     Pending,
+    /// Its disk is there and has none that can be read; but a slot of it cannot be read, and may be this one: neither made anew nor taken
+    /// off the names.
+    Hidden,
     /// Its disk is not there.
     Unknown,
     /// Its disk is an old copy of itself.

@@ -18,11 +18,12 @@ use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use uuid::Uuid;
 
 use crate::live::{LiveError, LiveFiles, LiveName, LiveSection, SharedWords};
+use crate::units::PAGE_BYTES;
 
 /// `RAMFS_MAGIC`, include/uapi/linux/magic.h: an initramfs without tmpfs. `nix` does not name it.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
-/// Bytes allocated at a time: one call for a large map would keep the caller for long, and undo nothing when it fails half way.
+/// Bytes allocated at a time: one call for a large map would keep the caller for long.
 const CHUNK_BYTES: u64 = 1 << 20;
 
 /// Where the sections lie: header, dirty marks, leaves, entries. The largest volume has 2^31 entries, 2^20 words of marks and 2^19 leaves.
@@ -149,7 +150,8 @@ impl LiveFiles for LiveDir {
         open.set_len(FILE_BYTES)
             .map_err(self.failed(file, "setting the length"))?;
         let at = SECTION_AT[section as usize];
-        let len_bytes = words.max(1) as u64 * size_of::<u64>() as u64;
+        let len_bytes = bytes_of(words);
+        check_room(&open, len_bytes).map_err(self.failed(file, "allocating memory"))?;
         allocate(&open, at, len_bytes).map_err(self.failed(file, "allocating memory"))?;
         let map = MmapOptions::new()
             .offset(at)
@@ -157,6 +159,38 @@ impl LiveFiles for LiveDir {
             .map_raw(&open)
             .map_err(self.failed(file, "mapping"))?;
         words_of(map, words).map_err(self.failed(file, "mapping"))
+    }
+
+    fn trim(
+        &mut self,
+        file: LiveName,
+        section: LiveSection,
+        words: usize,
+    ) -> Result<(), LiveError> {
+        let open = match OpenOptions::new().write(true).open(self.path(file)) {
+            Ok(open) => open,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(self.failed(file, "opening")(error)),
+        };
+        let begin = SECTION_AT[section as usize];
+        let end = SECTION_AT
+            .get(section as usize + 1)
+            .map_or(FILE_BYTES, |next| *next);
+        // The page that a last word lies in stays; of a page that is punched in part the rest is zeroed, not given back.
+        let from = begin + bytes_of(words).next_multiple_of(PAGE_BYTES as u64);
+        let signed = |value: u64| i64::try_from(value).map_err(io::Error::other);
+        let punched = signed(from)
+            .and_then(|from| Ok((from, signed(end)? - from)))
+            .and_then(|(from, len_bytes)| {
+                let flags =
+                    FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                match fallocate(&open, flags, from, len_bytes) {
+                    // A ramfs cannot: it has no limit to run into either.
+                    Ok(()) | Err(nix::errno::Errno::EOPNOTSUPP) => Ok(()),
+                    Err(errno) => Err(errno.into()),
+                }
+            });
+        punched.map_err(self.failed(file, "giving memory back"))
     }
 
     fn remove(&mut self, file: LiveName) -> Result<(), LiveError> {
@@ -167,6 +201,29 @@ impl LiveFiles for LiveDir {
             _ => Ok(()),
         }
     }
+}
+
+fn bytes_of(words: usize) -> u64 {
+    (words.max(1) as u64).saturating_mul(size_of::<u64>() as u64)
+}
+
+/// Refuses what can never fit before any of it is allocated: until it failed, it would take the room of all other volumes. `len_bytes`: of a
+/// section, of which the file may have as much as it has in all.
+fn check_room(file: &File, len_bytes: u64) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let room = fstatfs(file)?;
+    if room.blocks() == 0 {
+        // No limit.
+        return Ok(());
+    }
+    let free_bytes = room
+        .blocks_free()
+        .saturating_mul(u64::try_from(room.block_size()).unwrap_or(0));
+    let has_bytes = file.metadata()?.blocks() * 512;
+    if len_bytes.saturating_sub(has_bytes) > free_bytes {
+        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+    }
+    Ok(())
 }
 
 /// Allocates a range, in chunks; what is allocated already stays as it is.

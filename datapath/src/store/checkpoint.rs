@@ -88,6 +88,7 @@ impl<M: Medium> Store<M> {
         // 4. Only now batches may go where the old tail was.
         self.root_copy = copy;
         self.journal.checkpointed(root);
+        self.journaled.clear();
         for slot in &slots {
             if let Some(volume) = self
                 .entries

@@ -143,6 +143,9 @@ impl<M: Medium> Store<M> {
         self.disk.flush()?;
         let mut place = self.journal.place(records.len());
         if place.is_none() {
+            // What its records do not reach any more must be known before the tail moves.
+            self.mark_passed_over()
+                .map_err(|error| error.fault().copied().unwrap_or_else(no_room))?;
             // It needs no room in the journal and allocates nothing.
             self.write_checkpoint()?;
             self.after_checkpoint(&mut records);
@@ -159,6 +162,8 @@ impl<M: Medium> Store<M> {
                 JournalChange::MapEntry(..) => None,
             })
             .collect();
+        self.journaled
+            .extend(records.iter().map(|record| record.slot));
         let (disk_uuid, session) = (self.superblock.disk_uuid, self.superblock.session);
         self.journal
             .write(&mut self.disk, disk_uuid, session, place, records)?;

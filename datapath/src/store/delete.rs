@@ -113,7 +113,10 @@ impl<M: Medium> Store<M> {
         };
         self.release(&entry);
         let uuid = entry.object.uuid;
-        if entry.volume.is_some_and(|volume| volume.is_live)
+        // Of one that is not live too: a file that could not be removed when it was detached. Of two that are held under one UUID the file may be
+        // the other one's.
+        let is_its_own = entry.object.state.is_ready() && entry.object.kind == ObjectKind::Volume;
+        if (is_its_own || entry.volume.is_some_and(|volume| volume.is_live))
             && let Err(error) = self.live.remove(uuid)
         {
             // It belongs to nothing any more; the next open removes it.

@@ -191,7 +191,8 @@ impl<M: Medium> Store<M> {
         Err(StoreError::new(
             StoreErrorKind::AllocationRefused,
             context,
-            "copy the disk if its content matters, then delete it",
+            "if the disk was at fault, cure it, and `bedplate image recheck NAME` (a volume: restart the daemon). Otherwise copy the disk if its \
+             content matters; then, of an image that is Ready elsewhere, `bedplate image delete NAME --failed-copies`, else delete it",
         )
         .of_object(object.uuid)
         .at(damage.disk_offset()))

@@ -2,6 +2,7 @@
 //!
 //! Live state is believed only if all of it agrees with the disk. Words are stored so that every prefix of an update is a valid state.
 
+use std::io;
 use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
@@ -239,7 +240,12 @@ impl LiveState {
         if !self.files.list()?.contains(&name) {
             return Ok(None);
         }
-        let header = self.files.map(name, LiveSection::Header, HEADER_WORDS)?;
+        let header = match self.files.map(name, LiveSection::Header, HEADER_WORDS) {
+            Ok(header) => header,
+            // Mapping what is there takes no room: it never had a header, its maker died before.
+            Err(error) if error.is_no_room() => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let word = |at: usize| header[at].load(Ordering::Acquire);
         let fits = word(volume::COMPLETE) == COMPLETE
             && uuid_in(&header, volume::UUID) == parts.uuid
@@ -252,7 +258,7 @@ impl LiveState {
         self.map(name, parts.size_bytes).map(Some)
     }
 
-    /// A new live file with what `from` holds now.
+    /// A new live file with what `from` holds now. None is left where that fails.
     pub fn make(
         &mut self,
         disk_uuid: Uuid,
@@ -262,6 +268,16 @@ impl LiveState {
         let name = LiveName::Volume(owner.uuid);
         // Whatever is left of an older one.
         self.files.remove(name)?;
+        let made = self.fill(disk_uuid, owner, from);
+        if made.is_err() {
+            // What it took is the room of all others. The first error is the one to be told.
+            let _ = self.files.remove(name);
+        }
+        made
+    }
+
+    fn fill(&mut self, disk_uuid: Uuid, owner: &Owner, from: &Volume) -> Result<Words, LiveError> {
+        let name = LiveName::Volume(owner.uuid);
         let words = self.map(name, owner.size_bytes)?;
         for (to, entry) in words.entries.iter().zip(from.map().iter()) {
             // Most are empty: untouched memory stays untouched.
@@ -282,24 +298,31 @@ impl LiveState {
         Ok(words)
     }
 
-    /// More of the same file, for a volume that grows.
-    pub fn grow(&mut self, uuid: Uuid, size_bytes: u64) -> Result<Words, LiveError> {
-        self.map(LiveName::Volume(uuid), size_bytes)
+    /// More of the same file, for a volume that grows. It takes no more memory than before where that fails.
+    pub fn grow(
+        &mut self,
+        uuid: Uuid,
+        former_bytes: u64,
+        size_bytes: u64,
+    ) -> Result<Words, LiveError> {
+        let name = LiveName::Volume(uuid);
+        let grown = self.map(name, size_bytes);
+        if grown.is_err() {
+            for (section, words) in sections_of(former_bytes) {
+                // The first error is the one to be told.
+                let _ = self.files.trim(name, section, words);
+            }
+        }
+        grown
     }
 
     fn map(&mut self, name: LiveName, size_bytes: u64) -> Result<Words, LiveError> {
-        let clusters = clusters_of(size_bytes);
-        let mut section = |section, words: u64| {
-            self.files
-                .map(name, section, usize::try_from(words).unwrap_or(usize::MAX))
-        };
+        let [entries, dirty, leaves] = sections_of(size_bytes);
+        let mut map = |(section, words)| self.files.map(name, section, words);
         Ok(Words {
-            entries: section(LiveSection::Entries, clusters)?,
-            dirty: section(
-                LiveSection::Dirty,
-                crate::volume::dirty::DirtyBits::words_of(clusters),
-            )?,
-            leaves: section(LiveSection::Leaves, leaf_groups_of(size_bytes))?,
+            entries: map(entries)?,
+            dirty: map(dirty)?,
+            leaves: map(leaves)?,
         })
     }
 
@@ -360,14 +383,37 @@ pub(super) struct Words {
 
 impl Words {
     /// Words of this process alone, all zero.
-    pub fn in_memory(size_bytes: u64) -> Self {
-        let clusters = clusters_of(size_bytes);
-        Self {
-            entries: SharedWords::zeroed(clusters),
-            dirty: SharedWords::zeroed(crate::volume::dirty::DirtyBits::words_of(clusters)),
-            leaves: SharedWords::zeroed(leaf_groups_of(size_bytes)),
-        }
+    ///
+    /// # Errors
+    /// When there is no memory for so many.
+    pub fn in_memory(size_bytes: u64) -> io::Result<Self> {
+        Self::around(
+            SharedWords::try_zeroed(clusters_of(size_bytes))?,
+            size_bytes,
+        )
     }
+
+    /// The same with these entries.
+    pub fn around(entries: SharedWords, size_bytes: u64) -> io::Result<Self> {
+        let marks = crate::volume::dirty::DirtyBits::words_of(clusters_of(size_bytes));
+        Ok(Self {
+            entries,
+            dirty: SharedWords::try_zeroed(marks)?,
+            leaves: SharedWords::try_zeroed(leaf_groups_of(size_bytes))?,
+        })
+    }
+}
+
+/// The sections of a volume's live file beside its header, and how many words each has.
+fn sections_of(size_bytes: u64) -> [(LiveSection, usize); 3] {
+    let clusters = clusters_of(size_bytes);
+    let marks = crate::volume::dirty::DirtyBits::words_of(clusters);
+    [
+        (LiveSection::Entries, clusters),
+        (LiveSection::Dirty, marks),
+        (LiveSection::Leaves, leaf_groups_of(size_bytes)),
+    ]
+    .map(|(section, words)| (section, usize::try_from(words).unwrap_or(usize::MAX)))
 }
 
 fn diskseq_word(start: &SessionStart) -> u64 {

@@ -104,6 +104,8 @@ pub struct Store<M> {
     space: Arc<Space>,
     locks: Arc<ClusterLocks>,
     journal: Journal,
+    /// Slots whose objects have records in the journal, which their map pages may lack.
+    journaled: BTreeSet<SlotIndex>,
     /// The newer of the two roots.
     root_copy: PairCopy,
     live: LiveState,
@@ -372,7 +374,7 @@ fn not_served(object: &Object, state: &ReplicaState) -> StoreError {
         object.uuid
     );
     let remedy = "if the disk was at fault, cure it, and `bedplate image recheck` (of a volume: restart the daemon); otherwise copy the \
-                  disk if its content matters, then delete the object";
+                  disk if its content matters; then `bedplate image delete NAME --failed-copies` where another copy is Ready, else delete the object";
     let error = StoreError::new(StoreErrorKind::Corrupt, context, remedy).of_object(object.uuid);
     match state {
         ReplicaState::Failed(damage) => error.at(damage.disk_offset()),

@@ -164,6 +164,13 @@ pub enum Damage {
         /// What the trees say.
         found: u64,
     },
+    /// Nothing is bad; the kernel gives no memory for its map.
+    NoMemory {
+        /// The disk byte of the slot.
+        at: ByteOffset,
+        /// Length of the map, of which only what is in use takes memory.
+        map_bytes: u64,
+    },
 }
 
 impl Damage {
@@ -176,7 +183,8 @@ impl Damage {
             | Self::Duplicate { at, .. }
             | Self::PageLost { at, .. }
             | Self::PageConflict { at, .. }
-            | Self::Inconsistent { at, .. } => *at,
+            | Self::Inconsistent { at, .. }
+            | Self::NoMemory { at, .. } => *at,
             Self::ClusterOutside { pcn } | Self::ClusterShared { pcn } => pcn.offset(),
         }
     }
@@ -241,6 +249,13 @@ impl fmt::Display for Damage {
                 write!(
                     f,
                     "{what}: its slot at disk byte {at} says {expected}, its trees say {found}"
+                )
+            }
+            Self::NoMemory { at, map_bytes } => {
+                write!(
+                    f,
+                    "nothing of it is bad (its slot: disk byte {at}), but its map of {map_bytes} bytes gets no memory: see \
+                     vm.overcommit_memory and limits of the daemon's address space, then restart it"
                 )
             }
         }

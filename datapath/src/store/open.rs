@@ -1,7 +1,8 @@
 //! Opening a disk: read everything, check it, and only then write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
 
@@ -14,7 +15,7 @@ use super::returned::{Foreknowledge, LeftDisk};
 use super::table::{self, Found, Table};
 use super::ticket::PageOwner;
 use super::trees::{
-    Hold, PendingRepair, Tree, TreeError, TreeReader, checksum_leaves, hold, map_leaves,
+    Hold, PendingRepair, Tree, TreeError, TreeReader, checksum_leaves, hold, map_leaves, no_memory,
 };
 use super::{Entry, Journal, LiveState, Store, references, replay, superblocks};
 use crate::alloc::Allocator;
@@ -24,8 +25,8 @@ use crate::format::root::CheckpointRoot;
 use crate::format::superblock::INCOMPAT_VOLUMES;
 use crate::format::superblock::{Choice, Superblock};
 use crate::format::{Expect, PairCopy};
-use crate::live::{HeapLive, LiveFiles};
-use crate::map::LayerMap;
+use crate::live::{HeapLive, LiveFiles, SharedWords};
+use crate::map::{LayerMap, MapEntry};
 use crate::medium::{IoFault, Medium};
 use crate::units::{CLUSTER_BYTES, Epoch, PAGE_BYTES, Page, Seq, SlotIndex};
 use crate::volume::space::Gate;
@@ -122,9 +123,9 @@ impl<M: Medium> Store<M> {
         };
         let (mut entries, graves, history) =
             load(&mut disk, &superblock, table, &mut adoption, &mut repairs)?;
-        let (adopted, lost) = (adoption.adopted, adoption.lost);
+        let mut journaled = BTreeSet::new();
         if has_volumes {
-            replay::replay(&mut journal, &mut disk, &superblock, &mut entries)?;
+            journaled = replay::replay(&mut journal, &mut disk, &superblock, &mut entries)?;
             if !is_live {
                 // Live state knows which batch was the last.
                 journal.refuse_later_batches(&mut disk, superblock.disk_uuid)?;
@@ -132,12 +133,14 @@ impl<M: Medium> Store<M> {
         }
         references::hold_duplicates(&mut entries, &geometry);
         // Looking at every entry takes its time: what was adopted is served before, see `Store::settle`.
-        let is_unsettled = !adopted.is_empty();
+        let is_unsettled = !adoption.adopted.is_empty();
         let allocator = if is_unsettled {
             Allocator::new(&geometry)
         } else {
             references::rebuild_allocator(&mut entries, &geometry)
         };
+        adoption.give_up_unread(&entries);
+        let (adopted, lost) = (adoption.adopted, adoption.lost);
         // The trees of an object that is held are left alone: a page of it may lie in a cluster that is another one's.
         repairs.retain(|pending| match pending.repair.what {
             Repaired::Page(slot, ..) => entries
@@ -158,6 +161,7 @@ impl<M: Medium> Store<M> {
             space: shared.space,
             locks: shared.locks,
             journal,
+            journaled,
             root_copy,
             live,
             reserved,
@@ -420,10 +424,15 @@ fn load_object<M: Medium>(
     };
     match loaded {
         Ok(map) if entry.object.kind == ObjectKind::Volume => {
-            let volume = replay::volume_of_disk(&mut entry, &map, adoption.shared);
-            entry.take_volume(volume, false);
+            match replay::volume_of_disk(&mut entry, map, adoption.shared) {
+                Ok(volume) => entry.take_volume(volume, false),
+                Err(_) => {
+                    let clusters = entry.object.size_bytes.div_ceil(CLUSTER_BYTES);
+                    entry.object.state = ReplicaState::Failed(no_memory(reader.slot_at, clusters));
+                }
+            }
         }
-        Ok(map) => entry.map = Some(Arc::new(LayerMap::from_entries(map))),
+        Ok(map) => entry.map = Some(Arc::new(LayerMap::of_words(map))),
         Err(TreeError::Io(fault)) => {
             return Err(OpenError::Io {
                 doing: "reading an object's trees",
@@ -463,7 +472,7 @@ pub(super) fn load_directories<M: Medium>(
 pub(super) fn load_map<M: Medium>(
     reader: &mut TreeReader<'_, M>,
     entry: &Entry,
-) -> Result<Vec<u64>, TreeError> {
+) -> Result<SharedWords, TreeError> {
     let record = &entry.object;
     let clusters = record.size_bytes.div_ceil(CLUSTER_BYTES);
     let map = reader.map(&entry.map_tree, clusters)?;
@@ -473,7 +482,8 @@ pub(super) fn load_map<M: Medium>(
     }
     let stored = map
         .iter()
-        .filter(|word| !crate::map::MapEntry::from_bits(**word).pcn().is_none())
+        .map(|word| MapEntry::from_bits(word.load(Ordering::Relaxed)))
+        .filter(|entry| !entry.pcn().is_none())
         .count() as u64;
     if stored != record.stored_clusters {
         let (at, what) = (reader.slot_at, "clusters of data");

@@ -178,7 +178,7 @@ impl<M: Medium> Store<M> {
         open::load_directories(&mut reader, &known.record, &mut trees)?;
         let mut entry = Entry::of_trees(reader.owner, known.record.clone(), trees);
         let map = open::load_map(&mut reader, &entry)?;
-        entry.map = Some(Arc::new(LayerMap::from_entries(map)));
+        entry.map = Some(Arc::new(LayerMap::of_words(map)));
         Ok(entry)
     }
 

@@ -1,13 +1,14 @@
 //! What makes a volume's map when a disk is opened: its pages, then the journal, and after a crash of the process alone its live file instead.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::atomic::Ordering;
 
 use super::error::{OpenError, StoreError};
 use super::journal::Journal;
 use super::latch::LatchedDisk;
 use super::live_state::{Former, LiveState, Owner, Words};
-use super::object::{Damage, ReplicaState};
+use super::object::{Damage, Object, ReplicaState};
 use super::open::SessionStart;
 use super::report::{Lost, OpenReport};
 use super::returned::LeftDisk;
@@ -15,8 +16,10 @@ use super::{Entry, Store, VolumeEntry, references};
 use crate::format::directory::DirectoryEntry;
 use crate::format::geometry::Geometry;
 use crate::format::journal::{JournalChange, JournalRecord};
+use crate::format::object::ObjectKind;
 use crate::format::superblock::Superblock;
 use crate::format::{PairCopy, tree};
+use crate::live::SharedWords;
 use crate::map::MapEntry;
 use crate::medium::Medium;
 use crate::units::{Lcn, Pcn, SlotIndex};
@@ -81,15 +84,14 @@ impl Entry {
 }
 
 /// A volume as its pages have it.
-pub(super) fn volume_of_disk(entry: &mut Entry, map: &[u64], shared: &DiskShared) -> Volume {
+pub(super) fn volume_of_disk(
+    entry: &mut Entry,
+    map: SharedWords,
+    shared: &DiskShared,
+) -> io::Result<Volume> {
     let owner = entry.owner();
-    let words = Words::in_memory(owner.size_bytes);
+    let words = Words::around(map, owner.size_bytes)?;
     make_places(entry, &words);
-    for (word, bits) in words.entries.iter().zip(map) {
-        if *bits != 0 {
-            word.store(*bits, Ordering::Relaxed);
-        }
-    }
     for (word, directory) in words.leaves.iter().zip(&entry.map_tree.entries) {
         if !directory.cluster().is_none() {
             word.store(u64::from(directory.cluster().get()), Ordering::Relaxed);
@@ -97,7 +99,7 @@ pub(super) fn volume_of_disk(entry: &mut Entry, map: &[u64], shared: &DiskShared
     }
     let volume = Volume::new(owner.parts(words, shared.clone()), 0);
     volume.count_allocated();
-    volume
+    Ok(volume)
 }
 
 /// Every group has its place in the directory, so that a directory record finds it.
@@ -108,14 +110,16 @@ fn make_places(entry: &mut Entry, words: &Words) {
         .resize(words.leaves.len(), DirectoryEntry::EMPTY);
 }
 
-/// Applies the journal to the volumes. Records are whole values, so it does no harm that a page may include some of them already.
+/// Applies the journal to the volumes. Records are whole values, so it does no harm that a page may include some of them already. Answers
+/// with the slots of the objects that have records.
 pub(super) fn replay<M: Medium>(
     journal: &mut Journal,
     disk: &mut LatchedDisk<M>,
     superblock: &Superblock,
     entries: &mut BTreeMap<SlotIndex, Entry>,
-) -> Result<(), OpenError> {
+) -> Result<BTreeSet<SlotIndex>, OpenError> {
     let geometry = superblock.geometry;
+    let mut journaled = BTreeSet::new();
     journal.read_on(disk, superblock.disk_uuid, |batch| {
         for record in &batch.records {
             let Some(entry) = entries.get_mut(&record.slot) else {
@@ -125,6 +129,7 @@ pub(super) fn replay<M: Medium>(
             if entry.object.epoch != record.epoch {
                 continue;
             }
+            journaled.insert(record.slot);
             if entry.is_live() {
                 note(entry, record);
                 continue;
@@ -158,7 +163,7 @@ pub(super) fn replay<M: Medium>(
             entry.volume = None;
         }
     }
-    Ok(())
+    Ok(journaled)
 }
 
 /// Of a volume that goes on with its live map: which pages the journal knows more of.
@@ -336,14 +341,43 @@ impl Adoption<'_> {
             // Without a device nothing was written since the disk was opened.
             Err(_) if !object.want_attached => Ok(false),
             Err(why) => {
-                self.lost.push(Lost {
-                    uuid: object.uuid,
-                    name: object.name.clone(),
-                    why,
-                });
+                self.lost.push(lost(object, why));
                 Ok(false)
             }
         }
+    }
+
+    /// Volumes that cannot be read, so that their live state was not taken over. It could not be kept until they can be: a session that ends
+    /// in order says that the disk has everything, and a checkpoint may pass over records that a live map builds on. So they are held then.
+    pub fn give_up_unread(&mut self, entries: &BTreeMap<SlotIndex, Entry>) {
+        for object in entries.values().map(|entry| &entry.object) {
+            let is_concerned = object.kind == ObjectKind::Volume
+                && object.state.is_failed()
+                && object.want_attached
+                && !object.loss_not_accepted
+                && !self.adopted.contains(&object.uuid)
+                && self.lost.iter().all(|lost| lost.uuid != object.uuid);
+            if !is_concerned {
+                continue;
+            }
+            let why = match &self.believed {
+                Believed::Disk => continue,
+                Believed::Flushed { volumes, .. } if volumes.contains(&object.uuid) => continue,
+                Believed::Flushed { why, .. } | Believed::Doubt(why) => why.clone(),
+                Believed::Live => {
+                    "it could not be read, and its live state cannot wait until it can".to_owned()
+                }
+            };
+            self.lost.push(lost(object, why));
+        }
+    }
+}
+
+fn lost(object: &Object, why: String) -> Lost {
+    Lost {
+        uuid: object.uuid,
+        name: object.name.clone(),
+        why,
     }
 }
 
@@ -428,15 +462,18 @@ impl<M: Medium> Store<M> {
     /// Before the session begins: volumes that lost something are held, durably; live files that are not believed are removed; volumes that are
     /// to be attached get theirs. A crash after the session has begun finds live state that matches it, so all of this must be there by then.
     pub(super) fn prepare_volumes(&mut self, report: &OpenReport) -> Result<(), OpenError> {
-        for lost in &report.lost {
-            let is_ready = self
-                .object(lost.uuid)
-                .is_some_and(|object| object.state.is_ready());
-            // One that is damaged besides is not served anyway.
-            if !is_ready {
-                continue;
-            }
-            self.set_loss(lost.uuid, true)
+        // One that is damaged besides too: the next open may find it whole.
+        let lost: Vec<SlotIndex> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| {
+                let uuid = entry.object.uuid;
+                report.lost.iter().any(|lost| lost.uuid == uuid)
+            })
+            .map(|(slot, _)| *slot)
+            .collect();
+        for slot in lost {
+            self.note_loss(slot, true)
                 .map_err(|error| unsettled(&error))?;
         }
         self.live

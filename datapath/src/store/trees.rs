@@ -4,6 +4,7 @@
 //! pages, both copies) takes some hundred reads and not thirty thousand.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use super::latch::LatchedDisk;
 use super::object::{Damage, TreePage};
@@ -19,6 +20,7 @@ use crate::format::tree::{
     TREE_DIRS, page_offset,
 };
 use crate::format::{DecodeError, Expect, Stamp};
+use crate::live::SharedWords;
 use crate::map::MapEntry;
 use crate::medium::{IoFault, Medium};
 use crate::units::{ByteOffset, CLUSTER_BYTES, PAGE_BYTES, Page, Pcn};
@@ -196,12 +198,13 @@ impl<M: Medium> TreeReader<'_, M> {
     }
 
     /// Reads the leaves of a map: the entries of its `clusters` clusters.
-    pub fn map(&mut self, tree: &Tree, clusters: u64) -> Result<Vec<u64>, TreeError> {
-        let mut map = vec![0; usize_of(clusters)];
+    pub fn map(&mut self, tree: &Tree, clusters: u64) -> Result<SharedWords, TreeError> {
         let slot_at = self.slot_at;
+        let map = SharedWords::try_zeroed(clusters).map_err(|_| no_memory(slot_at, clusters))?;
         self.leaves(tree, 0..tree.entries.len(), &mut |lcn, entry| {
-            if let Some(word) = map.get_mut(lcn) {
-                *word = entry.bits();
+            if let Some(word) = map.get(lcn) {
+                // Nobody else has it yet.
+                word.store(entry.bits(), Ordering::Relaxed);
                 return Ok(());
             }
             let (what, found) = ("clusters of the map", lcn as u64 + 1);
@@ -489,6 +492,13 @@ pub(super) fn page_in(bytes: &[u8], at: usize) -> &Page {
         .get(at..)
         .and_then(<[u8]>::first_chunk)
         .unwrap_or(&BLANK)
+}
+
+pub(super) fn no_memory(slot_at: ByteOffset, clusters: u64) -> Damage {
+    Damage::NoMemory {
+        at: slot_at,
+        map_bytes: clusters.saturating_mul(size_of::<u64>() as u64),
+    }
 }
 
 /// Sizes of objects of this format fit in a `usize` of a 64-bit machine.

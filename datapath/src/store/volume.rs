@@ -1,5 +1,6 @@
 //! Writable volumes on one disk: made, grown, made live, described. Their content changes on the reactors, see [`crate::volume`].
 
+use std::io;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -21,7 +22,9 @@ use crate::format::{PairCopy, Stamp};
 use crate::live::LiveError;
 use crate::medium::Medium;
 use crate::plan::{DiskIndex, Layer, LayerStack};
-use crate::units::{BLOCK_BYTES, CLUSTER_BYTES, Epoch, Lcn, PAGE_BYTES, Pcn, SECTOR_BYTES};
+use crate::units::{
+    BLOCK_BYTES, CLUSTER_BYTES, Epoch, Lcn, PAGE_BYTES, Pcn, SECTOR_BYTES, SlotIndex,
+};
 use crate::volume::{DiskShared, Space, Volume, leaf_groups_of};
 
 /// Groups of leaves that one cluster of directory pages names: 7.9 TiB of a volume.
@@ -81,6 +84,9 @@ impl<M: Medium> Store<M> {
             None => 0,
         };
         check_size(&new.name, new.size_bytes, least_bytes)?;
+        // Before anything is durable: a volume that this node cannot load is not made.
+        let words = Words::in_memory(new.size_bytes)
+            .map_err(|source| no_memory(&new.name, new.size_bytes, &source))?;
         let slot = self.free_slot()?;
         let epoch = Epoch::new(self.history_of(slot).epoch.get().wrapping_add(1));
         let owner = PageOwner {
@@ -124,9 +130,7 @@ impl<M: Medium> Store<M> {
             checksum_tree: Tree::default(),
             volume: None,
         };
-        let parts = entry
-            .owner()
-            .parts(Words::in_memory(new.size_bytes), self.shared());
+        let parts = entry.owner().parts(words, self.shared());
         entry.take_volume(Volume::new(parts, 0), false);
         self.entries.insert(slot, entry);
         Ok(new.object_uuid)
@@ -211,15 +215,19 @@ impl<M: Medium> Store<M> {
             None => return Err(live_gone(uuid)),
         };
         let words = if is_live {
-            match self.live.grow(uuid, size_bytes) {
-                Ok(words) => words,
-                Err(error) => {
-                    self.space.give_all(more.into_iter());
-                    return Err(live_failed(uuid, &error));
-                }
-            }
+            self.live
+                .grow(uuid, former, size_bytes)
+                .map_err(|error| live_failed(uuid, &error))
         } else {
             copy_of(&volume, size_bytes)
+                .map_err(|source| no_memory(&name, size_bytes, &source).of_object(uuid))
+        };
+        let words = match words {
+            Ok(words) => words,
+            Err(error) => {
+                self.space.give_all(more.into_iter());
+                return Err(error);
+            }
         };
 
         // 3. The slot.
@@ -289,7 +297,10 @@ impl<M: Medium> Store<M> {
             return Ok(());
         };
         let former = Arc::clone(&volume.volume);
-        let words = copy_of(&former, former.size_bytes());
+        // It stays in its live file then, as before; whoever asks again tries again.
+        let words = copy_of(&former, former.size_bytes()).map_err(|source| {
+            no_memory(&entry.object.name, former.size_bytes(), &source).of_object(uuid)
+        })?;
         let parts = entry.owner().parts(words, self.shared());
         if let Some(entry) = self.entries.get_mut(&owner.slot) {
             entry.take_volume(Volume::new(parts, former.allocated_clusters()), false);
@@ -313,7 +324,17 @@ impl<M: Medium> Store<M> {
     }
 
     pub(super) fn set_loss(&mut self, uuid: Uuid, is_lost: bool) -> Result<(), StoreError> {
-        let (entry, owner) = self.served_volume(uuid)?;
+        let (_, owner) = self.served_volume(uuid)?;
+        self.note_loss(owner.slot, is_lost)
+    }
+
+    /// Of a volume that cannot be served too: its slot is its own, whatever became of its map.
+    pub(super) fn note_loss(&mut self, slot: SlotIndex, is_lost: bool) -> Result<(), StoreError> {
+        let Some(entry) = self.entries.get(&slot) else {
+            return Ok(());
+        };
+        let (name, epoch) = (&entry.object.name, entry.object.epoch);
+        let doing = format!("noting whether volume {name} lost writes");
         let Some(mut record) = entry.record.clone() else {
             return Ok(());
         };
@@ -321,11 +342,29 @@ impl<M: Medium> Store<M> {
             return Ok(());
         }
         record.loss_not_accepted = is_lost;
-        let doing = format!("noting whether volume {} lost writes", entry.object.name);
-        self.change_slot(owner.slot, owner.epoch, Some(record.clone()), &doing)?;
-        if let Some(entry) = self.entries.get_mut(&owner.slot) {
+        self.change_slot(slot, epoch, Some(record.clone()), &doing)?;
+        if let Some(entry) = self.entries.get_mut(&slot) {
             entry.object.loss_not_accepted = is_lost;
             entry.record = Some(record);
+        }
+        Ok(())
+    }
+
+    /// Volumes that cannot be read, and of which the journal knows more than their pages: before a checkpoint passes over their records they
+    /// are marked, durably, as having lost writes. Otherwise one that can be read again later would come back as it was at an earlier checkpoint.
+    pub(super) fn mark_passed_over(&mut self) -> Result<(), StoreError> {
+        let unread: Vec<SlotIndex> = self
+            .entries
+            .iter()
+            .filter(|(slot, entry)| {
+                entry.object.kind == ObjectKind::Volume
+                    && entry.object.state.is_failed()
+                    && self.journaled.contains(slot)
+            })
+            .map(|(slot, _)| *slot)
+            .collect();
+        for slot in unread {
+            self.note_loss(slot, true)?;
         }
         Ok(())
     }
@@ -556,9 +595,9 @@ fn places(dirs: &[Pcn]) -> [Pcn; TREE_DIRS] {
 }
 
 /// What `from` holds, in memory of this process.
-fn copy_of(from: &Volume, size_bytes: u64) -> Words {
+fn copy_of(from: &Volume, size_bytes: u64) -> io::Result<Words> {
     use std::sync::atomic::Ordering;
-    let words = Words::in_memory(size_bytes);
+    let words = Words::in_memory(size_bytes)?;
     for (to, entry) in words.entries.iter().zip(from.map().iter()) {
         if entry.bits() != 0 {
             to.store(entry.bits(), Ordering::Relaxed);
@@ -570,7 +609,7 @@ fn copy_of(from: &Volume, size_bytes: u64) -> Words {
             to.store(leaf, Ordering::Relaxed);
         }
     }
-    words
+    Ok(words)
 }
 
 fn check_size(name: &str, size_bytes: u64, least_bytes: u64) -> Result<(), StoreError> {
@@ -598,6 +637,16 @@ fn check_size(name: &str, size_bytes: u64, least_bytes: u64) -> Result<(), Store
     Err(StoreError::new(StoreErrorKind::BadSize, context, remedy))
 }
 
+fn no_memory(name: &str, size_bytes: u64, source: &io::Error) -> StoreError {
+    let map_bytes = crate::volume::clusters_of(size_bytes) * size_of::<u64>() as u64;
+    let context = format!(
+        "a volume of {size_bytes} bytes, {name}, has a map of {map_bytes} bytes, for which there is no memory: {source}"
+    );
+    let remedy =
+        "use a smaller size, or see what limits the daemon's memory: vm.overcommit_memory, LimitAS";
+    StoreError::new(StoreErrorKind::BadSize, context, remedy)
+}
+
 fn loss(name: &str, uuid: Uuid) -> StoreError {
     let context = format!(
         "volume {name} ({uuid}) is held: writes that were acknowledged may be missing, since its live state was lost"
@@ -611,7 +660,7 @@ fn loss(name: &str, uuid: Uuid) -> StoreError {
 }
 
 pub(super) fn live_failed(uuid: Uuid, error: &LiveError) -> StoreError {
-    let full = error.source.raw_os_error() == Some(libc::ENOSPC);
+    let full = error.is_no_room();
     let kind = if full {
         StoreErrorKind::NoSpace
     } else {

@@ -5,6 +5,8 @@
 
 mod node;
 mod returned;
+mod room;
+mod unread;
 
 use std::sync::atomic::Ordering;
 

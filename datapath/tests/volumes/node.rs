@@ -134,8 +134,18 @@ impl Node {
     }
 
     pub fn write(&mut self, kind: WriteKind, at: u64, data: &[u8]) -> Result<(), i32> {
-        let stack = self.store.layers_of(VOLUME, DiskIndex::new(0)).unwrap();
-        let volume = self.store.volume_of(VOLUME).unwrap();
+        self.write_to(VOLUME, kind, at, data)
+    }
+
+    pub fn write_to(
+        &mut self,
+        uuid: Uuid,
+        kind: WriteKind,
+        at: u64,
+        data: &[u8],
+    ) -> Result<(), i32> {
+        let stack = self.store.layers_of(uuid, DiskIndex::new(0)).unwrap();
+        let volume = self.store.volume_of(uuid).unwrap();
         let mut op = WriteOp::new();
         let mut ios = WriteIoList::new();
         let mut scratch = vec![0; SCRATCH_BYTES];
@@ -188,7 +198,11 @@ impl Node {
     }
 
     pub fn read(&self, at: u64, len: u32) -> Vec<u8> {
-        let stack = self.store.layers_of(VOLUME, DiskIndex::new(0)).unwrap();
+        self.read_of(VOLUME, at, len)
+    }
+
+    pub fn read_of(&self, uuid: Uuid, at: u64, len: u32) -> Vec<u8> {
+        let stack = self.store.layers_of(uuid, DiskIndex::new(0)).unwrap();
         let mut runs = RunList::new();
         stack
             .plan_read(ByteOffset::new(at), len, &mut runs)

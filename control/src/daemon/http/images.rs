@@ -10,7 +10,9 @@ use axum::http::StatusCode;
 
 use super::failure::Failure;
 use super::finish;
-use crate::api::{Changed, ImageDetail, ImageList, ImportImage, Job, SetCopies, WaitQuery};
+use crate::api::{
+    Changed, DeleteImage, ImageDetail, ImageList, ImportImage, Job, SetCopies, WaitQuery,
+};
 use crate::daemon::node::Node;
 use crate::daemon::object::{self, Noun};
 use crate::daemon::{import, replica, verify};
@@ -45,9 +47,17 @@ pub(super) async fn import(
 pub(super) async fn delete(
     State(node): State<Arc<Node>>,
     name: Name,
+    query: Result<Query<DeleteImage>, QueryRejection>,
 ) -> Result<StatusCode, Failure> {
-    let Path(name) = name?;
-    finish(async move { object::delete(&node, Noun::Image, &name).await }).await?;
+    let (Path(name), Query(query)) = (name?, query?);
+    finish(async move {
+        if query.failed_copies {
+            replica::failed::delete(&node, &name).await
+        } else {
+            object::delete(&node, Noun::Image, &name).await
+        }
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

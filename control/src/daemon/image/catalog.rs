@@ -298,13 +298,13 @@ impl Node {
             .filter(|replica| seen.iter().all(|copy| copy.disk != replica.disk));
         missing
             .map(|replica| {
-                let (state, why) = if replica.state == CatalogueState::Unknown {
-                    (
-                        ReplicaState::Unknown,
-                        Some("its disk is not there".to_owned()),
-                    )
-                } else {
-                    self.state_of_unfinished(object.uuid, replica.disk)
+                let unknown = |why: &str| (ReplicaState::Unknown, Some(why.to_owned()));
+                let (state, why) = match replica.state {
+                    CatalogueState::Unknown => unknown("its disk is not there"),
+                    CatalogueState::Hidden => unknown(
+                        "its disk has a slot that cannot be read (`lost-slot-N` in the list of images), and that may be it",
+                    ),
+                    _ => self.state_of_unfinished(object.uuid, replica.disk),
                 };
                 let path = self
                     .disks()

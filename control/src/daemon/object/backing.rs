@@ -70,7 +70,7 @@ fn require_volume_whole(found: &Located) -> Result<(), ApiError> {
 
 /// Why a volume is held, by what its disk says of it. `lost` tells what became of its live state, where that was just found out.
 pub fn held(found: &Located, lost: Option<&str>) -> Option<ApiError> {
-    use bedplate_datapath::store::ReplicaState as Stored;
+    use bedplate_datapath::store::{Damage, ReplicaState as Stored};
     let name = &found.object.name;
     let error = match &found.object.state {
         Stored::Failed(damage) => ApiError::new(
@@ -78,7 +78,12 @@ pub fn held(found: &Located, lost: Option<&str>) -> Option<ApiError> {
             format!("the volume {name} is held: {damage}"),
         )
         .offset(damage.disk_offset().get())
-        .remedy("copy the disk if its content matters; then delete the volume"),
+        .remedy(match damage {
+            Damage::NoMemory { .. } => {
+                "give the daemon memory, and restart it: `systemctl restart bedplated`; nothing of the volume is lost"
+            }
+            _ => "copy the disk if its content matters; then delete the volume",
+        }),
         Stored::Ready if found.object.loss_not_accepted => {
             let why = lost.map_or(String::new(), |why| format!(": {why}"));
             ApiError::new(

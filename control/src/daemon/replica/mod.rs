@@ -25,6 +25,7 @@ pub mod copies;
 mod damage;
 mod describe;
 pub mod drain;
+pub mod failed;
 pub mod failover;
 pub mod forget;
 mod leave;

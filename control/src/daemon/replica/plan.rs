@@ -140,6 +140,8 @@ pub enum Why {
     Extra,
     /// Its disk is being drained.
     Drained,
+    /// It is Failed, and an operator has given it up. Never planned.
+    GivenUp,
 }
 
 /// Why an image does not get what it wants now.

@@ -103,10 +103,11 @@ fn image_now(node: &Arc<Node>, clones: &Clones, image: &CatalogueImage) -> Image
                 CatalogueState::Building { .. } => CopyState::Building {
                     working: node.replicas.rebuild_of(image.uuid, replica.disk).is_some(),
                 },
-                // Neither is ours to touch.
-                CatalogueState::Failed(_) | CatalogueState::Stale | CatalogueState::Foreign => {
-                    CopyState::Failed
-                }
+                // None is ours to touch. Without its name, a hidden one would not be told when the image is deleted.
+                CatalogueState::Failed(_)
+                | CatalogueState::Stale
+                | CatalogueState::Foreign
+                | CatalogueState::Hidden => CopyState::Failed,
                 CatalogueState::Pending
                     if node.replicas.rebuild_of(image.uuid, replica.disk).is_some() =>
                 {
