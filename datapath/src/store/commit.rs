@@ -162,8 +162,10 @@ impl<M: Medium> Store<M> {
                 JournalChange::MapEntry(..) => None,
             })
             .collect();
-        self.journaled
-            .extend(records.iter().map(|record| record.slot));
+        // A volume's records follow each other.
+        for of_volume in records.chunk_by(|one, next| one.slot == next.slot) {
+            self.journaled.insert(of_volume[0].slot);
+        }
         let (disk_uuid, session) = (self.superblock.disk_uuid, self.superblock.session);
         self.journal
             .write(&mut self.disk, disk_uuid, session, place, records)?;
