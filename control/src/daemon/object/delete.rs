@@ -10,13 +10,14 @@ use crate::api::ApiError;
 use crate::daemon::errors;
 use crate::daemon::history::unix_ms;
 use crate::daemon::node::Node;
+use crate::daemon::replica::stale::require_believed;
 use crate::daemon::replica::{self, image_of};
 use crate::error_kind::ErrorKind;
 
 /// Deletes the object. When this answers, it stays deleted, and its space is free.
 ///
 /// # Errors
-/// `Busy` while it is attached, a job uses it, or clones need it.
+/// `Busy` while it is attached, a job uses it, or clones need it; `Held` on an old copy of a disk.
 pub async fn delete(node: &Arc<Node>, noun: Noun, name: &str) -> Result<(), ApiError> {
     node.require_running()?;
     let found = node.find(noun, name)?;
@@ -25,6 +26,7 @@ pub async fn delete(node: &Arc<Node>, noun: Noun, name: &str) -> Result<(), ApiE
     let _turn = turn.lock().await;
     let found = node.find_again(&found)?;
     let object = &found.object;
+    require_believed(&found)?;
     require_unused(node, &found)?;
     if noun == Noun::Volume && !object.state.is_ready() {
         // Nobody can detach what cannot be read, so its device may be there still.

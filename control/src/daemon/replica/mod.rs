@@ -12,6 +12,7 @@
 //!     throttle how fast it may be; pure
 //!   leave     takes one copy away
 //!   unwanted  devices that are not to be
+//! stale       old copies of disks
 //! sets        which copies devices read
 //!   failover  what is done when one of them fails
 //!   damage    blocks that are bad
@@ -34,6 +35,7 @@ pub mod run;
 pub mod sets;
 mod settle;
 mod situation;
+pub mod stale;
 mod throttle;
 mod unwanted;
 mod view;

@@ -8,6 +8,7 @@ use bedplate_datapath::units::CLUSTER_BYTES;
 use uuid::Uuid;
 
 use super::plan::{CopyNow, CopyState, DiskNow, ImageNow, Situation, Standing};
+use super::stale::is_stale;
 use crate::api::DiskState;
 use crate::daemon::disk::entry::DiskEntry;
 use crate::daemon::node::Node;
@@ -15,7 +16,7 @@ use crate::daemon::node::Node;
 /// Everything that is known now. `draining`: a disk that is taken to be drained, whatever was asked for.
 pub fn now(node: &Arc<Node>, draining: Option<Uuid>) -> Situation {
     let catalogue = node.catalogue();
-    let mut disks = disks(node);
+    let mut disks = disks(node, &catalogue);
     add_unknown(node, &catalogue, &mut disks);
     let clones = clones(node);
     for disk in &mut disks {
@@ -33,7 +34,7 @@ pub fn now(node: &Arc<Node>, draining: Option<Uuid>) -> Situation {
     }
 }
 
-fn disks(node: &Arc<Node>) -> Vec<DiskNow> {
+fn disks(node: &Arc<Node>, catalogue: &Catalogue) -> Vec<DiskNow> {
     let now = node.replicas.now();
     let fill = u64::from(node.config.rebuild.fill_percent);
     let entries = node.disks();
@@ -47,7 +48,8 @@ fn disks(node: &Arc<Node>) -> Vec<DiskNow> {
                 // It was changed, or mended: what was before does not count.
                 state.backoff.forget_disk(uuid);
             }
-            if DiskEntry::writable(entry).is_some() {
+            // An old copy of a disk gets nothing new.
+            if DiskEntry::writable(entry).is_some() && !is_stale(catalogue, uuid) {
                 Standing::Usable
             } else {
                 Standing::ReadOnly
