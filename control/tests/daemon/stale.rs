@@ -1,5 +1,9 @@
 //! An old copy of a disk, put back: nothing of it is served, nothing goes to it, and nothing on it is changed.
 
+use std::time::Duration;
+
+use bedplate_datapath::engine::DiskFile;
+
 use crate::harness::{MIB, Node, until};
 use crate::re_uuid::{disk, problems};
 use crate::volumes::leave_attached_and_lose_the_live_files;
@@ -25,11 +29,15 @@ fn with_old_copy() -> Node {
     node
 }
 
+fn put_back(node: &Node) {
+    std::fs::rename(node.path("disk"), node.path("away")).unwrap();
+    std::fs::rename(node.path("old"), node.path("disk")).unwrap();
+}
+
 /// The same with the old copy in the place of the disk, and a daemon that knows it for what it is.
 fn with_old_copy_put_back() -> Node {
     let mut node = with_old_copy();
-    std::fs::rename(node.path("disk"), node.path("away")).unwrap();
-    std::fs::rename(node.path("old"), node.path("disk")).unwrap();
+    put_back(&node);
     node.start();
     until("it is told that the copy is old", || {
         problems(&node).contains("is an old copy of itself")
@@ -79,4 +87,29 @@ fn what_is_on_an_old_copy_of_a_disk_is_not_changed() {
         before["wanted"]
     );
     assert_eq!(node.image("img")["copies_wanted"], 1);
+}
+
+#[test]
+fn nothing_of_an_old_copy_comes_up_while_the_disk_that_knows_better_is_on_its_way() {
+    let mut node = with_old_copy();
+    put_back(&node);
+    let said_before = node.log().len();
+    // As while what a dead daemon had in flight ends.
+    let claim = DiskFile::claim(&node.path("other")).unwrap();
+    let claimed = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(1));
+        drop(claim);
+    });
+    node.start();
+    claimed.join().unwrap();
+    let log = node.log().split_off(said_before);
+    let opened = |name: &str| {
+        let said = format!("opened at {},", node.text(name));
+        log.find(&said).unwrap_or_else(|| panic!("{name}: {log}"))
+    };
+    assert!(opened("other") < opened("disk"));
+    // That it is held is said of a volume that is about to come up.
+    assert!(!log.contains("the volume vm is held"), "{log}");
+    let why = node.json(&["volume", "show", "vm"])["why"].to_string();
+    assert!(why.contains("an old copy of itself"), "{why}");
 }

@@ -10,6 +10,7 @@ pub(super) mod health;
 mod in_change;
 mod live;
 pub(super) mod online;
+mod order;
 mod owner;
 mod re_uuid;
 mod remove;

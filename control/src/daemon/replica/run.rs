@@ -7,7 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::plan::{self, Action, Blocked, Plan, Situation};
-use super::{describe, drain, leave, rebuild, sets, settle, situation, unwanted};
+use super::{describe, drain, leave, rebuild, sets, settle, situation, stale, unwanted};
 use crate::api::ApiError;
 use crate::daemon::node::Node;
 
@@ -22,6 +22,7 @@ pub async fn keep_going(node: Arc<Node>) {
     drain::resume(&node);
     loop {
         changes.mark_unchanged();
+        stale::cut_off(&node).await;
         unwanted::take_down(&node).await;
         settle(&node).await;
         sets::refresh_all(&node).await;

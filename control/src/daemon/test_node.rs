@@ -1,0 +1,92 @@
+//! A node in the test's own process, on disks that are files: for moments that no command brings about. No devices: there is no ublk here.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::disk::online::CLAIM_FOR_USER;
+use super::disk::write_format;
+use super::node::Node;
+use super::serving::Serving;
+use super::volume;
+use crate::api::CreateVolume;
+use crate::config::Config;
+
+const DISK_BYTES: u64 = 64 << 20;
+/// How long anything may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node, and the folder of its disks.
+pub struct TestNode {
+    node: Arc<Node>,
+    folder: tempfile::TempDir,
+}
+
+impl Deref for TestNode {
+    type Target = Arc<Node>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.node
+    }
+}
+
+impl TestNode {
+    /// One without disks.
+    pub fn new() -> Self {
+        // Not /tmp, which may be a tmpfs without direct I/O.
+        let program = std::env::current_exe().unwrap();
+        let folder = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+        let config = Config {
+            state_dir: folder.path().to_owned(),
+            run_dir: folder.path().join("run"),
+            ..Config::default()
+        };
+        let serving = Serving::new(&config.ublk);
+        let node = Node::new(config, Uuid::new_v4(), serving);
+        Self { node, folder }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A new disk, in use.
+    pub async fn make_disk(&self, name: &str) -> Uuid {
+        let path = self.path(name);
+        write_format(&path, Some(DISK_BYTES), false).unwrap();
+        self.bring_online(&path, CLAIM_FOR_USER).await.unwrap()
+    }
+
+    /// A volume of 16 MiB; where it went.
+    pub async fn make_volume(&self, name: &str) -> (Uuid, Uuid) {
+        let request = CreateVolume {
+            name: name.to_owned(),
+            image: None,
+            size_bytes: Some(16 << 20),
+        };
+        let made = volume::create(&self.node, request).await.unwrap();
+        (made.uuid, made.disk_uuid)
+    }
+
+    /// Lets a disk know a later session of another one than that has noted: the other one is an old copy of itself.
+    pub async fn knows_better(&self, disk: Uuid, of: Uuid) {
+        let actor = self.actor(disk).unwrap();
+        let noted = actor.change(move |store| store.note_peers([(of, 99)]));
+        noted.await.unwrap().unwrap();
+    }
+}
+
+/// Waits until something is so.
+pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(
+            Instant::now() < deadline,
+            "waited {PATIENCE:?} until {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
