@@ -237,7 +237,7 @@ impl Node {
     }
 
     /// The disk that has most free space among those that can be written to, and that nobody wants empty. Never an old copy of a disk: what
-    /// is put there is lost when the newer one is back.
+    /// is put there is lost when the newer one is back. One that hands out no clusters now comes after all the others: it has the error that says why.
     ///
     /// # Errors
     /// `DiskOffline` when there is none.
@@ -254,7 +254,7 @@ impl Node {
             .filter(is_taken)
             .filter_map(DiskEntry::writable);
         writable
-            .max_by_key(|actor| actor.free_bytes())
+            .max_by_key(|actor| (actor.allocates(), actor.free_bytes()))
             .cloned()
             .ok_or_else(|| {
                 let known = disks.len();

@@ -57,7 +57,9 @@ fn disks(node: &Arc<Node>, catalogue: &Catalogue) -> Vec<DiskNow> {
         } else {
             Standing::Away(*state.away.entry(uuid).or_insert(now))
         };
-        let room_bytes = entry.actor.as_ref().map_or(0, |actor| {
+        // One that hands out no clusters has no room, whatever is free on it; copies can go from it all the same.
+        let allocating = entry.actor.as_ref().filter(|actor| actor.allocates());
+        let room_bytes = allocating.map_or(0, |actor| {
             let kept = actor.usable_bytes - actor.usable_bytes / 100 * fill;
             actor.free_bytes().saturating_sub(kept)
         });
@@ -138,7 +140,8 @@ fn image_now(node: &Arc<Node>, clones: &Clones, image: &CatalogueImage) -> Image
         wanted: image.description.wanted_copies,
         members: image.description.member_disks.clone(),
         copies,
-        needs_bytes: clusters * CLUSTER_BYTES,
+        // Never nothing, so that what has no room is no place even for an image of zeros.
+        needs_bytes: clusters.max(1) * CLUSTER_BYTES,
         backing_off: node.replicas.state().backoff.of(image.uuid),
     }
 }

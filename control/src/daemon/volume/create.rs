@@ -65,7 +65,7 @@ pub async fn create(node: &Arc<Node>, request: CreateVolume) -> Result<Volume, A
 }
 
 /// Where a clone of the image goes: the disk with a Ready replica that has most room, since its reads are the nearest; where none of them
-/// takes changes, the disk with most room of all.
+/// takes new objects, the disk with most room of all.
 fn disk_of_clone(node: &Node, image: &Located) -> Result<Arc<DiskActor>, ApiError> {
     let ready = node.ready_disks_of(image.object.uuid);
     if ready.is_empty() {
@@ -82,7 +82,7 @@ fn disk_of_clone(node: &Node, image: &Located) -> Result<Arc<DiskActor>, ApiErro
                     .is_some_and(|uuid| ready.contains(&uuid) && !seen.is_draining(uuid))
             })
             .filter_map(DiskEntry::writable)
-            .filter(|actor| actor.free_bytes() > 0)
+            .filter(|actor| actor.allocates() && actor.free_bytes() > 0)
             .max_by_key(|actor| actor.free_bytes())
             .cloned()
     };
