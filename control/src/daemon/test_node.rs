@@ -10,9 +10,10 @@ use uuid::Uuid;
 use super::disk::online::CLAIM_FOR_USER;
 use super::disk::write_format;
 use super::node::Node;
+use super::object::Noun;
 use super::serving::Serving;
-use super::volume;
-use crate::api::CreateVolume;
+use super::{import, volume};
+use crate::api::{CreateVolume, ImportFormat, ImportImage, ImportSource};
 use crate::config::Config;
 
 const DISK_BYTES: u64 = 64 << 20;
@@ -58,6 +59,26 @@ impl TestNode {
         let path = self.path(name);
         write_format(&path, Some(DISK_BYTES), false).unwrap();
         self.bring_online(&path, CLAIM_FOR_USER).await.unwrap()
+    }
+
+    /// An image of 1 MiB, imported and Ready; where it went.
+    pub async fn import_image(&self, name: &str) -> (Uuid, Uuid) {
+        let source = self.path("source");
+        std::fs::write(&source, vec![7; 1 << 20]).unwrap();
+        let request = ImportImage {
+            name: name.to_owned(),
+            source: ImportSource::File {
+                path: source.display().to_string(),
+            },
+            format: ImportFormat::default(),
+            sha256: None,
+            sha512: None,
+            copies: 1,
+        };
+        let job = import::start(&self.node, request).await.unwrap().id;
+        self.jobs.get(job).unwrap().ended().await;
+        let found = self.find(Noun::Image, name).unwrap();
+        (found.object.uuid, found.disk)
     }
 
     /// A volume of 16 MiB; where it went.

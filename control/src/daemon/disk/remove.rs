@@ -32,20 +32,16 @@ struct Removal {
 pub async fn remove(node: &Arc<Node>, name: &str, force: bool) -> Result<(), ApiError> {
     node.require_running()?;
     let known = super::find(&node.disks(), name)?.uuid;
+    let mut leaving = Vec::new();
     if let Some(uuid) = known {
         if !force {
             require_empty(node, uuid)?;
         }
         replica::stop_all_on(node, uuid).await;
-        if let Err(error) = replica::sets::disk_left(node, uuid).await {
-            replica::sets::disk_has_left(node, uuid);
-            return Err(error);
-        }
+        leaving = replica::sets::disk_left(node, uuid).await?;
     }
     let removed = take_out(node, name).await;
-    if let Some(uuid) = known {
-        replica::sets::disk_has_left(node, uuid);
-    }
+    drop(leaving);
     removed?;
     if let Some(uuid) = known {
         replica::forget::no_longer_a_member(node, uuid).await;
