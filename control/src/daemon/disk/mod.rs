@@ -9,6 +9,7 @@ pub(super) mod gone;
 pub(super) mod health;
 mod in_change;
 mod live;
+pub(super) mod lost;
 pub(super) mod online;
 mod order;
 mod owner;
