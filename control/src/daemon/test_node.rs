@@ -111,3 +111,28 @@ pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// A disk that does nothing else until it is let go of.
+pub struct Busy {
+    go_on: std::sync::mpsc::Sender<()>,
+}
+
+impl Busy {
+    /// From when all that it was told before is done.
+    pub async fn keep(node: &TestNode, disk: Uuid) -> Self {
+        let actor = node.actor(disk).unwrap();
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        tokio::spawn(async move { actor.ask(move |_| wait.recv().is_ok()).await });
+        a_while().await;
+        Self { go_on }
+    }
+
+    pub fn go_on(self) {
+        self.go_on.send(()).unwrap();
+    }
+}
+
+/// Gives what was begun the time to come as far as it can.
+pub async fn a_while() {
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}

@@ -178,7 +178,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_disk_that_was_unplugged_under_the_daemon_is_forgotten_with_the_devices_of_its_volumes() {
+    async fn a_disk_that_was_unplugged_under_the_daemon_is_forgotten_with_the_devices_of_its_volumes()
+     {
         if !std::path::Path::new("/sys/dev/block").exists() {
             eprintln!("skipped: the kernel does not tell which block devices there are");
             return;

@@ -65,6 +65,8 @@ pub struct Replicas {
     view: View,
     epoch: Instant,
     woken: Notify,
+    /// One image less is `at_work`.
+    work_ended: Notify,
     settling: tokio::sync::Mutex<()>,
     /// Rebuilds that may copy now.
     turns: Semaphore,
@@ -78,7 +80,7 @@ struct State {
     away: HashMap<Uuid, Duration>,
     /// Copies in the making, by image and disk.
     rebuilds: HashMap<(Uuid, Uuid), JobRef>,
-    /// Images of which a copy or a name is being changed.
+    /// Images of which a copy or a name is being changed, or that are being deleted.
     at_work: HashSet<Uuid>,
     /// Why images do not get what they want.
     blocked: HashMap<Uuid, String>,
@@ -96,6 +98,7 @@ impl Replicas {
             view: View::default(),
             epoch: Instant::now(),
             woken: Notify::new(),
+            work_ended: Notify::new(),
             settling: tokio::sync::Mutex::default(),
             turns: Semaphore::new(settings.at_once),
             state: Mutex::default(),

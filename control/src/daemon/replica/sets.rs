@@ -480,13 +480,11 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-
     use bedplate_datapath::catalogue::{MergeStep, RemoveWhy};
 
     use super::*;
     use crate::daemon::replica::carry_out;
-    use crate::daemon::test_node::{TestNode, until};
+    use crate::daemon::test_node::{Busy, TestNode, until};
 
     impl TestNode {
         fn is_readable(&self, image: Uuid) -> bool {
@@ -523,9 +521,7 @@ mod tests {
     async fn a_copy_whose_removal_is_only_late_is_not_read_until_it_is_known_to_be_gone_or_to_stay()
     {
         let (node, image, removal) = with_image().await;
-        let actor = node.actor(removal.disk()).unwrap();
-        let (go_on, wait) = mpsc::channel::<()>();
-        let busy = tokio::spawn(async move { actor.ask(move |_| wait.recv().is_ok()).await });
+        let busy = Busy::keep(&node, removal.disk()).await;
         // As when the time is over: whoever waits for the answer gives up.
         let late = Duration::from_millis(50);
         let given_up = tokio::time::timeout(late, carry_out(&node, &removal)).await;
@@ -536,8 +532,7 @@ mod tests {
         carry_out(&node, &removal).await.unwrap_err();
         node.set_in_change(false);
         assert!(!node.is_readable(image), "it may still be removed");
-        go_on.send(()).unwrap();
-        assert!(busy.await.unwrap().unwrap());
+        busy.go_on();
         until("nothing is on its way", || {
             node.replicas.sets.lock().leaving.is_empty()
         })
