@@ -219,10 +219,11 @@ fn the_scrub_has_a_lost_page_of_checksums_back_from_the_other_copy() {
     until("it is what it was", || {
         pair_bytes(&node, "disk1", pair) == before
     });
-    assert!(
+    // Which is said after it is so.
+    until("it is said", || {
         node.log()
             .contains("a lost page of checksums was written again")
-    );
+    });
     until("both are Ready", || node.image("a")["copies_ready"] == 2);
 }
 
