@@ -44,6 +44,8 @@ mod scrub;
 mod seen_paths;
 mod serving;
 mod status;
+#[cfg(test)]
+mod test_node;
 mod verify;
 mod volume;
 mod watchdog;

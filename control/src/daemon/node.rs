@@ -245,20 +245,25 @@ impl Node {
         })
     }
 
-    /// The disk that has most free space among those that can be written to, and that nobody wants empty.
+    /// The disk that has most free space among those that can be written to, and that nobody wants empty. Never an old copy of a disk: what
+    /// is put there is lost when the newer one is back. One that hands out no clusters now comes after all the others: it has the error that says why.
     ///
     /// # Errors
     /// `DiskOffline` when there is none.
     pub fn disk_with_most_space(&self) -> Result<Arc<DiskActor>, ApiError> {
+        let stale = self.stale_disks();
         let disks = self.disks();
         let seen = self.seen();
-        let is_taken = |entry: &&DiskEntry| entry.uuid.is_none_or(|uuid| !seen.is_draining(uuid));
+        let is_taken = |entry: &&DiskEntry| {
+            let uuid = entry.uuid;
+            uuid.is_none_or(|uuid| !seen.is_draining(uuid) && !stale.contains(&uuid))
+        };
         let writable = disks
             .iter()
             .filter(is_taken)
             .filter_map(DiskEntry::writable);
         writable
-            .max_by_key(|actor| actor.free_bytes())
+            .max_by_key(|actor| (actor.allocates(), actor.free_bytes()))
             .cloned()
             .ok_or_else(|| {
                 let known = disks.len();

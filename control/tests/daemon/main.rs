@@ -12,4 +12,5 @@ mod recheck;
 mod replicas;
 mod scrub;
 mod sources;
+mod stale;
 mod volumes;

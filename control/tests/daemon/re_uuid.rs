@@ -26,7 +26,7 @@ fn copy(node: &Node, from: &str, to: &str) {
 }
 
 /// What the daemon says of a disk's path.
-fn disk(node: &Node, name: &str) -> Value {
+pub fn disk(node: &Node, name: &str) -> Value {
     let disks = node.json(&["disk", "list"])["disks"].clone();
     let path = node.text(name);
     let mut all = disks.as_array().unwrap().iter();
@@ -35,7 +35,7 @@ fn disk(node: &Node, name: &str) -> Value {
         .unwrap_or_default()
 }
 
-fn problems(node: &Node) -> String {
+pub fn problems(node: &Node) -> String {
     node.json(&["status"])["problems"].to_string()
 }
 

@@ -121,6 +121,36 @@ fn a_failed_image_stays_failed_with_its_cause_until_its_metadata_is_whole_again(
 }
 
 #[test]
+fn while_a_disk_has_a_failed_image_new_objects_go_to_the_others() {
+    let mut node = with_copies(1, NO_SCRUB);
+    let small = node.text("disk1");
+    node.ok(&["disk", "format", &small, "--size", &(64 * MIB).to_string()]);
+    let filler = node.random_file("filler", 12 * MIB, 5);
+    node.ok(&["image", "import", "filler", &filler.display().to_string()]);
+    let pair = pairs(&node, "disk0", *b"BPMAP\0\0\0")[0];
+    reopen_with_bad(&mut node, pair);
+    assert_eq!(node.image("a")["state"], "Failed");
+    let disks = node.json(&["disk", "list"])["disks"].clone();
+    assert!(disks[0]["free_bytes"].as_u64() > disks[1]["free_bytes"].as_u64());
+
+    node.ok(&["volume", "create", "v", "--size", "16M"]);
+    let volume = node.json(&["volume", "show", "v"]);
+    assert_eq!(volume["disk_path"], small.as_str(), "{volume}");
+    let source = node.text("source");
+    node.ok(&["image", "import", "b", &source, "--copies", "2"]);
+    node.ok(&["volume", "create", "w", "--image", "b"]);
+    until("there is no place for the other copy", || {
+        let why = node.image("b")["degraded_why"].to_string();
+        why.contains("no disk has room for 1 more copy")
+    });
+
+    // Whole again, it has most room, and gets it.
+    flip(&node, "disk0", pair);
+    node.ok(&["image", "recheck", "a"]);
+    until("the other copy", || node.image("b")["copies_ready"] == 2);
+}
+
+#[test]
 fn a_lost_slot_is_the_image_that_it_was_once_it_can_be_read() {
     let mut node = with_copies(1, NO_SCRUB);
     let pair = pairs(&node, "disk0", *b"BPOBJECT")[0];
@@ -231,10 +261,11 @@ fn the_scrub_has_a_lost_page_of_checksums_back_from_the_other_copy() {
     until("it is what it was", || {
         pair_bytes(&node, "disk1", pair) == before
     });
-    assert!(
+    // Which is said after it is so.
+    until("it is said", || {
         node.log()
             .contains("a lost page of checksums was written again")
-    );
+    });
     until("both are Ready", || node.image("a")["copies_ready"] == 2);
 }
 

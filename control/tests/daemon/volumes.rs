@@ -297,7 +297,7 @@ fn with_live_files_volumes_are_there_after_a_kill_and_after_an_end_in_order() {
 }
 
 /// What a daemon leaves that is killed while a volume is attached, and whose live files are then lost.
-fn leave_attached_and_lose_the_live_files(node: &Node, volume: &str) {
+pub fn leave_attached_and_lose_the_live_files(node: &Node, volume: &str) {
     let disk = DiskFile::claim(&node.path("disk")).unwrap();
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let start = SessionStart {

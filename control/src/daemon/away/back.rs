@@ -39,6 +39,10 @@ pub async fn resume_in_turn(node: &Arc<Node>, object: Uuid) -> Result<Option<u32
         return Ok(None);
     };
     let is_own = found.noun() == Noun::Volume && found.disk == waiting.disk;
+    if is_own && found.refused.is_some() {
+        // It may be there, and is an old copy of itself.
+        return Ok(None);
+    }
     if !is_back(node, waiting.disk) && (is_own || !has_another_copy(node, &found)) {
         return Ok(None);
     }

@@ -144,6 +144,18 @@ async fn over(node: &Arc<Node>, found: &Located, waiting: &super::Waiting, waite
     attach::set_attachment(node, &found.object, state, Some(&error), "");
 }
 
+/// The disk of a device is not to be used: its requests are answered with I/O errors from now on. Answers whether that is news.
+pub async fn refuse(node: &Arc<Node>, found: &Located, number: u32) -> bool {
+    let object = found.object.uuid;
+    let (Ok(waiting) | Err(waiting)) = node.away.begin(object, found.disk, number);
+    let _gate = waiting.gate.lock().await;
+    if !node.away.end(object, &waiting) {
+        return false;
+    }
+    tell(node, number, Target::give_up).await;
+    true
+}
+
 /// The node goes down: nobody waits any longer, or devices could not be stopped.
 pub async fn give_up_all(node: &Arc<Node>) {
     for (object, waiting) in node.away.all() {

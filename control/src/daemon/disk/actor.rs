@@ -141,6 +141,11 @@ impl DiskActor {
         self.space.free_clusters() * CLUSTER_BYTES
     }
 
+    /// Whether clusters are handed out: not while an object on it cannot be read, whose clusters they might be.
+    pub fn allocates(&self) -> bool {
+        !self.space.is_refused()
+    }
+
     /// Whether volumes of it are attached, or are to be.
     pub fn has_live_volumes(&self) -> bool {
         self.contents().live_volumes

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bedplate_datapath::discover::{self, ScanReport};
+use bedplate_datapath::discover::{self, Found, ScanReport};
 use tokio::task::JoinSet;
 
 use super::entry::{DiskEntry, Retry};
 use super::gone::is_gone;
 use super::online::{duplicate, duplicate_of_used, silent_and_elsewhere};
+use super::order;
 use super::reopen;
 use super::uevent::Uevents;
 use crate::api::{ApiError, DiskState};
@@ -142,7 +143,7 @@ async fn take(node: &Arc<Node>, report: ScanReport) {
         };
         refuse(node, refused.path, state, error);
     }
-    let mut opening = JoinSet::new();
+    let mut to_open = Vec::new();
     for found in report.found {
         let uuid = found.disk_uuid();
         let (in_use, configured) = {
@@ -185,9 +186,22 @@ async fn take(node: &Arc<Node>, report: ScanReport) {
             .disks()
             .iter()
             .any(|entry| entry.path == found.path && entry.retry.is_resting(Instant::now()));
-        if rests {
-            continue;
+        if !rests {
+            to_open.push(found);
         }
+    }
+    while !to_open.is_empty() {
+        let now = order::take_next(&mut to_open, |found| {
+            (found.disk_uuid(), &found.superblock.peers)
+        });
+        open_all(node, now).await;
+    }
+}
+
+/// Opens disks at the same time, and answers when each is in use or refused.
+async fn open_all(node: &Arc<Node>, disks: Vec<Found>) {
+    let mut opening = JoinSet::new();
+    for found in disks {
         let node = Arc::clone(node);
         opening.spawn(async move {
             if let Err(error) = node.bring_online(&found.path, CLAIM_WITHIN).await {

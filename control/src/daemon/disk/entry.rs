@@ -85,9 +85,13 @@ impl DiskEntry {
     /// The actor, where images may be written to the disk.
     pub fn writable(&self) -> Option<&Arc<DiskActor>> {
         let online = self.state.get() == DiskState::Online;
+        let takes_changes = |actor: &DiskActor| {
+            let contents = actor.contents();
+            contents.says.as_ref().is_some_and(|says| says.is_writable)
+        };
         self.actor
             .as_ref()
-            .filter(|actor| online && !self.in_change && actor.contents().latched.is_none())
+            .filter(|actor| online && !self.in_change && takes_changes(actor))
     }
 
     /// Changes its state, with the error that is the reason, where there is one.

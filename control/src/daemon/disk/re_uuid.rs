@@ -190,11 +190,9 @@ fn there(node: &Arc<Node>, path: &Path) -> There {
 
 async fn close_stale(node: &Arc<Node>, uuid: Uuid, path: &Path) -> Result<InChange, ApiError> {
     replica::stop_all_on(node, uuid).await;
-    let closed = match replica::sets::disk_left(node, uuid).await {
-        Ok(()) => remove::close(node, &path.display().to_string()).await,
-        Err(error) => Err(error),
-    };
-    replica::sets::disk_has_left(node, uuid);
+    let leaving = replica::sets::disk_left(node, uuid).await?;
+    let closed = remove::close(node, &path.display().to_string()).await;
+    drop(leaving);
     let closed = closed?;
     if let Some(entry) = node
         .disks()

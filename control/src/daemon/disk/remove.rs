@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
+use super::gone::is_gone;
 use super::in_change::InChange;
 use crate::api::{ApiError, AttachmentState, DiskState};
 use crate::daemon::blocking::blocking;
@@ -32,20 +33,16 @@ struct Removal {
 pub async fn remove(node: &Arc<Node>, name: &str, force: bool) -> Result<(), ApiError> {
     node.require_running()?;
     let known = super::find(&node.disks(), name)?.uuid;
+    let mut leaving = Vec::new();
     if let Some(uuid) = known {
         if !force {
             require_empty(node, uuid)?;
         }
         replica::stop_all_on(node, uuid).await;
-        if let Err(error) = replica::sets::disk_left(node, uuid).await {
-            replica::sets::disk_has_left(node, uuid);
-            return Err(error);
-        }
+        leaving = replica::sets::disk_left(node, uuid).await?;
     }
     let removed = take_out(node, name).await;
-    if let Some(uuid) = known {
-        replica::sets::disk_has_left(node, uuid);
-    }
+    drop(leaving);
     removed?;
     if let Some(uuid) = known {
         replica::forget::no_longer_a_member(node, uuid).await;
@@ -67,15 +64,20 @@ fn require_empty(node: &Node, disk: Uuid) -> Result<(), ApiError> {
         let of_noun = objects.iter().filter(|found| found.noun() == noun);
         of_noun.map(|found| found.object.name.clone()).collect()
     };
+    let is_there = node.actor(disk).is_ok_and(|actor| !is_gone(actor.identity));
     let volumes = names(Noun::Volume);
     if !volumes.is_empty() {
+        let remedy = if is_there {
+            "volumes do not move: delete them, or take the disk out of use with all that is on it: `--force`".to_owned()
+        } else {
+            format!("wait until it is back; if it is lost: `bedplate disk forget {name}`")
+        };
         return refuse(
             format!("it holds the volumes {}", volumes.join(", ")),
-            "volumes do not move: delete them, or take the disk out of use with all that is on it: `--force`".to_owned(),
+            remedy,
         );
     }
     let images = names(Noun::Image);
-    let is_there = node.actor(disk).is_ok();
     if !images.is_empty() {
         let remedy = if is_there {
             format!(

@@ -20,11 +20,11 @@ use super::in_change::InChange;
 use crate::api::ApiError;
 use crate::daemon::away::went;
 use crate::daemon::node::Node;
-use crate::daemon::object::Noun;
+use crate::daemon::object::{Located, Noun};
 use crate::error_kind::ErrorKind;
 
 /// How long the thread of a disk that is gone may take to end. It is left behind then, unless volumes of the disk are attached.
-const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+pub const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Lets go of the disk as it was opened, so that it can be opened at `now`.
 ///
@@ -35,7 +35,8 @@ pub async fn let_go(node: &Arc<Node>, uuid: Uuid, now: &Path) -> Result<(), ApiE
         return Ok(());
     };
     // None comes or goes from here on.
-    let _turns = turns_of_volumes(node, uuid, &actor)?;
+    let volumes = node.objects_where(|on, object| on == uuid && Noun::of(object) == Noun::Volume);
+    let _turns = turns_of(node, &volumes, &actor.name(), "it is tried again by itself")?;
     went::disk_went(node, uuid).await;
     let devices = went::devices_on(node, uuid);
     let numbers: Vec<u32> = devices.iter().map(|(_, number)| *number).collect();
@@ -108,28 +109,27 @@ fn begin(
     Ok(Some((actor, path, change)))
 }
 
-/// The turns of all volumes of the disk.
-fn turns_of_volumes(
+/// The turns of objects of a disk; `remedy` is for those of which one is another's.
+///
+/// # Errors
+/// `Busy`.
+pub fn turns_of(
     node: &Node,
-    disk: Uuid,
-    actor: &DiskActor,
+    objects: &[Located],
+    disk: &str,
+    remedy: &str,
 ) -> Result<Vec<OwnedMutexGuard<()>>, ApiError> {
-    let volumes = node.objects_where(|on, object| on == disk && Noun::of(object) == Noun::Volume);
-    let mut turns = Vec::with_capacity(volumes.len());
-    for found in volumes {
+    let mut turns = Vec::with_capacity(objects.len());
+    for found in objects {
         let turn = node.runtimes().of(found.object.uuid).turn.clone();
         turns.push(turn.try_lock_owned().map_err(|_| {
-            let name = found.object.name.clone();
-            ApiError::new(
-                ErrorKind::Busy,
-                format!(
-                    "the disk {} is back; its volume {name} is being attached or detached",
-                    actor.name()
-                ),
-            )
-            .object(name)
-            .disk(actor.name())
-            .remedy("it is tried again by itself")
+            let (noun, name) = (found.noun(), found.object.name.clone());
+            let message =
+                format!("the {noun} {name} of the disk {disk} is being attached or detached");
+            ApiError::new(ErrorKind::Busy, message)
+                .object(name)
+                .disk(disk)
+                .remedy(remedy)
         })?);
     }
     Ok(turns)

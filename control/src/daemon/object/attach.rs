@@ -15,6 +15,7 @@ use crate::daemon::blocking::blocking;
 use crate::daemon::device_files;
 use crate::daemon::errors;
 use crate::daemon::node::Node;
+use crate::daemon::replica::stale::require_believed;
 use crate::daemon::serving::Serving;
 use crate::error_kind::ErrorKind;
 
@@ -35,6 +36,7 @@ pub async fn attach(
     let _turn = turn.lock().await;
     // Looked up again: it may have been deleted while another change had its turn.
     let mut found = node.find_again(&found)?;
+    require_believed(&found)?;
     if has_device(node, &found.object) {
         return Ok((found, false));
     }
@@ -142,7 +144,7 @@ async fn accept_loss(node: &Arc<Node>, found: &Located) -> Result<(), ApiError> 
 /// Removes the device of the object; answers with it, and whether anything changed. One that has none stays so.
 ///
 /// # Errors
-/// `Busy` while somebody has the device open.
+/// `Busy` while somebody has the device open; `Held` on an old copy of a disk: the device is gone then, and the wish for it stays.
 pub async fn detach(node: &Arc<Node>, noun: Noun, name: &str) -> Result<(Located, bool), ApiError> {
     node.require_running()?;
     let found = node.find(noun, name)?;
@@ -158,6 +160,12 @@ pub async fn detach(node: &Arc<Node>, noun: Noun, name: &str) -> Result<(Located
         Some(number) => take_down(node, found.object.uuid, &found.object.name, number).await?,
         // One of a dead daemon that was not taken over, since the object is held. What waits in it fails: that was asked for.
         None => remove_left_over(node, &found).await?,
+    }
+    // The wish stays on a disk that is not to be changed. Where that disk is believed again, it holds again.
+    if let Err(refused) = require_believed(&found) {
+        let state = AttachmentState::Held;
+        set_attachment(node, &found.object, state, Some(&refused), "");
+        return Err(refused);
     }
     if let Some(kept) = found.object.dev_id
         && let Err(error) = commit(node, &found, kept, false).await

@@ -10,21 +10,30 @@ use crate::api::ApiError;
 use crate::daemon::errors;
 use crate::daemon::history::unix_ms;
 use crate::daemon::node::Node;
+use crate::daemon::replica::run::AtWork;
+use crate::daemon::replica::stale::require_believed;
 use crate::daemon::replica::{self, image_of};
 use crate::error_kind::ErrorKind;
 
 /// Deletes the object. When this answers, it stays deleted, and its space is free.
 ///
 /// # Errors
-/// `Busy` while it is attached, a job uses it, or clones need it.
+/// `Busy` while it is attached, a job uses it, or clones need it; `Held` on an old copy of a disk.
 pub async fn delete(node: &Arc<Node>, noun: Noun, name: &str) -> Result<(), ApiError> {
     node.require_running()?;
     let found = node.find(noun, name)?;
     let uuid = found.object.uuid;
+    // A copy whose making is just being decided, and that no job is at yet, would be begun after the last one is gone. Before the object's
+    // turn, as the supervisor takes them.
+    let _at_work = match noun {
+        Noun::Image => Some(AtWork::wait(node, uuid).await),
+        Noun::Volume => None,
+    };
     let turn = node.runtimes().of(uuid).turn.clone();
     let _turn = turn.lock().await;
     let found = node.find_again(&found)?;
     let object = &found.object;
+    require_believed(&found)?;
     require_unused(node, &found)?;
     if noun == Noun::Volume && !object.state.is_ready() {
         // Nobody can detach what cannot be read, so its device may be there still.

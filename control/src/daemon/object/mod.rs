@@ -31,6 +31,7 @@ use uuid::Uuid;
 use crate::api::{ApiError, DiskState};
 use crate::daemon::disk::entry::DiskEntry;
 use crate::daemon::node::Node;
+use crate::daemon::replica::stale::is_stale;
 use crate::daemon::replica::{image_of, state_of};
 use crate::error_kind::ErrorKind;
 
@@ -118,8 +119,7 @@ pub fn disk_trouble(entry: &DiskEntry) -> Option<String> {
 
 /// Sees an object as all disks together do; false for what is not there any more, though its disk has it.
 fn see(catalogue: &Catalogue, found: &mut Located) -> bool {
-    let is_stale = catalogue.stale.iter().any(|stale| stale.disk == found.disk);
-    if is_stale {
+    if is_stale(catalogue, found.disk) {
         refuse(found, "its disk is an old copy of itself");
     }
     if found.noun() == Noun::Volume {

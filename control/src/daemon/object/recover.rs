@@ -18,6 +18,7 @@ use crate::daemon::blocking::blocking;
 use crate::daemon::device_files;
 use crate::daemon::disk::actor::DiskStore;
 use crate::daemon::node::Node;
+use crate::daemon::replica::stale;
 use crate::error_kind::ErrorKind;
 
 /// Time between two tries to attach what is held.
@@ -60,7 +61,11 @@ pub fn disk_came(node: &Arc<Node>, disk: Uuid, lost: &[Lost]) {
     }
     let node = Arc::clone(node);
     tokio::spawn(async move {
+        // It may know of another one that it is an old copy.
+        stale::cut_off(&node).await;
         while coming.join_next().await.is_some() {}
+        // And others may have told that of this one while its devices came up.
+        stale::cut_off(&node).await;
         settle(&node, disk).await;
     });
 }
@@ -68,6 +73,10 @@ pub fn disk_came(node: &Arc<Node>, disk: Uuid, lost: &[Lost]) {
 /// Until a disk has settled what it took over it allocates nothing, so that writes to new places wait: it does that now and not with the
 /// first commit, but after its devices are back, which need not wait for it.
 async fn settle(node: &Arc<Node>, disk: Uuid) {
+    // On an old copy of a disk nothing is changed, and so nothing is allocated.
+    if node.stale_disks().contains(&disk) {
+        return;
+    }
     // One that was removed meanwhile, or whose daemon goes down, settles when it is opened again.
     let Ok(actor) = node.actor(disk) else { return };
     match actor.change(DiskStore::settle).await {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::describe;
+use super::stale::require_believed;
 use crate::api::{ApiError, ImageDetail, SetCopies};
 use crate::daemon::node::Node;
 use crate::daemon::object::Noun;
@@ -11,7 +12,7 @@ use crate::error_kind::ErrorKind;
 /// Notes durably how many copies there are to be; the supervisor does the rest.
 ///
 /// # Errors
-/// `BadRequest` for none; `NotFound`; `NotReady` while none of its disks is in use.
+/// `BadRequest` for none; `NotFound`; `Held` where only an old copy of a disk has it; `NotReady` while none of its disks is in use.
 pub async fn set(
     node: &Arc<Node>,
     name: &str,
@@ -29,6 +30,7 @@ pub async fn set(
         )));
     }
     let found = node.find(Noun::Image, name)?;
+    require_believed(&found)?;
     let uuid = found.object.uuid;
     describe(node, uuid, |description| {
         description.wanted_copies = request.copies;

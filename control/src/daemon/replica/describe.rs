@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bedplate_datapath::catalogue::CatalogueState;
 use bedplate_datapath::store::Description;
 use uuid::Uuid;
 
@@ -38,8 +39,13 @@ pub async fn describe(
     let mut done = 0;
     let mut first_error = None;
     for replica in &found.replicas {
-        // One that is named no more loses its copy before; one that is named and has none learns of it with its first slot.
-        let has_copy = replica.replica_uuid.is_some();
+        // One that is named no more loses its copy before; one that is named and has none learns of it with its first slot. One that is not
+        // believed is not touched.
+        let is_believed = !matches!(
+            replica.state,
+            CatalogueState::Stale | CatalogueState::Foreign
+        );
+        let has_copy = replica.replica_uuid.is_some() && is_believed;
         // One that does not answer learns of it when the disks are merged.
         let answers = node.is_disk_online(replica.disk);
         if !has_copy || !answers || !next.member_disks.contains(&replica.disk) {

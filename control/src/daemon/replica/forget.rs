@@ -16,10 +16,11 @@ use crate::error_kind::ErrorKind;
 /// Gives up the disk that `name` means: a UUID or a path.
 ///
 /// # Errors
-/// `NotFound`; `Busy` for a disk that is there.
+/// `NotFound`; `Busy` for a disk that is there, or while somebody has a device open that nothing but that disk could serve.
 pub async fn forget(node: &Arc<Node>, name: &str) -> Result<Forgotten, ApiError> {
     node.require_running()?;
     let uuid = which(node, name)?;
+    disk::lost::let_go(node, uuid).await?;
     let (mut images, mut images_lost, mut volumes_lost) = (Vec::new(), Vec::new(), Vec::new());
     let catalogue = node.catalogue();
     for image in &catalogue.images {
@@ -85,7 +86,7 @@ fn which(node: &Arc<Node>, name: &str) -> Result<Uuid, ApiError> {
     let known = {
         let disks = node.disks();
         match disk::find(&disks, name) {
-            Ok(entry) if entry.actor.is_some() || entry.in_change => {
+            Ok(entry) if !disk::lost::is_lost(entry) || entry.in_change => {
                 return Err(ApiError::new(
                     ErrorKind::Busy,
                     format!(

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::plan::Why;
+use super::sets::{self, Leaving};
 use super::{describe, stop_all_of};
 use crate::api::ApiError;
 use crate::daemon::errors;
@@ -24,16 +25,13 @@ const GRACE_WITHIN: Duration = Duration::from_secs(60);
 pub async fn remove(node: &Arc<Node>, image: Uuid, disk: Uuid, why: Why) -> Result<(), ApiError> {
     stop_all_of(node, image, Some(disk)).await;
     require_another(node, image, disk)?;
-    if let Err(error) = readers(node, image, disk).await {
-        node.replicas.sets.stay(image, disk);
-        return Err(error);
-    }
+    let leaving = readers(node, image, disk).await?;
     let actor = node.actor(disk)?;
     let how = RemoveReplica { other_copies: true };
-    let removed = actor
-        .change(move |store| store.remove_replica(image, how))
+    let (removed, leaving) = actor
+        .change(move |store| (store.remove_replica(image, how), leaving))
         .await?;
-    node.replicas.sets.stay(image, disk);
+    drop(leaving);
     if let Err(error) = removed {
         node.refresh_disk(disk);
         return Err(errors::of_store(&actor.name(), None, &error));
@@ -77,17 +75,19 @@ fn require_another(node: &Node, image: Uuid, disk: Uuid) -> Result<(), ApiError>
     .remedy("it stays until another one is"))
 }
 
-/// Leads every device that reads the copy to the others, and waits until no request to it is in flight.
+/// Leads every device that reads the copy to the others, and waits until no request to it is in flight. No device comes to read it as long as
+/// what this answers with is there.
 ///
 /// # Errors
 /// `Busy` where a device has no other copy to read; `TimedOut`.
-pub async fn readers(node: &Arc<Node>, image: Uuid, disk: Uuid) -> Result<(), ApiError> {
-    if !node.replicas.sets.leaves(image, disk) {
-        return Ok(());
+pub async fn readers(node: &Arc<Node>, image: Uuid, disk: Uuid) -> Result<Leaving, ApiError> {
+    let (leaving, is_read) = sets::leaves(node, image, disk);
+    if !is_read {
+        return Ok(leaving);
     }
-    super::sets::refresh(node, image).await?;
+    sets::refresh(node, image).await?;
     if node.serving.started().is_none() {
-        return Ok(());
+        return Ok(leaving);
     }
     let (over, waiting) = oneshot::channel();
     node.serving.after_grace(Box::new(move || {
@@ -95,7 +95,7 @@ pub async fn readers(node: &Arc<Node>, image: Uuid, disk: Uuid) -> Result<(), Ap
         let _ = over.send(());
     }));
     match tokio::time::timeout(GRACE_WITHIN, waiting).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(())) => Ok(leaving),
         _ => Err(ApiError::new(
             ErrorKind::TimedOut,
             format!(

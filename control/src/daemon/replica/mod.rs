@@ -12,6 +12,7 @@
 //!     throttle how fast it may be; pure
 //!   leave     takes one copy away
 //!   unwanted  devices that are not to be
+//! stale       old copies of disks
 //! sets        which copies devices read
 //!   failover  what is done when one of them fails
 //!   damage    blocks that are bad
@@ -35,6 +36,7 @@ pub mod run;
 pub mod sets;
 mod settle;
 mod situation;
+pub mod stale;
 mod throttle;
 mod unwanted;
 mod view;
@@ -64,6 +66,8 @@ pub struct Replicas {
     view: View,
     epoch: Instant,
     woken: Notify,
+    /// One image less is `at_work`.
+    work_ended: Notify,
     settling: tokio::sync::Mutex<()>,
     /// Rebuilds that may copy now.
     turns: Semaphore,
@@ -77,7 +81,7 @@ struct State {
     away: HashMap<Uuid, Duration>,
     /// Copies in the making, by image and disk.
     rebuilds: HashMap<(Uuid, Uuid), JobRef>,
-    /// Images of which a copy or a name is being changed.
+    /// Images of which a copy or a name is being changed, or that are being deleted.
     at_work: HashSet<Uuid>,
     /// Why images do not get what they want.
     blocked: HashMap<Uuid, String>,
@@ -95,6 +99,7 @@ impl Replicas {
             view: View::default(),
             epoch: Instant::now(),
             woken: Notify::new(),
+            work_ended: Notify::new(),
             settling: tokio::sync::Mutex::default(),
             turns: Semaphore::new(settings.at_once),
             state: Mutex::default(),

@@ -238,9 +238,10 @@ impl Copying<'_> {
                     .object(image)
                     .is_some_and(|copy| matches!(copy.state, Stored::Building { .. }));
                 if !is_begun {
-                    return RebuildRun::begin(store, &source, Uuid::new_v4());
+                    let run = RebuildRun::begin(store, &source, Uuid::new_v4())?;
+                    return Ok((run, true));
                 }
-                match RebuildRun::resume(store, &source) {
+                let resumed = match RebuildRun::resume(store, &source) {
                     // What was copied cannot be gone on with: from the start, then.
                     Err(error) if error.kind() == StoreErrorKind::Corrupt => {
                         let how = RemoveReplica { other_copies: true };
@@ -248,10 +249,21 @@ impl Copying<'_> {
                         RebuildRun::begin(store, &source, Uuid::new_v4())
                     }
                     other => other,
-                }
+                };
+                resumed.map(|run| (run, false))
             })
             .await?;
-        begun.map_err(|error| errors::of_store(&self.target.name(), Some(&self.name), &error))
+        let (run, is_new) = begun
+            .map_err(|error| errors::of_store(&self.target.name(), Some(&self.name), &error))?;
+        // A disk that came meanwhile may have told that the image is deleted. Who was told by then does not look for this copy.
+        if is_new && let Err(gone) = self.source() {
+            let aborted = self.target.change(move |store| run.abort(store)).await;
+            if let Ok(Err(error)) = aborted {
+                tracing::warn!(image = self.name, "a copy of a deleted image: {error}");
+            }
+            return Err(gone);
+        }
+        Ok(run)
     }
 
     /// A chunk, whole: from one source, and what is bad there from the others.

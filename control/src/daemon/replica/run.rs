@@ -7,7 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::plan::{self, Action, Blocked, Plan, Situation};
-use super::{describe, drain, leave, rebuild, sets, settle, situation, unwanted};
+use super::{describe, drain, leave, rebuild, sets, settle, situation, stale, unwanted};
 use crate::api::ApiError;
 use crate::daemon::node::Node;
 
@@ -22,6 +22,7 @@ pub async fn keep_going(node: Arc<Node>) {
     drain::resume(&node);
     loop {
         changes.mark_unchanged();
+        stale::cut_off(&node).await;
         unwanted::take_down(&node).await;
         settle(&node).await;
         sets::refresh_all(&node).await;
@@ -56,15 +57,15 @@ fn carry_out(node: &Arc<Node>, planned: Plan, situation: &Situation) {
         let Some(actions) = by_image.remove(&image) else {
             continue;
         };
-        if node.is_stopping() || !node.replicas.state().at_work.insert(image) {
+        if node.is_stopping() {
             continue;
         }
+        let Some(at_work) = AtWork::begin(node, image) else {
+            continue;
+        };
         let node = Arc::clone(node);
         tokio::spawn(async move {
-            let _at_work = AtWork {
-                node: Arc::clone(&node),
-                image,
-            };
+            let _at_work = at_work;
             for action in actions {
                 if let Err(error) = one(&node, action).await {
                     failed(&node, action, &error);
@@ -75,15 +76,39 @@ fn carry_out(node: &Arc<Node>, planned: Plan, situation: &Situation) {
     }
 }
 
-/// An image of which something is being changed.
-struct AtWork {
+/// An image of which a copy or a name is being changed, or which is being deleted: one at a time.
+pub struct AtWork {
     node: Arc<Node>,
     image: Uuid,
+}
+
+impl AtWork {
+    /// None while another one is at it.
+    fn begin(node: &Arc<Node>, image: Uuid) -> Option<Self> {
+        let is_first = node.replicas.state().at_work.insert(image);
+        is_first.then(|| Self {
+            node: Arc::clone(node),
+            image,
+        })
+    }
+
+    /// The same, once all others are done.
+    pub async fn wait(node: &Arc<Node>, image: Uuid) -> Self {
+        loop {
+            // Before it is tried, so that no end is missed.
+            let ended = node.replicas.work_ended.notified();
+            if let Some(at_work) = Self::begin(node, image) {
+                return at_work;
+            }
+            ended.await;
+        }
+    }
 }
 
 impl Drop for AtWork {
     fn drop(&mut self) {
         self.node.replicas.state().at_work.remove(&self.image);
+        self.node.replicas.work_ended.notify_waiters();
         self.node.replicas.wake();
     }
 }
@@ -186,4 +211,51 @@ fn words(node: &Node, image: Uuid, why: Blocked) -> String {
 pub fn look(node: &Arc<Node>) {
     let situation = situation::now(node, None);
     note_blocked(node, &plan::plan(&situation));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::object::{Noun, delete};
+    use crate::daemon::test_node::{Busy, TestNode, a_while, until};
+
+    #[tokio::test]
+    async fn an_image_that_is_deleted_while_a_copy_is_decided_leaves_no_copy() {
+        let node = TestNode::new();
+        let first = node.make_disk("first").await;
+        let (image, _) = node.import_image("a").await;
+        let disk = node.make_disk("other").await;
+
+        // The disk with the image hears of the new member, then that it is deleted, and what it answers comes in between.
+        let before = Busy::keep(&node, first).await;
+        let planned = Plan {
+            actions: vec![Action::Name { image, disk }],
+            blocked: Vec::new(),
+        };
+        carry_out(&node, planned, &situation::now(&node, None));
+        a_while().await;
+        let between = Busy::keep(&node, first).await;
+        let deleting = Arc::clone(&node);
+        let deleted = tokio::spawn(async move { delete(&deleting, Noun::Image, "a").await });
+        a_while().await;
+        before.go_on();
+        until("the copy is begun", || {
+            node.copies_of(image).iter().any(|copy| copy.disk == disk)
+        })
+        .await;
+        between.go_on();
+        deleted.await.unwrap().unwrap();
+        until("the job has ended", || {
+            node.replicas.any_rebuild_of(image).is_none()
+        })
+        .await;
+        settle(&node).await;
+        let left: Vec<String> = node
+            .disks()
+            .iter()
+            .flat_map(|entry| entry.contents_now().objects.clone())
+            .map(|object| object.name)
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
 }

@@ -34,8 +34,48 @@ struct Registry {
     in_use: HashMap<Uuid, Arc<ReplicaSet>>,
     /// Objects whose device is being made over a set: to be led to another one like those that have it.
     coming: HashSet<Uuid>,
-    /// Copies that are on their way out, by image and disk.
-    leaving: HashSet<(Uuid, Uuid)>,
+    /// Copies that are on their way out, and for how many reasons.
+    leaving: LeavingCopies,
+}
+
+/// By image and disk.
+type LeavingCopies = HashMap<(Uuid, Uuid), u32>;
+
+/// A copy that is on its way out: nobody begins to read it as long as one of these is there. Whoever removes it gives this to the disk's thread
+/// along with the removal, so that it lasts until the copy is gone, or is known to stay, also where nobody waits for the answer any more.
+pub struct Leaving {
+    node: Arc<Node>,
+    image: Uuid,
+    disk: Uuid,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let copy = (self.image, self.disk);
+        let mut registry = self.node.replicas.sets.lock();
+        if let Some(reasons) = registry.leaving.get_mut(&copy) {
+            *reasons -= 1;
+            if *reasons == 0 {
+                registry.leaving.remove(&copy);
+            }
+        }
+    }
+}
+
+/// The copy is not to be read any more; answers also whether any set has it.
+pub fn leaves(node: &Arc<Node>, image: Uuid, disk: Uuid) -> (Leaving, bool) {
+    let mut registry = node.replicas.sets.lock();
+    let is_known = registry
+        .by_image
+        .get(&image)
+        .is_some_and(|shared| shared.places.iter().any(|place| place.disk == disk));
+    *registry.leaving.entry((image, disk)).or_default() += 1;
+    let leaving = Leaving {
+        node: Arc::clone(node),
+        image,
+        disk,
+    };
+    (leaving, is_known)
 }
 
 /// The set of an image, and what its replicas are.
@@ -130,23 +170,6 @@ impl Sets {
         let mut registry = self.lock();
         registry.by_image.remove(&image);
         registry.in_use.remove(&image);
-        registry.leaving.retain(|(of, _)| *of != image);
-    }
-
-    /// The copy is not to be read any more; whether any set has it.
-    pub fn leaves(&self, image: Uuid, disk: Uuid) -> bool {
-        let mut registry = self.lock();
-        let known = registry
-            .by_image
-            .get(&image)
-            .is_some_and(|shared| shared.places.iter().any(|place| place.disk == disk));
-        registry.leaving.insert((image, disk));
-        known
-    }
-
-    /// The copy has gone, or stays after all.
-    pub fn stay(&self, image: Uuid, disk: Uuid) {
-        self.lock().leaving.remove(&(image, disk));
     }
 }
 
@@ -371,11 +394,11 @@ async fn replace(node: &Arc<Node>, reader: &Located, image: Uuid) -> Result<(), 
     Ok(())
 }
 
-/// A disk is about to be closed: nobody reads from it any more who can read elsewhere.
+/// A disk is about to be closed: nobody reads from it any more who can read elsewhere, as long as what this answers with is there.
 ///
 /// # Errors
 /// `Busy` where an image has no other copy to be read.
-pub async fn disk_left(node: &Arc<Node>, disk: Uuid) -> Result<(), ApiError> {
+pub async fn disk_left(node: &Arc<Node>, disk: Uuid) -> Result<Vec<Leaving>, ApiError> {
     let images: Vec<Uuid> = {
         let registry = node.replicas.sets.lock();
         let all = registry.by_image.iter();
@@ -383,23 +406,11 @@ pub async fn disk_left(node: &Arc<Node>, disk: Uuid) -> Result<(), ApiError> {
             .map(|(image, _)| *image)
             .collect()
     };
+    let mut leaving = Vec::with_capacity(images.len());
     for image in images {
-        let left = super::leave::readers(node, image, disk).await;
-        if let Err(error) = left {
-            node.replicas.sets.stay(image, disk);
-            return Err(error);
-        }
+        leaving.push(super::leave::readers(node, image, disk).await?);
     }
-    Ok(())
-}
-
-/// The disk is closed, or stays after all.
-pub fn disk_has_left(node: &Node, disk: Uuid) {
-    node.replicas
-        .sets
-        .lock()
-        .leaving
-        .retain(|(_, on)| *on != disk);
+    Ok(leaving)
 }
 
 impl Node {
@@ -417,7 +428,7 @@ impl Node {
     }
 
     /// Copies of an image that devices may read: whole, on disks that are open, and not on their way out. Locks the disks.
-    fn readable_copies(&self, image: Uuid, leaving: &HashSet<(Uuid, Uuid)>) -> Vec<Located> {
+    fn readable_copies(&self, image: Uuid, leaving: &LeavingCopies) -> Vec<Located> {
         let open: Vec<Uuid> = self
             .disks()
             .iter()
@@ -430,7 +441,7 @@ impl Node {
                 open.contains(&found.disk)
                     && found.object.state == Stored::Ready
                     && found.refused.is_none()
-                    && !leaving.contains(&(image, found.disk))
+                    && !leaving.contains_key(&(image, found.disk))
             })
             .collect()
     }
@@ -464,5 +475,68 @@ impl Node {
             .filter(|entry| entry.state.get() == DiskState::Online)
             .filter_map(|entry| entry.actor.clone())
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bedplate_datapath::catalogue::{MergeStep, RemoveWhy};
+
+    use super::*;
+    use crate::daemon::replica::carry_out;
+    use crate::daemon::test_node::{Busy, TestNode, until};
+
+    impl TestNode {
+        fn is_readable(&self, image: Uuid) -> bool {
+            let leaving = self.replicas.sets.lock().leaving.clone();
+            !self.readable_copies(image, &leaving).is_empty()
+        }
+
+        fn set_in_change(&self, in_change: bool) {
+            for entry in self.disks().iter_mut() {
+                entry.in_change = in_change;
+            }
+        }
+    }
+
+    async fn with_image() -> (TestNode, Uuid, MergeStep) {
+        let node = TestNode::new();
+        let disk = node.make_disk("disk").await;
+        let (uuid, _) = node.import_image("a").await;
+        let why = RemoveWhy::Deleted;
+        (node, uuid, MergeStep::RemoveReplica { disk, uuid, why })
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_is_not_removed_after_all_can_be_read_again() {
+        let (node, image, removal) = with_image().await;
+        assert!(node.is_readable(image));
+        node.set_in_change(true);
+        carry_out(&node, &removal).await.unwrap_err();
+        node.set_in_change(false);
+        assert!(node.is_readable(image));
+    }
+
+    #[tokio::test]
+    async fn a_copy_whose_removal_is_only_late_is_not_read_until_it_is_known_to_be_gone_or_to_stay()
+    {
+        let (node, image, removal) = with_image().await;
+        let busy = Busy::keep(&node, removal.disk()).await;
+        // As when the time is over: whoever waits for the answer gives up.
+        let late = Duration::from_millis(50);
+        let given_up = tokio::time::timeout(late, carry_out(&node, &removal)).await;
+        given_up.unwrap_err();
+        assert!(!node.is_readable(image), "it may still be removed");
+        // Nor does another one lift that which was not even begun.
+        node.set_in_change(true);
+        carry_out(&node, &removal).await.unwrap_err();
+        node.set_in_change(false);
+        assert!(!node.is_readable(image), "it may still be removed");
+        busy.go_on();
+        until("nothing is on its way", || {
+            node.replicas.sets.lock().leaving.is_empty()
+        })
+        .await;
+        assert!(node.copies_of(image).is_empty(), "it was removed");
     }
 }

@@ -60,20 +60,24 @@ async fn carry_out_all(node: &Arc<Node>, steps: &[MergeStep]) -> bool {
 /// The disk's; `TimedOut` where it does not answer.
 pub async fn carry_out(node: &Arc<Node>, step: &MergeStep) -> Result<(), ApiError> {
     let disk = step.disk();
+    let mut leaving = None;
     if let MergeStep::Bury { .. } | MergeStep::RemoveReplica { .. } = step
         && let Some(image) = step.image()
     {
         super::stop_all_of(node, image, Some(disk)).await;
-        leave::readers(node, image, disk).await?;
+        leaving = Some(leave::readers(node, image, disk).await?);
     }
     let actor = node.actor(disk)?;
     let on_disk = step.clone();
     let applied = tokio::time::timeout(
         STEP_WITHIN,
-        actor.change(move |store| apply(store, &on_disk)),
+        // What is late may still be done: until then nobody may begin to read the copy.
+        actor.change(move |store| (apply(store, &on_disk), leaving)),
     )
     .await
     .map_err(|_late| errors::silent(&actor.name()))??;
+    let (applied, leaving) = applied;
+    drop(leaving);
     match applied {
         Ok(Applied::Done) => tracing::info!(disk = %actor.name(), "agreed: {step:?}"),
         Ok(Applied::Outdated) => tracing::debug!(disk = %actor.name(), "outdated: {step:?}"),

@@ -8,6 +8,7 @@ use bedplate_datapath::units::CLUSTER_BYTES;
 use uuid::Uuid;
 
 use super::plan::{CopyNow, CopyState, DiskNow, ImageNow, Situation, Standing};
+use super::stale::is_stale;
 use crate::api::DiskState;
 use crate::daemon::disk::entry::DiskEntry;
 use crate::daemon::node::Node;
@@ -15,7 +16,7 @@ use crate::daemon::node::Node;
 /// Everything that is known now. `draining`: a disk that is taken to be drained, whatever was asked for.
 pub fn now(node: &Arc<Node>, draining: Option<Uuid>) -> Situation {
     let catalogue = node.catalogue();
-    let mut disks = disks(node);
+    let mut disks = disks(node, &catalogue);
     add_unknown(node, &catalogue, &mut disks);
     let clones = clones(node);
     for disk in &mut disks {
@@ -33,7 +34,7 @@ pub fn now(node: &Arc<Node>, draining: Option<Uuid>) -> Situation {
     }
 }
 
-fn disks(node: &Arc<Node>) -> Vec<DiskNow> {
+fn disks(node: &Arc<Node>, catalogue: &Catalogue) -> Vec<DiskNow> {
     let now = node.replicas.now();
     let fill = u64::from(node.config.rebuild.fill_percent);
     let entries = node.disks();
@@ -47,7 +48,8 @@ fn disks(node: &Arc<Node>) -> Vec<DiskNow> {
                 // It was changed, or mended: what was before does not count.
                 state.backoff.forget_disk(uuid);
             }
-            if DiskEntry::writable(entry).is_some() {
+            // An old copy of a disk gets nothing new.
+            if DiskEntry::writable(entry).is_some() && !is_stale(catalogue, uuid) {
                 Standing::Usable
             } else {
                 Standing::ReadOnly
@@ -55,7 +57,9 @@ fn disks(node: &Arc<Node>) -> Vec<DiskNow> {
         } else {
             Standing::Away(*state.away.entry(uuid).or_insert(now))
         };
-        let room_bytes = entry.actor.as_ref().map_or(0, |actor| {
+        // One that hands out no clusters has no room, whatever is free on it; copies can go from it all the same.
+        let allocating = entry.actor.as_ref().filter(|actor| actor.allocates());
+        let room_bytes = allocating.map_or(0, |actor| {
             let kept = actor.usable_bytes - actor.usable_bytes / 100 * fill;
             actor.free_bytes().saturating_sub(kept)
         });
@@ -137,7 +141,8 @@ fn image_now(node: &Arc<Node>, clones: &Clones, image: &CatalogueImage) -> Image
         wanted: image.description.wanted_copies,
         members: image.description.member_disks.clone(),
         copies,
-        needs_bytes: clusters * CLUSTER_BYTES,
+        // Never nothing, so that what has no room is no place even for an image of zeros.
+        needs_bytes: clusters.max(1) * CLUSTER_BYTES,
         backing_off: node.replicas.state().backoff.of(image.uuid),
     }
 }

@@ -23,8 +23,18 @@ pub async fn create(node: &Arc<Node>, request: CreateVolume) -> Result<Volume, A
     node.require_running()?;
     let name = ObjectName::parse(&request.name)?.into_string();
     let _taken = names::take(node, &name)?;
-    let image = match &request.image {
+    let mut image = match &request.image {
         Some(image) => Some(node.find(Noun::Image, image)?),
+        None => None,
+    };
+    // Its image is not deleted meanwhile: its disks cannot tell, since a clone may be where its image is not.
+    let _turn = match &mut image {
+        Some(image) => {
+            let turn = node.runtimes().of(image.object.uuid).turn.clone();
+            let turn = turn.lock_owned().await;
+            *image = node.find_again(image)?;
+            Some(turn)
+        }
         None => None,
     };
     let parent = image
@@ -65,7 +75,7 @@ pub async fn create(node: &Arc<Node>, request: CreateVolume) -> Result<Volume, A
 }
 
 /// Where a clone of the image goes: the disk with a Ready replica that has most room, since its reads are the nearest; where none of them
-/// takes changes, the disk with most room of all.
+/// takes new objects, the disk with most room of all.
 fn disk_of_clone(node: &Node, image: &Located) -> Result<Arc<DiskActor>, ApiError> {
     let ready = node.ready_disks_of(image.object.uuid);
     if ready.is_empty() {
@@ -82,7 +92,7 @@ fn disk_of_clone(node: &Node, image: &Located) -> Result<Arc<DiskActor>, ApiErro
                     .is_some_and(|uuid| ready.contains(&uuid) && !seen.is_draining(uuid))
             })
             .filter_map(DiskEntry::writable)
-            .filter(|actor| actor.free_bytes() > 0)
+            .filter(|actor| actor.allocates() && actor.free_bytes() > 0)
             .max_by_key(|actor| actor.free_bytes())
             .cloned()
     };
@@ -114,4 +124,35 @@ fn not_ready(node: &Node, image: &Located) -> ApiError {
     .remedy(format!(
         "`bedplate image show {name}` and `bedplate disk list` say more"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::object::delete;
+    use crate::daemon::test_node::{Busy, TestNode, a_while};
+
+    #[tokio::test]
+    async fn a_clone_of_an_image_that_is_being_deleted_is_not_made() {
+        let node = TestNode::new();
+        let disk = node.make_disk("disk").await;
+        node.import_image("a").await;
+        let busy = Busy::keep(&node, disk).await;
+        let deleting = Arc::clone(&node);
+        let deleted = tokio::spawn(async move { delete(&deleting, Noun::Image, "a").await });
+        a_while().await;
+        let request = CreateVolume {
+            name: "v".to_owned(),
+            image: Some("a".to_owned()),
+            size_bytes: None,
+        };
+        let making = Arc::clone(&node);
+        let made = tokio::spawn(async move { create(&making, request).await });
+        a_while().await;
+        busy.go_on();
+        deleted.await.unwrap().unwrap();
+        let error = made.await.unwrap().unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+        assert!(node.volume_list().is_empty());
+    }
 }
