@@ -152,12 +152,15 @@ fn open(path: &Path, deadline: Instant, setup: &Setup) -> Result<(DiskStore, Fac
         keeps_cache: setup.keeps_cache || write_cache == WriteCache::WriteThrough,
         left: setup.left.clone(),
     };
-    let (mut store, report) = Store::open_knowing(medium, &start, live, &known)
+    let goes = || gone::goes(identity);
+    let (mut store, report) = Store::open_watched(medium, &start, live, &known, &goes)
         .map_err(|error| errors::of_open(&name, &error))?;
-    setup
-        .owner
-        .mark(&mut store, &report)
-        .map_err(|error| errors::of_store(&name, None, &error))?;
+    if let Err(error) = setup.owner.mark(&mut store, &report) {
+        if goes() {
+            store.has_gone();
+        }
+        return Err(errors::of_store(&name, None, &error));
+    }
     let geometry = store.geometry();
     let facts = Facts {
         uuid: store.disk_uuid(),
