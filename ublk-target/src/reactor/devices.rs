@@ -55,6 +55,8 @@ pub(super) struct Served {
     /// It answered a command with this errno.
     pub(super) refused: Option<i32>,
     pub(super) standing: Standing,
+    /// Its device is being taken away: no request waits for a disk.
+    pub(super) is_ending: bool,
 }
 
 /// How requests of a queue get their data.
@@ -234,6 +236,7 @@ impl Reactor {
                 closing: false,
                 refused: None,
                 standing: Standing::default(),
+                is_ending: false,
             });
             placed.push((first_slot, new.depth));
         }

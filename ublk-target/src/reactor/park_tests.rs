@@ -291,3 +291,45 @@ fn with_nobody_to_ask_an_error_is_answered_at_once() {
     let run = rig.run(20).expect("a ring");
     assert_eq!(run.errors, run.requests);
 }
+
+#[test]
+fn a_device_that_is_to_end_and_stays_is_served_as_before() {
+    let Some((mut rig, _)) = rig(load_of(false, true), of_image(), disk()) else {
+        return;
+    };
+    rig.park(DEVICE, Park::End);
+    assert_eq!(rig.run(100).expect("a ring").errors, 0, "its disk is there");
+    rig.park(DEVICE, Park::Stay);
+    assert_eq!(rig.run(100).expect("a ring").errors, 0);
+}
+
+#[test]
+fn a_device_that_is_to_end_waits_for_no_disk_and_if_it_stays_it_waits_again() {
+    let Some((mut rig, judge)) = rig(load_of(false, true), of_image(), gone()) else {
+        return;
+    };
+    let all_wait = usize::from(DEPTH);
+    rig.turns(20);
+    assert_eq!((rig.waiting(), judge.asked().len()), (all_wait, 1));
+    rig.park(DEVICE, Park::End);
+    assert_eq!(rig.answered(), (u64::from(DEPTH), u64::from(DEPTH)));
+    // Word of the disk comes as if nothing was.
+    rig.park(DEVICE, Park::Answer);
+    rig.turns(5);
+    assert_eq!((rig.waiting(), judge.asked().len()), (0, 1));
+    rig.park(DEVICE, Park::Stay);
+    rig.turns(20);
+    assert_eq!((rig.waiting(), judge.asked().len()), (all_wait, 2));
+    // The same for one that is parked already.
+    rig.park(DEVICE, Park::Wait);
+    rig.park(DEVICE, Park::End);
+    rig.turns(5);
+    let (answered, errors) = rig.answered();
+    assert_eq!((answered, rig.waiting()), (errors, 0));
+    rig.park(DEVICE, Park::Stay);
+    rig.turns(20);
+    assert_eq!(rig.waiting(), all_wait);
+    rig.swap(DiskIndex::new(0), &disk());
+    rig.unpark(DEVICE, None);
+    assert_eq!(rig.run(100).expect("a ring").errors, 0);
+}
