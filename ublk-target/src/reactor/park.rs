@@ -96,12 +96,18 @@ impl Reactor {
         match standing {
             Standing::GivenUp => return false,
             Standing::Waiting | Standing::Doubted => {}
-            Standing::Serving => {
-                // A process that leaves answers: nobody could be asked.
-                let (Some(disk), None) = (disk, &self.leaving) else {
+            // Nobody could be asked any more, and the next server has what is left to it. But a flush that failed is answered: a second one
+            // would succeed without having saved what the first one lost.
+            Standing::Serving if self.leaving.is_some() => {
+                if self.slots[number as usize].state == State::Committing {
                     return false;
-                };
-                let Some(dev_id) = self.queue_of(number).map(|queue| queue.dev_id) else {
+                }
+                self.hold(number);
+                return true;
+            }
+            Standing::Serving => {
+                let dev_id = self.queue_of(number).map(|queue| queue.dev_id);
+                let (Some(disk), Some(dev_id)) = (disk, dev_id) else {
                     return false;
                 };
                 let event = DiskInDoubt {
