@@ -120,6 +120,12 @@ impl Checks {
         &mut self.pending[number]
     }
 
+    /// The disk of the block of a request that is compared next.
+    fn next_disk(&self, number: u32) -> Option<DiskIndex> {
+        let pending = self.pending.get(number as usize)?;
+        Some(pending.blocks.get(pending.done.0)?.disk)
+    }
+
     fn place(image: Uuid, leaf: u32) -> usize {
         // Its random half; a reactor's images are few.
         let hash = image.as_u64_pair().1.wrapping_add(leaf.into());
@@ -385,9 +391,12 @@ impl Reactor {
         if let Some(queue) = self.queue_of(number) {
             tracing::error!(dev_id = %queue.dev_id, leaf, "no disk gives the checksums of what was read: it is not given to anybody");
         }
+        // It gave the block, and may have gone since: then the checksums are there when it is back.
+        let disk = self.checks.next_disk(number);
         if is_write {
+            self.slots[number as usize].failed_disk = disk;
             self.copied_up(number, Err((None, libc::EIO)));
-        } else {
+        } else if !self.waits_for_disk(number, libc::EIO, disk) {
             self.finish(number, -libc::EIO);
         }
     }
