@@ -407,15 +407,15 @@ impl Reactor {
             self.slots[number as usize].state,
             State::Writing | State::CheckingCopyUp
         );
-        match (bad.first().map(|(disk, _)| *disk), is_write) {
+        match (bad.first().cloned(), is_write) {
             (None, false) => self.copy_in(number),
             (None, true) => self.copied_up(number, Ok(())),
-            (Some(disk), true) => {
+            (Some((disk, blocks)), true) => {
                 let goes_on = self
                     .queue_of(number)
                     .is_some_and(|queue| queue.stack.has_alternatives(disk));
                 self.tell_of_bad(number, bad, goes_on);
-                self.copied_up(number, Err((Some(disk), libc::EIO)));
+                self.copied_up(number, Err((Some((disk, blocks)), libc::EIO)));
             }
             (Some(_), false) => {
                 let has_others = self

@@ -248,6 +248,37 @@ fn a_block_is_compared_before_it_is_copied_up() {
     }
 }
 
+/// A disk on which every other block of the image is not what was imported, from block `from` on.
+fn half_spoilt(from: u64) -> OwnedFd {
+    let file = File::from(disk());
+    for block in (from..u64::from(CLUSTERS) * CLUSTER_BYTES / 4096).step_by(2) {
+        let at = u64::from(FIRST) * CLUSTER_BYTES + block * 4096;
+        file.write_all_at(&[7; 4096], at).expect("memory");
+    }
+    file.into()
+}
+
+/// Of the two blocks that a write begins and ends in, each disk has the one that the other lacks.
+#[test]
+fn a_bad_block_of_a_copy_up_is_no_bad_disk() {
+    let heard = Arc::default();
+    let (_, layer) = replicas(2);
+    let mut backing = clone_of(image(FIRST));
+    let own = Layer::new(Arc::clone(&backing.stack.layers[0].map), DiskIndex::new(2));
+    backing.stack = of_layers(vec![own, layer]);
+    backing.checksums = Some(checksums(true));
+    let over_two_blocks = RigLoad {
+        is_write: true,
+        ..few(1536, true)
+    };
+    let disks = vec![half_spoilt(0), half_spoilt(1), disk()];
+    let Some(mut rig) = rig(over_two_blocks, backing, disks, &heard) else {
+        return;
+    };
+    assert_eq!(rig.run(400).expect("a ring").errors, 0);
+    assert!(!heard.failed().is_empty());
+}
+
 /// Has checksums later, if at all.
 #[derive(Default)]
 struct Later(Mutex<Vec<ChecksumsAnswer>>);
