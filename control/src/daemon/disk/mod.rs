@@ -13,7 +13,7 @@ pub(super) mod online;
 mod owner;
 mod re_uuid;
 mod remove;
-mod reopen;
+pub(super) mod reopen;
 pub(super) mod space;
 mod standing;
 mod thread;
