@@ -18,6 +18,7 @@ pub(super) mod space;
 mod standing;
 mod thread;
 pub(super) mod uevent;
+mod way;
 
 pub(super) use format::format;
 pub use format::write_format;
