@@ -299,13 +299,10 @@ fn a_disk_that_fails_while_it_is_opened_anew_is_not_believed() {
         let files = Box::new(live.clone());
         Store::open_watched(disk.clone(), &start(1), files, &known, &|| false)
     };
-    // All but the last of its writes.
     let mut writes = 0;
     let lost = loop {
         disk.goes_after(writes);
-        if open().is_ok() {
-            panic!("the last write is one of the session");
-        }
+        assert!(open().is_err(), "the last write is one of the session");
         disk.goes_after(u32::MAX);
         let (store, report) = open().unwrap();
         if !report.lost.is_empty() {

@@ -22,6 +22,7 @@ use crate::stats::QueueStats;
 pub(super) const NO_BUFFER: u16 = u16::MAX;
 
 /// A hardware queue that this reactor serves.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Served {
     pub(super) dev_id: DevId,
     /// Its number in the device.

@@ -54,6 +54,9 @@ impl Writes {
     }
 }
 
+/// Blocks that could not be copied up from a disk.
+pub(super) type NotReadUp = (DiskIndex, Range<u64>);
+
 /// What is written, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wish {
@@ -222,7 +225,7 @@ impl Reactor {
     }
 
     /// The disk and the block of a read that failed, of a block to be copied up.
-    fn not_read_up(&mut self, number: u32, failed: FailedIo) -> Option<(DiskIndex, Range<u64>)> {
+    fn not_read_up(&mut self, number: u32, failed: FailedIo) -> Option<NotReadUp> {
         let disk = failed.disk?;
         let tag = self.slots[number as usize].tag;
         let op = self.queue_of(number)?.writes.as_ref()?.op(tag)?;
@@ -235,11 +238,7 @@ impl Reactor {
     }
 
     /// A list of a write's I/O has ended, and what it read was compared. An error is of a read of blocks from a disk, where it says which.
-    pub(super) fn copied_up(
-        &mut self,
-        number: u32,
-        outcome: Result<(), (Option<(DiskIndex, Range<u64>)>, i32)>,
-    ) {
+    pub(super) fn copied_up(&mut self, number: u32, outcome: Result<(), (Option<NotReadUp>, i32)>) {
         let tag = usize::from(self.slots[number as usize].tag);
         if let Some(queue) = self.queue_of(number)
             && let Some(op) = queue
