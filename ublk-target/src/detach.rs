@@ -55,11 +55,10 @@ impl Target {
     /// goes on.
     pub fn detach(&self, dev_id: DevId) -> Result<(), TargetError> {
         let (reactors, backing) = self.take_served(dev_id, None)?;
-        if openers_of(dev_id).is_empty() {
-            // What waits for a disk would keep the kernel waiting, too. Where somebody has the device open, it goes on, and on waiting.
-            if let Err(error) = self.give_up(dev_id) {
-                tracing::warn!(%dev_id, %error, "requests may wait for a disk still");
-            }
+        // Where somebody has the device open, it goes on, and on waiting.
+        let may_end = openers_of(dev_id).is_empty();
+        if may_end && let Err(error) = self.begin_ending(dev_id) {
+            tracing::warn!(%dev_id, %error, "requests may wait for a disk still");
         }
         match stop_unless_open(&self.control, &self.support, dev_id) {
             // Without a device: removed by somebody else.
@@ -69,6 +68,10 @@ impl Target {
                 ..
             }) => {}
             Err(error) => {
+                // Somebody has opened it since. Before the next one may detach it.
+                if may_end && let Err(error) = self.end_ending(dev_id) {
+                    tracing::error!(%dev_id, %error, "its requests do not wait for a disk that goes");
+                }
                 let entry = DeviceEntry::Served { reactors, backing };
                 locked(&self.devices).insert(dev_id, entry);
                 return Err(error);

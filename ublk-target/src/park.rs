@@ -82,6 +82,22 @@ impl Target {
         (new, told)
     }
 
+    /// The device is about to be taken away, and what waits for a disk would keep the kernel waiting: none of its requests waits from now on.
+    ///
+    /// # Errors
+    /// [`TargetError::Reactor`].
+    pub(crate) fn begin_ending(&self, dev_id: DevId) -> Result<(), TargetError> {
+        self.tell_parked(dev_id, Park::End)
+    }
+
+    /// It stays after all.
+    ///
+    /// # Errors
+    /// [`TargetError::Reactor`].
+    pub(crate) fn end_ending(&self, dev_id: DevId) -> Result<(), TargetError> {
+        self.tell_parked(dev_id, Park::Stay)
+    }
+
     fn tell_parked(&self, dev_id: DevId, what: Park) -> Result<(), TargetError> {
         ask_each(&self.reactors, "cannot park a device", |reactor| {
             reactor.park(dev_id, what)

@@ -133,18 +133,39 @@ impl LiveState {
         session: u64,
         start: &SessionStart,
     ) -> Result<bool, LiveError> {
+        let sessions = self.sessions(disk_uuid, start)?;
+        Ok(sessions.is_some_and(|[now, next]| now.max(next) < session))
+    }
+
+    /// Whether the live files are of this boot and this disk, and of this session.
+    pub fn is_of_session(
+        &mut self,
+        disk_uuid: Uuid,
+        session: u64,
+        start: &SessionStart,
+    ) -> Result<bool, LiveError> {
+        let sessions = self.sessions(disk_uuid, start)?;
+        Ok(sessions.is_some_and(|both| both.contains(&session)))
+    }
+
+    /// The sessions that the live files tell of, the disk's and the next one, if they are of this boot and this disk.
+    fn sessions(
+        &mut self,
+        disk_uuid: Uuid,
+        start: &SessionStart,
+    ) -> Result<Option<[u64; 2]>, LiveError> {
         self.files.of_disk(disk_uuid)?;
         if !self.files.list()?.contains(&LiveName::Disk) {
-            return Ok(false);
+            return Ok(None);
         }
         let words = self
             .files
             .map(LiveName::Disk, LiveSection::Header, HEADER_WORDS)?;
         let word = |at: usize| words[at].load(Ordering::Acquire);
-        Ok(word(disk::COMPLETE) == COMPLETE
+        let fits = word(disk::COMPLETE) == COMPLETE
             && uuid_in(&words, disk::DISK_UUID) == disk_uuid
-            && uuid_in(&words, disk::BOOT_ID) == start.boot_id
-            && word(disk::SESSION).max(word(disk::NEXT_SESSION)) < session)
+            && uuid_in(&words, disk::BOOT_ID) == start.boot_id;
+        Ok(fits.then(|| [word(disk::SESSION), word(disk::NEXT_SESSION)]))
     }
 
     /// Live files are this disk's from here on.
@@ -170,11 +191,9 @@ impl LiveState {
             .files
             .map(LiveName::Disk, LiveSection::Header, HEADER_WORDS)?;
         let set = |at: usize, value: u64| words[at].store(value, Ordering::Release);
-        if is_adopted {
-            // Where an open crashed after the superblock told of its session, the disk's session stands in the other word only: it must not be
-            // lost with it.
-            set(disk::SESSION, next - 1);
-        }
+        // The session that the superblock tells of still. Where an open crashed after it told of its own, that one stands in the other word
+        // only: it must not be lost with it.
+        set(disk::SESSION, next - 1);
         set(disk::NEXT_SESSION, next);
         // What is submitted is never behind what is committed.
         set(disk::SUBMITTED, committed.get());
@@ -186,7 +205,6 @@ impl LiveState {
             set(disk::FAILED, failed::NO);
             set(disk::KEEPS_CACHE, keeps_cache.into());
         } else {
-            set(disk::SESSION, next);
             set(disk::DISKSEQ, diskseq_word(start));
             store_uuid(&words, disk::DISK_UUID, disk_uuid);
             store_uuid(&words, disk::BOOT_ID, start.boot_id);

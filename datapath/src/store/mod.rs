@@ -79,6 +79,7 @@ pub use recheck::Recheck;
 pub use report::{Held, Lost, OpenReport, PreviousSession, Repair, Repaired};
 pub use returned::{Foreknowledge, LeftDisk};
 pub(crate) use scrub::{Findings, ScrubTarget};
+pub use superblocks::uuid_on;
 pub use ticket::{ImportTicket, NewImage, PageOwner};
 pub use volume::{NewVolume, Parent, Usage};
 

@@ -77,6 +77,21 @@ impl<M: Medium> Store<M> {
         live: Box<dyn LiveFiles>,
         known: &Foreknowledge,
     ) -> Result<(Self, OpenReport), OpenError> {
+        Self::open_watched(medium, start, live, known, &|| false)
+    }
+
+    /// As [`Store::open_knowing`], for a disk that may go while it is opened. `goes` is asked after a write or flush that failed: whether that
+    /// is because the disk goes. Then nothing that the disk had acknowledged is in doubt for it, as with [`Store::has_gone`].
+    ///
+    /// # Errors
+    /// As [`Store::open_live`].
+    pub fn open_watched(
+        medium: M,
+        start: &SessionStart,
+        live: Box<dyn LiveFiles>,
+        known: &Foreknowledge,
+        goes: &dyn Fn() -> bool,
+    ) -> Result<(Self, OpenReport), OpenError> {
         let mut disk = LatchedDisk::new(medium);
 
         // 1. Reading. Whatever is refused is refused here, and nothing has been written.
@@ -105,7 +120,9 @@ impl<M: Medium> Store<M> {
         // After another boot the power was gone, for guests too: what was flushed is on the disk. After an orderly end all of it is.
         let believed = if !has_volumes {
             Believed::Disk
-        } else if left.is_some_and(|left| !is_as_left(&superblock, left, previous)) {
+        } else if let Some(left) = left
+            && !is_as_left(&mut live, &superblock, left, previous, start)?
+        {
             Believed::Doubt(replay::USED_ELSEWHERE.to_owned())
         } else if previous == PreviousSession::CrashSameBoot {
             replay::believe(&mut live, &journal, &mut disk, &superblock, start, left)?
@@ -204,12 +221,16 @@ impl<M: Medium> Store<M> {
             store.prepare_volumes(&report)?;
             store.begin_live(start, is_adopted, known.keeps_cache)?;
             store.disk.set_alarm(store.live.alarm());
-            store
-                .begin_session(&choice, start)
-                .map_err(|fault| OpenError::Io {
+            if let Err(fault) = store.begin_session(&choice, start) {
+                // The next open would take the alarm for word of the disk itself.
+                if goes() {
+                    store.has_gone();
+                }
+                return Err(OpenError::Io {
                     doing: "beginning the session",
                     fault,
-                })?;
+                });
+            }
             report.session = store.superblock.session;
             store.live.begun(report.session);
         }
@@ -273,9 +294,17 @@ fn previous_session(superblock: &Superblock, start: &SessionStart) -> PreviousSe
     }
 }
 
-/// Whether nobody had the disk since: who opens a disk to write to it begins another session, and who closes it says that it is clean.
-fn is_as_left(superblock: &Superblock, left: &LeftDisk, previous: PreviousSession) -> bool {
-    superblock.session == left.session && previous == PreviousSession::CrashSameBoot
+/// Whether nobody had the disk since: who opens a disk to write to it begins another session, and who closes it says that it is clean. An
+/// opening by the same daemon during which the disk went again has begun one too: it is the one that the live state knows.
+fn is_as_left(
+    live: &mut LiveState,
+    superblock: &Superblock,
+    left: &LeftDisk,
+    previous: PreviousSession,
+    start: &SessionStart,
+) -> Result<bool, OpenError> {
+    Ok(previous == PreviousSession::CrashSameBoot
+        && (superblock.session == left.session || replay::began(live, superblock, start)?))
 }
 
 fn superblock_repairs(choice: &Choice) -> Vec<Repair> {

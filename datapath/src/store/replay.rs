@@ -271,6 +271,16 @@ pub(super) fn used_elsewhere(
     })
 }
 
+/// Whether who has this live state began the session that the superblock tells of.
+pub(super) fn began(
+    live: &mut LiveState,
+    superblock: &Superblock,
+    start: &SessionStart,
+) -> Result<bool, OpenError> {
+    live.is_of_session(superblock.disk_uuid, superblock.session, start)
+        .map_err(|error| no_look(&error))
+}
+
 /// Why a volume is held then.
 pub(super) const USED_ELSEWHERE: &str =
     "the disk was taken away, and somebody else used it before it came back";

@@ -1,5 +1,7 @@
 //! The set of four superblock copies: reading it, and replacing the state that it holds.
 
+use uuid::Uuid;
+
 use super::error::OpenError;
 use super::latch::LatchedDisk;
 use crate::format::DecodeErrorKind;
@@ -9,9 +11,21 @@ use crate::medium::{IoFault, Medium};
 use crate::superblock_set::{self, Decoded, SetError};
 use crate::units::ByteOffset;
 
+/// Which disk it is, for one who has to know before it is opened. Writes nothing.
+///
+/// # Errors
+/// As of opening it.
+pub fn uuid_on<M: Medium>(medium: &mut M) -> Result<Uuid, OpenError> {
+    Ok(read_on(medium)?.winner.disk_uuid)
+}
+
 /// Reads the four copies and tells which state they hold. Writes nothing.
 pub(super) fn read<M: Medium>(disk: &mut LatchedDisk<M>) -> Result<Choice, OpenError> {
-    let set = superblock_set::read(disk.medium_mut()).map_err(|error| match error {
+    read_on(disk.medium_mut())
+}
+
+fn read_on<M: Medium>(medium: &mut M) -> Result<Choice, OpenError> {
+    let set = superblock_set::read(medium).map_err(|error| match error {
         SetError::TooSmall { .. } => OpenError::NotBedplate {
             at: ByteOffset::new(SUPERBLOCK_OFFSETS[0]),
         },

@@ -1,6 +1,6 @@
 //! A store with one volume on a disk in memory, and its ways of going down.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bedplate_datapath::live::HeapLive;
@@ -18,23 +18,52 @@ pub const VOLUME: Uuid = Uuid::from_u128(0x70);
 
 /// A disk in memory that outlives its store.
 #[derive(Clone)]
-pub struct Memory(Arc<Mutex<Vec<u8>>>, Arc<AtomicBool>);
+pub struct Memory {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    fails_flushes: Arc<AtomicBool>,
+    /// Writes and flushes until it goes.
+    goes_after: Arc<AtomicU32>,
+}
 
 impl Memory {
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(vec![0xa5; DISK_BYTES])), Arc::default())
+        Self {
+            bytes: Arc::new(Mutex::new(vec![0xa5; DISK_BYTES])),
+            fails_flushes: Arc::default(),
+            goes_after: Arc::new(u32::MAX.into()),
+        }
     }
 
     pub fn fail_flushes(&self, fail: bool) {
-        self.1.store(fail, Ordering::SeqCst);
+        self.fails_flushes.store(fail, Ordering::SeqCst);
+    }
+
+    /// So many writes and flushes succeed, and none after them.
+    pub fn goes_after(&self, writes: u32) {
+        self.goes_after.store(writes, Ordering::SeqCst);
+    }
+
+    fn may_change(&self, op: IoOp) -> Result<(), IoFault> {
+        let left = self.goes_after.load(Ordering::SeqCst);
+        self.goes_after
+            .store(left.saturating_sub(1), Ordering::SeqCst);
+        if left == 0 || (op == IoOp::Flush && self.fails_flushes.load(Ordering::SeqCst)) {
+            return Err(IoFault {
+                op,
+                at: ByteOffset::new(0),
+                len_bytes: 0,
+                errno: 5,
+            });
+        }
+        Ok(())
     }
 
     pub fn get(&self, at: u64, len: usize) -> Vec<u8> {
-        self.0.lock().unwrap()[usize::try_from(at).unwrap()..][..len].to_vec()
+        self.bytes.lock().unwrap()[usize::try_from(at).unwrap()..][..len].to_vec()
     }
 
     pub fn put(&self, at: u64, bytes: &[u8]) {
-        self.0.lock().unwrap()[usize::try_from(at).unwrap()..][..bytes.len()]
+        self.bytes.lock().unwrap()[usize::try_from(at).unwrap()..][..bytes.len()]
             .copy_from_slice(bytes);
     }
 }
@@ -50,25 +79,19 @@ impl Medium for Memory {
     }
 
     fn write(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {
+        self.may_change(IoOp::Write)?;
         self.put(at.get(), from);
         Ok(())
     }
 
     fn write_zeroes(&mut self, at: ByteOffset, len_bytes: u64) -> Result<(), IoFault> {
+        self.may_change(IoOp::Write)?;
         self.put(at.get(), &vec![0; usize::try_from(len_bytes).unwrap()]);
         Ok(())
     }
 
     fn flush(&mut self) -> Result<(), IoFault> {
-        if self.1.load(Ordering::SeqCst) {
-            return Err(IoFault {
-                op: IoOp::Flush,
-                at: ByteOffset::new(0),
-                len_bytes: 0,
-                errno: 5,
-            });
-        }
-        Ok(())
+        self.may_change(IoOp::Flush)
     }
 }
 

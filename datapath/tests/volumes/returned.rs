@@ -232,3 +232,84 @@ fn without_live_state_the_process_that_left_the_disk_still_knows_the_session() {
     let (_, report) = node.unplugged(how);
     assert_eq!(report.lost.len(), 1, "{report:?}");
 }
+
+/// The daemon that opens it anew has begun a session by then, of which it alone knows, and its write that failed is no word of the disk.
+#[test]
+fn a_disk_that_goes_again_at_any_write_of_its_opening_is_no_other_ones_and_has_not_failed() {
+    for keeps_cache in [true, false] {
+        for writes in 0.. {
+            let mut node = Node::keeping(keeps_cache);
+            node.write(WriteKind::Data, 1 << 20, &[5; 4096]).unwrap();
+            if !keeps_cache {
+                let _ = node.store.commit().unwrap();
+            }
+            let Node { disk, live, store } = node;
+            let flushed = !store.volume_of(VOLUME).unwrap().has_unflushed();
+            let known = Foreknowledge {
+                keeps_cache,
+                left: vec![LeftDisk {
+                    disk: store.disk_uuid(),
+                    session: store.session(),
+                    flushed: if flushed { vec![VOLUME] } else { Vec::new() },
+                }],
+            };
+            drop(store.abandon());
+            let open = |diskseq| {
+                let back = SessionStart {
+                    diskseq: Some(diskseq),
+                    ..start(1)
+                };
+                let files = Box::new(live.clone());
+                Store::open_watched(disk.clone(), &back, files, &known, &|| true)
+            };
+            disk.goes_after(writes);
+            if open(2).is_ok() {
+                // Four superblock copies at least.
+                assert!(writes > 4, "{writes}");
+                break;
+            }
+            disk.goes_after(u32::MAX);
+            let (store, report) = open(3).unwrap();
+            assert_eq!(report.lost, [], "{keeps_cache}, {writes}");
+            let mut node = Node { disk, live, store };
+            if keeps_cache {
+                assert_eq!(report.adopted, [VOLUME], "{writes}");
+                node.store.settle().unwrap();
+            }
+            assert!(node.read(1 << 20, 4096).iter().all(|byte| *byte == 5));
+        }
+    }
+}
+
+/// A write that fails on a disk that is there is another matter.
+#[test]
+fn a_disk_that_fails_while_it_is_opened_anew_is_not_believed() {
+    let node = Node::keeping(true);
+    let Node { disk, live, store } = node;
+    let known = Foreknowledge {
+        keeps_cache: true,
+        left: vec![LeftDisk {
+            disk: store.disk_uuid(),
+            session: store.session(),
+            flushed: Vec::new(),
+        }],
+    };
+    drop(store.abandon());
+    let open = || {
+        let files = Box::new(live.clone());
+        Store::open_watched(disk.clone(), &start(1), files, &known, &|| false)
+    };
+    let mut writes = 0;
+    let lost = loop {
+        disk.goes_after(writes);
+        assert!(open().is_err(), "the last write is one of the session");
+        disk.goes_after(u32::MAX);
+        let (store, report) = open().unwrap();
+        if !report.lost.is_empty() {
+            break report.lost;
+        }
+        drop(store.abandon());
+        writes += 1;
+    };
+    assert!(lost[0].why.contains("failed"), "{lost:?}");
+}

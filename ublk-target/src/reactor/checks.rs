@@ -120,6 +120,12 @@ impl Checks {
         &mut self.pending[number]
     }
 
+    /// The disk of the block of a request that is compared next.
+    fn next_disk(&self, number: u32) -> Option<DiskIndex> {
+        let pending = self.pending.get(number as usize)?;
+        Some(pending.blocks.get(pending.done.0)?.disk)
+    }
+
     fn place(image: Uuid, leaf: u32) -> usize {
         // Its random half; a reactor's images are few.
         let hash = image.as_u64_pair().1.wrapping_add(leaf.into());
@@ -385,9 +391,12 @@ impl Reactor {
         if let Some(queue) = self.queue_of(number) {
             tracing::error!(dev_id = %queue.dev_id, leaf, "no disk gives the checksums of what was read: it is not given to anybody");
         }
+        // It gave the block, and may have gone since: then the checksums are there when it is back.
+        let disk = self.checks.next_disk(number);
         if is_write {
+            self.slots[number as usize].failed_disk = disk;
             self.copied_up(number, Err((None, libc::EIO)));
-        } else {
+        } else if !self.waits_for_disk(number, libc::EIO, disk) {
             self.finish(number, -libc::EIO);
         }
     }
@@ -398,15 +407,15 @@ impl Reactor {
             self.slots[number as usize].state,
             State::Writing | State::CheckingCopyUp
         );
-        match (bad.first().map(|(disk, _)| *disk), is_write) {
+        match (bad.first().cloned(), is_write) {
             (None, false) => self.copy_in(number),
             (None, true) => self.copied_up(number, Ok(())),
-            (Some(disk), true) => {
+            (Some((disk, blocks)), true) => {
                 let goes_on = self
                     .queue_of(number)
                     .is_some_and(|queue| queue.stack.has_alternatives(disk));
                 self.tell_of_bad(number, bad, goes_on);
-                self.copied_up(number, Err((Some(disk), libc::EIO)));
+                self.copied_up(number, Err((Some((disk, blocks)), libc::EIO)));
             }
             (Some(_), false) => {
                 let has_others = self

@@ -16,12 +16,28 @@ use super::Park;
 use super::rig::{Rig, RigLoad};
 use super::steady_path_tests::{CLUSTERS, clone_of, disk, image, load, of_layers};
 use crate::backing::{Backing, ChecksumsAnswer, RecordedChecksums};
-use crate::replica_events::{EventsTo, ReadFailed, ReadLate, ReplicaEvents};
+use crate::replica_events::{DiskInDoubt, EventsTo, ReadFailed, ReadLate, ReplicaEvents};
 
 const FIRST: u32 = 500;
 
 #[derive(Default)]
 struct Heard(Mutex<Vec<ReadFailed>>);
+
+/// Will send word of disks in doubt.
+#[derive(Default)]
+struct Judge(Mutex<Vec<DiskIndex>>);
+
+impl ReplicaEvents for Judge {
+    fn read_failed(&self, _: ReadFailed) {}
+
+    fn read_late(&self, _: ReadLate) {}
+
+    fn disk_in_doubt(&self, event: DiskInDoubt) -> bool {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.push(event.disk);
+        true
+    }
+}
 
 impl ReplicaEvents for Heard {
     fn read_failed(&self, event: ReadFailed) {
@@ -232,6 +248,37 @@ fn a_block_is_compared_before_it_is_copied_up() {
     }
 }
 
+/// A disk on which every other block of the image is not what was imported, from block `from` on.
+fn half_spoilt(from: u64) -> OwnedFd {
+    let file = File::from(disk());
+    for block in (from..u64::from(CLUSTERS) * CLUSTER_BYTES / 4096).step_by(2) {
+        let at = u64::from(FIRST) * CLUSTER_BYTES + block * 4096;
+        file.write_all_at(&[7; 4096], at).expect("memory");
+    }
+    file.into()
+}
+
+/// Of the two blocks that a write begins and ends in, each disk has the one that the other lacks.
+#[test]
+fn a_bad_block_of_a_copy_up_is_no_bad_disk() {
+    let heard = Arc::default();
+    let (_, layer) = replicas(2);
+    let mut backing = clone_of(image(FIRST));
+    let own = Layer::new(Arc::clone(&backing.stack.layers[0].map), DiskIndex::new(2));
+    backing.stack = of_layers(vec![own, layer]);
+    backing.checksums = Some(checksums(true));
+    let over_two_blocks = RigLoad {
+        is_write: true,
+        ..few(1536, true)
+    };
+    let disks = vec![half_spoilt(0), half_spoilt(1), disk()];
+    let Some(mut rig) = rig(over_two_blocks, backing, disks, &heard) else {
+        return;
+    };
+    assert_eq!(rig.run(400).expect("a ring").errors, 0);
+    assert!(!heard.failed().is_empty());
+}
+
 /// Has checksums later, if at all.
 #[derive(Default)]
 struct Later(Mutex<Vec<ChecksumsAnswer>>);
@@ -297,4 +344,67 @@ fn a_parked_device_is_not_quiet_while_what_a_write_read_waits_for_its_checksums(
     assert_eq!(rig.in_flight(DEVICE), 0);
     assert!(rig.waiting() > 0);
     assert_eq!(rig.answered(), (0, 0));
+}
+
+impl Later {
+    fn taken(&self) -> Vec<ChecksumsAnswer> {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.drain(..).collect()
+    }
+}
+
+/// A disk gave the block, and went before it gave the checksums.
+#[test]
+fn what_lacks_its_checksums_waits_for_the_disk_that_it_was_read_from() {
+    const DEVICE: DevId = DevId::new(0);
+    for is_write in [false, true] {
+        let (_, layer) = replicas(1);
+        let mut backing = clone_of(image(FIRST));
+        let own = Layer::new(Arc::clone(&backing.stack.layers[0].map), DiskIndex::new(1));
+        backing.stack = of_layers(vec![own, layer]);
+        let later = Arc::<Later>::default();
+        backing.checksums = Some(Arc::clone(&later) as Arc<dyn RecordedChecksums>);
+        let load = RigLoad {
+            is_write,
+            ..few(512, true)
+        };
+        let events = EventsTo::default();
+        let judge = Arc::<Judge>::default();
+        events.listen(Arc::clone(&judge) as Arc<dyn ReplicaEvents>);
+        let Ok(mut rig) = Rig::with_events(load, backing, vec![disk(), disk()], events) else {
+            return;
+        };
+        rig.next_requests();
+        let mut asked = Vec::new();
+        for _ in 0..1000 {
+            rig.turns(1);
+            asked = later.taken();
+            if !asked.is_empty() {
+                break;
+            }
+        }
+        assert!(!asked.is_empty());
+        drop(asked);
+        rig.turns(20);
+        drop(later.taken());
+        rig.turns(20);
+        assert!(rig.waiting() > 0);
+        let (_, errors) = rig.answered();
+        assert_eq!(errors, 0);
+        let of_image = [DiskIndex::new(0)];
+        let asked = judge.0.lock().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!(*asked, of_image, "once, and of no other disk");
+        drop(asked);
+        // It is back.
+        rig.park(DEVICE, Park::Wait);
+        rig.unpark(DEVICE, None);
+        for _ in 0..200 {
+            rig.turns(1);
+            for answer in later.taken() {
+                answer.give(Some(vec![block_crc(&[0; 4096]); CRCS].into()));
+            }
+        }
+        let (answered, errors) = rig.answered();
+        assert!(answered > 0 && errors == 0, "{answered}, {errors}");
+    }
 }

@@ -22,6 +22,7 @@ use crate::stats::QueueStats;
 pub(super) const NO_BUFFER: u16 = u16::MAX;
 
 /// A hardware queue that this reactor serves.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Served {
     pub(super) dev_id: DevId,
     /// Its number in the device.
@@ -55,6 +56,8 @@ pub(super) struct Served {
     /// It answered a command with this errno.
     pub(super) refused: Option<i32>,
     pub(super) standing: Standing,
+    /// Its device is being taken away: no request waits for a disk.
+    pub(super) is_ending: bool,
 }
 
 /// How requests of a queue get their data.
@@ -234,6 +237,7 @@ impl Reactor {
                 closing: false,
                 refused: None,
                 standing: Standing::default(),
+                is_ending: false,
             });
             placed.push((first_slot, new.depth));
         }

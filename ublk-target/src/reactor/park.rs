@@ -16,8 +16,8 @@
 use bedplate_datapath::plan::DiskIndex;
 use bedplate_datapath::units::DevId;
 
-use super::Reactor;
 use super::requests::{Need, State};
+use super::{Reactor, Served};
 use crate::backing::Backing;
 use crate::replica_events::DiskInDoubt;
 
@@ -52,6 +52,11 @@ pub(crate) enum Park {
     Answer,
     /// What waits is answered with `EIO`, and so is what comes.
     GiveUp,
+    /// The device is to be taken away: from now on nothing waits for a disk, since the kernel would wait with it. What waits is answered with
+    /// `EIO`, and what would wait, with its error. Requests that meet no error, and what is known of the disks, are as before.
+    End,
+    /// It stays after all: as before [`Self::End`].
+    Stay,
 }
 
 /// Errors that a disk gives while it goes (`blk_errors` in block/blk-core.c; `ENXIO` and `ENOMEDIUM` of devices without a medium). A bad
@@ -85,15 +90,24 @@ impl Reactor {
         if !is_of_disk && !self.is_refused_space(number, errno) {
             return false;
         }
+        if self.is_ending(number) {
+            return false;
+        }
         match standing {
             Standing::GivenUp => return false,
             Standing::Waiting | Standing::Doubted => {}
-            Standing::Serving => {
-                // A process that leaves answers: nobody could be asked.
-                let (Some(disk), None) = (disk, &self.leaving) else {
+            // Nobody could be asked any more, and the next server has what is left to it. But a flush that failed is answered: a second one
+            // would succeed without having saved what the first one lost.
+            Standing::Serving if self.leaving.is_some() => {
+                if self.slots[number as usize].state == State::Committing {
                     return false;
-                };
-                let Some(dev_id) = self.queue_of(number).map(|queue| queue.dev_id) else {
+                }
+                self.hold(number);
+                return true;
+            }
+            Standing::Serving => {
+                let dev_id = self.queue_of(number).map(|queue| queue.dev_id);
+                let (Some(disk), Some(dev_id)) = (disk, dev_id) else {
                     return false;
                 };
                 let event = DiskInDoubt {
@@ -145,10 +159,14 @@ impl Reactor {
         Some(queue.standing)
     }
 
+    fn is_ending(&mut self, number: u32) -> bool {
+        self.queue_of(number).is_some_and(|queue| queue.is_ending)
+    }
+
     /// What becomes of a request whose device [is stopped](Self::is_stopped).
     #[cold]
     pub(super) fn stop_request(&mut self, number: u32) {
-        if self.standing(number) == Some(Standing::Waiting) {
+        if self.standing(number) == Some(Standing::Waiting) && !self.is_ending(number) {
             self.set_waiting(number, libc::EIO);
         } else {
             self.finish(number, -libc::EIO);
@@ -194,11 +212,20 @@ impl Reactor {
             }
             Park::GiveUp => {
                 self.stand(dev_id, |_| Standing::GivenUp);
-                self.each_waiting(dev_id, |reactor, waiting| {
-                    reactor.commit(waiting.number, -libc::EIO);
-                });
+                self.answer_waiting(dev_id);
             }
+            Park::End => {
+                self.each_queue(dev_id, |queue| queue.is_ending = true);
+                self.answer_waiting(dev_id);
+            }
+            Park::Stay => self.each_queue(dev_id, |queue| queue.is_ending = false),
         }
+    }
+
+    fn answer_waiting(&mut self, dev_id: DevId) {
+        self.each_waiting(dev_id, |reactor, waiting| {
+            reactor.commit(waiting.number, -libc::EIO);
+        });
     }
 
     /// Serves a device again, over `backing` where it is another one; nothing of it is in flight on the old one.
@@ -236,10 +263,12 @@ impl Reactor {
     }
 
     fn stand(&mut self, dev_id: DevId, mut next: impl FnMut(Standing) -> Standing) {
+        self.each_queue(dev_id, |queue| queue.standing = next(queue.standing));
+    }
+
+    fn each_queue(&mut self, dev_id: DevId, act: impl FnMut(&mut Served)) {
         let queues = self.queues.iter_mut().flatten();
-        for queue in queues.filter(|queue| queue.dev_id == dev_id) {
-            queue.standing = next(queue.standing);
-        }
+        queues.filter(|queue| queue.dev_id == dev_id).for_each(act);
     }
 
     /// Takes each request of a device that waits, oldest first.

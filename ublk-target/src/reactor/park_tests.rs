@@ -291,3 +291,104 @@ fn with_nobody_to_ask_an_error_is_answered_at_once() {
     let run = rig.run(20).expect("a ring");
     assert_eq!(run.errors, run.requests);
 }
+
+#[test]
+fn a_device_that_is_to_end_and_stays_is_served_as_before() {
+    let Some((mut rig, _)) = rig(load_of(false, true), of_image(), disk()) else {
+        return;
+    };
+    rig.park(DEVICE, Park::End);
+    assert_eq!(rig.run(100).expect("a ring").errors, 0, "its disk is there");
+    rig.park(DEVICE, Park::Stay);
+    assert_eq!(rig.run(100).expect("a ring").errors, 0);
+}
+
+#[test]
+fn a_device_that_is_to_end_waits_for_no_disk_and_if_it_stays_it_waits_again() {
+    let Some((mut rig, judge)) = rig(load_of(false, true), of_image(), gone()) else {
+        return;
+    };
+    let all_wait = usize::from(DEPTH);
+    rig.turns(20);
+    assert_eq!((rig.waiting(), judge.asked().len()), (all_wait, 1));
+    rig.park(DEVICE, Park::End);
+    assert_eq!(rig.answered(), (u64::from(DEPTH), u64::from(DEPTH)));
+    // Word of the disk comes as if nothing was.
+    rig.park(DEVICE, Park::Answer);
+    rig.turns(5);
+    assert_eq!((rig.waiting(), judge.asked().len()), (0, 1));
+    rig.park(DEVICE, Park::Stay);
+    rig.turns(20);
+    assert_eq!((rig.waiting(), judge.asked().len()), (all_wait, 2));
+    // The same for one that is parked already.
+    rig.park(DEVICE, Park::Wait);
+    rig.park(DEVICE, Park::End);
+    rig.turns(5);
+    let (answered, errors) = rig.answered();
+    assert_eq!((answered, rig.waiting()), (errors, 0));
+    rig.park(DEVICE, Park::Stay);
+    rig.turns(20);
+    assert_eq!(rig.waiting(), all_wait);
+    rig.swap(DiskIndex::new(0), &disk());
+    rig.unpark(DEVICE, None);
+    assert_eq!(rig.run(100).expect("a ring").errors, 0);
+}
+
+#[test]
+fn what_meets_a_disk_that_goes_while_the_reactor_leaves_is_the_next_servers() {
+    for is_write in [false, true] {
+        let backing = clone_with(&Arc::default());
+        let Some((mut rig, judge)) = rig(load_of(is_write, true), backing, gone()) else {
+            return;
+        };
+        // Once more, after word that nothing has gone.
+        rig.turns(5);
+        rig.park(DEVICE, Park::Answer);
+        let (_, errors) = rig.answered();
+        rig.turns(1);
+        assert_eq!(rig.in_flight(DEVICE), u32::from(DEPTH));
+        rig.leave();
+        rig.turns(10);
+        assert_eq!((rig.answered().1, rig.working()), (errors, 0));
+        assert_eq!(judge.asked().len(), 1, "nobody listens any more");
+    }
+}
+
+/// Answers commits when the test says so.
+#[derive(Default)]
+struct Later(Mutex<Vec<Committed>>);
+
+impl Committer for Later {
+    fn commit(&self, done: Committed) {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.push(done);
+    }
+}
+
+/// A second flush would succeed, and save nothing of what the first one lost.
+#[test]
+fn a_flush_that_fails_while_the_reactor_leaves_is_answered() {
+    let later = Arc::new(Later::default());
+    let mut backing = clone_of(image(500));
+    let committer = Arc::clone(&later) as Arc<dyn Committer>;
+    backing.writable = backing.writable.map(|writable| Writable {
+        committer,
+        ..writable
+    });
+    let Some((mut rig, _)) = rig(load_of(true, true), backing, disk()) else {
+        return;
+    };
+    rig.flush_next();
+    rig.turns(5);
+    rig.leave();
+    let asked: Vec<_> = {
+        let mut asked = later.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.drain(..).collect()
+    };
+    assert_eq!(asked.len(), usize::from(DEPTH));
+    for done in asked {
+        done.done(Err(libc::EIO));
+    }
+    rig.turns(5);
+    assert_eq!(rig.answered().1, u64::from(DEPTH));
+}

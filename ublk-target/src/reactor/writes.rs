@@ -3,15 +3,18 @@
 //! A write is answered only when everything is published. While it waits for a lock or for space it has nothing in flight and
 //! pins nothing. One step a turn for what has no end soon.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bedplate_datapath::engine::executor::{
     Begun, FailedIo, RequestBuffer, RequestIndex, WriteBuffers,
 };
 use bedplate_datapath::plan::{DiskIndex, LayerStack};
-use bedplate_datapath::units::{ByteOffset, SECTOR_BYTES};
+use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, SECTOR_BYTES};
 use bedplate_datapath::volume::Volume;
-use bedplate_datapath::volume::write::{Blocked, WriteIoList, WriteKind, WriteOp, WriteStep};
+use bedplate_datapath::volume::write::{
+    Blocked, ReadUp, WriteIoList, WriteKind, WriteOp, WriteStep,
+};
 use libublk::sys as lib;
 
 use super::devices::NO_BUFFER;
@@ -50,6 +53,9 @@ impl Writes {
         self.committer = Arc::clone(&writable.committer);
     }
 }
+
+/// Blocks that could not be copied up from a disk.
+pub(super) type NotReadUp = (DiskIndex, Range<u64>);
 
 /// What is written, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,12 +219,26 @@ impl Reactor {
             let is_read = failed_read.is_some();
             tracing::error!(dev_id = %queue.dev_id, errno, is_read, "I/O of a write failed");
         }
-        let outcome = outcome.map_err(|errno| (failed_read.and_then(|failed| failed.disk), errno));
+        let blocks = failed_read.and_then(|failed| self.not_read_up(number, failed));
+        let outcome = outcome.map_err(|errno| (blocks, errno));
         self.copied_up(number, outcome);
     }
 
-    /// A list of a write's I/O has ended, and what it read was compared. An error is of a read from a disk, where it says which.
-    pub(super) fn copied_up(&mut self, number: u32, outcome: Result<(), (Option<DiskIndex>, i32)>) {
+    /// The disk and the block of a read that failed, of a block to be copied up.
+    fn not_read_up(&mut self, number: u32, failed: FailedIo) -> Option<NotReadUp> {
+        let disk = failed.disk?;
+        let tag = self.slots[number as usize].tag;
+        let op = self.queue_of(number)?.writes.as_ref()?.op(tag)?;
+        let within = |read: &ReadUp| {
+            let scratch = u64::from(read.scratch_offset);
+            (scratch..scratch + BLOCK_BYTES).contains(&u64::from(failed.request_offset))
+        };
+        let block = op.read_up().find(within)?.position / BLOCK_BYTES;
+        Some((disk, block..block + 1))
+    }
+
+    /// A list of a write's I/O has ended, and what it read was compared. An error is of a read of blocks from a disk, where it says which.
+    pub(super) fn copied_up(&mut self, number: u32, outcome: Result<(), (Option<NotReadUp>, i32)>) {
         let tag = usize::from(self.slots[number as usize].tag);
         if let Some(queue) = self.queue_of(number)
             && let Some(op) = queue
@@ -227,7 +247,9 @@ impl Reactor {
                 .and_then(|writes| writes.ops.get_mut(tag))
         {
             match outcome {
-                Err((Some(disk), errno)) => op.io_failed(&queue.stack, disk, errno),
+                Err((Some((disk, blocks)), errno)) => {
+                    op.io_failed(&queue.stack, disk, blocks, errno);
+                }
                 other => op.io_ended(other.map_err(|(_, errno)| errno)),
             }
         }

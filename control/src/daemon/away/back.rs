@@ -34,27 +34,32 @@ pub async fn resume_in_turn(node: &Arc<Node>, object: Uuid) -> Result<Option<u32
     let found = node
         .objects_where(|_, known| known.uuid == object)
         .into_iter()
-        .min_by_key(|found| found.disk_trouble.is_some());
+        .min_by_key(|found| found.disk_trouble.is_some() || found.refused.is_some());
     let Some(found) = found else {
         return Ok(None);
     };
-    let is_own = found.noun() == Noun::Volume && found.disk == waiting.disk;
-    if is_own && found.refused.is_some() {
-        // It may be there, and is an old copy of itself.
+    if found.refused.is_some() {
+        // An old copy of its disk: what the device is to read or write is not on it.
         return Ok(None);
     }
-    if !is_back(node, waiting.disk) && (is_own || !has_another_copy(node, &found)) {
-        return Ok(None);
-    }
-    if is_own && let Some(error) = held(&found, None) {
-        // There is nothing to be waited for: somebody has to decide.
-        let _gate = waiting.gate.lock().await;
-        if node.away.end(object, &waiting) {
-            went::tell(node, waiting.number, Target::give_up).await;
+    if found.noun() == Noun::Volume {
+        // Whichever disk it began to wait for, its own may have gone after that: only on what that disk has now may it go on.
+        if !is_back(node, found.disk) {
+            return Ok(None);
         }
-        return Err(error);
+        if let Some(error) = held(&found, None) {
+            // There is nothing to be waited for: somebody has to decide.
+            let _gate = waiting.gate.lock().await;
+            if node.away.end(object, &waiting) {
+                went::tell(node, waiting.number, Target::give_up).await;
+            }
+            return Err(error);
+        }
     }
-    match go_on(node, &found, &waiting, is_own).await {
+    if !has_what_it_waits_for(node, &found, &waiting) {
+        return Ok(None);
+    }
+    match go_on(node, &found, &waiting).await {
         Ok(()) => {
             attach::attached(node, &found.object, waiting.number, "its disk is back:");
             Ok(Some(waiting.number))
@@ -72,31 +77,34 @@ fn is_back(node: &Node, disk: Uuid) -> bool {
         .is_some_and(|actor| !is_gone(actor.identity))
 }
 
-/// Whether some disk that answers has a copy of the image that is read: the one that is waited for is not needed then.
-fn has_another_copy(node: &Node, found: &Located) -> bool {
+/// Whether the device's own disk answers, where it waits for that one, or else one that has a copy of the image that it reads: any of them.
+fn has_what_it_waits_for(node: &Node, found: &Located, waiting: &Waiting) -> bool {
     let image = match found.noun() {
-        Noun::Image => Some(found.object.uuid),
+        Noun::Volume if found.disk == waiting.disk => return is_back(node, waiting.disk),
         Noun::Volume => found.object.parent,
+        Noun::Image => Some(found.object.uuid),
     };
-    image.is_some_and(|image| {
-        let disks = node.ready_disks_of(image);
-        disks.into_iter().any(|disk| is_back(node, disk))
+    let Some(image) = image else {
+        return is_back(node, waiting.disk);
+    };
+    node.copies_of(image).iter().any(|copy| {
+        // A damaged one may lack just what is read; but there was no better one when the device began to wait.
+        let is_whole = copy.disk == waiting.disk || !node.is_damaged(copy.object.replica_uuid);
+        let is_ready = copy.disk_trouble.is_none() && copy.object.state.is_ready();
+        is_ready && is_whole && is_back(node, copy.disk)
     })
 }
 
-async fn go_on(
-    node: &Arc<Node>,
-    found: &Located,
-    waiting: &Waiting,
-    is_own: bool,
-) -> Result<(), ApiError> {
+async fn go_on(node: &Arc<Node>, found: &Located, waiting: &Waiting) -> Result<(), ApiError> {
     let object = found.object.uuid;
-    // Of a volume another map, other locks, another committer; an image has not changed.
-    let (backing, set) = if is_own {
-        let (backing, set) = backing_of(node, found).await?;
-        (Some(backing), set)
-    } else {
-        (None, None)
+    // Of a volume always, since its disk may have been opened anew: then another map, other locks, another committer; else what it has. An
+    // image has not changed.
+    let (backing, set) = match found.noun() {
+        Noun::Volume => {
+            let (backing, set) = backing_of(node, found).await?;
+            (Some(backing), set)
+        }
+        Noun::Image => (None, None),
     };
     let _gate = waiting.gate.lock().await;
     unpark(node, found, waiting.number, backing).await?;
@@ -123,5 +131,58 @@ async fn unpark(
 pub fn try_all(node: &Arc<Node>) {
     for (object, _) in node.away.all() {
         tokio::spawn(resume(Arc::clone(node), object));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use bedplate_datapath::engine::{DiskFile, UringMedium};
+    use bedplate_datapath::store::{SessionStart, Store};
+
+    use super::*;
+    use crate::daemon::disk::online::CLAIM_FOR_USER;
+    use crate::daemon::rig::Rig;
+    use crate::error_kind::ErrorKind;
+
+    /// The device of a clone waits for its image's disk, and its own has gone as well, and was found at `own-again`.
+    async fn both_gone(rig: &Rig) -> Uuid {
+        let image_disk = rig.disk("images").await;
+        let image = rig.image("img").await;
+        let own_disk = rig.disk("own").await;
+        let clone = rig.clone_on(own_disk, image).await;
+        assert!(rig.node.away.begin(clone, image_disk, 0).is_ok());
+        rig.unplug_and_find(own_disk, &rig.path("own-again")).await;
+        clone
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_clone_that_waits_for_its_images_disk_waits_for_its_own_too() {
+        let rig = Rig::new();
+        let clone = both_gone(&rig).await;
+        // The image's is there, and always was.
+        let resumed = resume_in_turn(&rig.node, clone).await;
+        assert!(matches!(resumed, Ok(None)), "{resumed:?}");
+        assert!(rig.node.away.of(clone).is_some());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_clone_whose_own_disk_came_back_without_what_it_had_is_held_whatever_it_waited_for() {
+        let rig = Rig::new();
+        let clone = both_gone(&rig).await;
+        let path = rig.path("own-again");
+        // Somebody else has it meanwhile.
+        let medium = UringMedium::new(DiskFile::claim(&path).unwrap()).unwrap();
+        let start = SessionStart {
+            boot_id: Uuid::new_v4(),
+            diskseq: None,
+        };
+        drop(Store::open(medium, &start).unwrap().0.abandon());
+        let began = Instant::now();
+        let opened = rig.node.bring_online(&path, CLAIM_FOR_USER).await;
+        assert!(opened.is_ok(), "{opened:?}, {:?}", began.elapsed());
+        let error = resume_in_turn(&rig.node, clone).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Held, "{error}");
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A device waits for one disk: its volume's own; or, of an image, of a clone whose image is on other disks, the last one that could have
-//! answered.
+//! answered. Other disks of its may go meanwhile: a volume goes on only when its own disk is there too, and on what that one has then.
 
 pub mod back;
 pub mod went;

@@ -70,6 +70,8 @@ pub struct DiskActor {
     pub report: OpenReport,
     /// Alignment of buffers for direct I/O.
     pub dma_alignment: u32,
+    /// The device's WWID or serial, which is asked while it is there.
+    pub hardware_id: Option<String>,
     /// Why no volume of it can be attached, where none can.
     pub not_live: Option<ApiError>,
     space: Arc<Space>,
@@ -84,7 +86,7 @@ impl DiskActor {
     /// own, and answers when it is in use.
     ///
     /// # Errors
-    /// Why it cannot be claimed or opened. Nothing was written then.
+    /// Why it cannot be claimed or opened. Nothing was written then, but for what a disk that failed or went on the way has of it.
     pub async fn open(path: &Path, deadline: Instant, setup: Setup) -> Result<Self, ApiError> {
         let (answer, opened) = oneshot::channel();
         let (commands, incoming) = unbounded();
@@ -107,6 +109,7 @@ impl DiskActor {
             usable_bytes: facts.usable_bytes,
             report: facts.report,
             dma_alignment: facts.dma_alignment,
+            hardware_id: facts.hardware_id,
             not_live: facts.not_live,
             space: facts.space,
             claim: facts.claim,

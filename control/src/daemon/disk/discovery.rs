@@ -10,11 +10,10 @@ use bedplate_datapath::discover::{self, Found, ScanReport};
 use tokio::task::JoinSet;
 
 use super::entry::{DiskEntry, Retry};
-use super::gone::is_gone;
-use super::online::{duplicate, duplicate_of_used, silent_and_elsewhere};
+use super::online::{duplicate, duplicate_of_used};
 use super::order;
-use super::reopen;
 use super::uevent::Uevents;
+use super::way::{self, Way};
 use crate::api::{ApiError, DiskState};
 use crate::daemon::node::Node;
 use crate::daemon::{backoff, errors};
@@ -146,38 +145,21 @@ async fn take(node: &Arc<Node>, report: ScanReport) {
     let mut to_open = Vec::new();
     for found in report.found {
         let uuid = found.disk_uuid();
-        let (in_use, configured) = {
-            let disks = node.disks();
-            let in_use = disks
-                .iter()
-                .filter(|entry| entry.uuid == Some(uuid))
-                .find_map(|entry| {
-                    entry
-                        .actor
-                        .as_ref()
-                        .map(|actor| (Arc::clone(actor), entry.path.clone(), entry.state.get()))
-                });
-            (in_use, node.config.disks.contains(&found.path))
-        };
-        match in_use {
-            Some((actor, ..)) if actor.identity == found.identity => continue,
-            Some((actor, ..)) if is_gone(actor.identity) => {
-                if let Err(error) = reopen::let_go(node, uuid, &found.path).await {
-                    refuse(node, found.path, DiskState::Offline, error);
-                    continue;
-                }
-            }
-            Some((_, path, state)) => {
-                let error = if state == DiskState::Offline {
-                    silent_and_elsewhere(uuid, &path, &found.path)
-                } else {
-                    duplicate_of_used(uuid, &path, &found.path)
-                };
+        let is_in_use = node
+            .disks()
+            .iter()
+            .any(|entry| entry.uuid == Some(uuid) && entry.actor.is_some());
+        let is_configured = node.config.disks.contains(&found.path);
+        if !is_in_use && !is_configured && node.seen().is_removed(uuid) {
+            continue;
+        }
+        match way::make(node, uuid, found.identity, &found.path).await {
+            Ok(Way::Free) => {}
+            Ok(Way::Open) => continue,
+            Err(error) => {
                 refuse(node, found.path, DiskState::Offline, error);
                 continue;
             }
-            None if !configured && node.seen().is_removed(uuid) => continue,
-            None => {}
         }
         if !found.on_original_hardware {
             tracing::warn!(disk = %found.path.display(), %uuid, "this disk was formatted on other hardware: it was moved, or it is a copy");

@@ -28,6 +28,8 @@ pub struct DiskEntry {
     pub error: Option<ApiError>,
     /// While it is in use.
     pub actor: Option<Arc<DiskActor>>,
+    /// The device's WWID or serial when it was opened last.
+    pub hardware_id: Option<String>,
     /// What it held when it was seen last.
     pub contents: Arc<Contents>,
     /// Somebody is opening or closing it right now.
@@ -69,6 +71,7 @@ impl DiskEntry {
             state: Tracked::new("disk", DiskState::Absent),
             error: None,
             actor: None,
+            hardware_id: None,
             contents: Arc::default(),
             in_change: false,
             slot: None,

@@ -10,6 +10,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Whether the kernel has no such block device any more. A file that is open is never gone.
 pub fn is_gone(identity: DiskIdentity) -> bool {
+    #[cfg(test)]
+    if tests::is_pretended(identity) {
+        return true;
+    }
     match identity {
         DiskIdentity::Block(number) => {
             let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
@@ -35,8 +39,26 @@ pub fn goes(identity: DiskIdentity) -> bool {
 }
 
 #[cfg(test)]
+pub use tests::pretend;
+
+#[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, PoisonError};
+
     use super::*;
+
+    static PRETENDED: Mutex<Vec<DiskIdentity>> = Mutex::new(Vec::new());
+
+    /// This file is a device that is gone, from now on.
+    pub fn pretend(identity: DiskIdentity) {
+        let mut all = PRETENDED.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(identity);
+    }
+
+    pub(super) fn is_pretended(identity: DiskIdentity) -> bool {
+        let all = PRETENDED.lock().unwrap_or_else(PoisonError::into_inner);
+        all.contains(&identity)
+    }
 
     #[test]
     fn a_file_never_goes_and_a_number_that_nobody_has_is_gone() {

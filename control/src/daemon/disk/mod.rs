@@ -15,11 +15,12 @@ mod order;
 mod owner;
 mod re_uuid;
 mod remove;
-mod reopen;
+pub(super) mod reopen;
 pub(super) mod space;
 mod standing;
 mod thread;
 pub(super) mod uevent;
+mod way;
 
 pub(super) use format::format;
 pub use format::write_format;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bedplate_datapath::discover;
+use bedplate_datapath::engine::DiskIdentity;
 use bedplate_datapath::store::PreviousSession;
 use uuid::Uuid;
 
@@ -13,6 +14,7 @@ use super::entry::{DiskEntry, Retry};
 use super::in_change::InChange;
 use super::owner::Owner;
 use super::reopen;
+use super::way;
 use crate::api::{ApiError, Disk, DiskState};
 use crate::daemon::blocking::blocking;
 use crate::daemon::node::Node;
@@ -56,8 +58,10 @@ pub async fn adopt(node: &Arc<Node>, path: &str) -> Result<Disk, ApiError> {
 async fn bring(node: &Arc<Node>, path: &str, adopt: bool) -> Result<Disk, ApiError> {
     node.require_running()?;
     let path = absolute(path)?;
-    node.refuse_copy(&path).await?;
     let deadline = Instant::now() + CHANGE_FOR_USER;
+    if let Some((disk, identity)) = node.refuse_copy(&path).await? {
+        make_way(node, &path, (disk, identity), deadline).await?;
+    }
     while node.is_in_change(&path) && Instant::now() < deadline {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
@@ -77,6 +81,23 @@ async fn bring(node: &Arc<Node>, path: &str, adopt: bool) -> Result<Disk, ApiErr
             ApiError::new(ErrorKind::Busy, "the disk was removed while it was added")
                 .disk(path.display().to_string())
         })
+}
+
+/// A disk that went while it was open, and is there again, is let go of first.
+async fn make_way(
+    node: &Arc<Node>,
+    path: &Path,
+    (disk, identity): (Uuid, DiskIdentity),
+    deadline: Instant,
+) -> Result<(), ApiError> {
+    loop {
+        match way::make(node, disk, identity, path).await {
+            Err(error) if error.kind == ErrorKind::Busy && Instant::now() < deadline => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            made => return made.map(drop),
+        }
+    }
 }
 
 /// Whether two paths lead to the same file or device.
@@ -101,8 +122,8 @@ pub fn absolute(path: &str) -> Result<PathBuf, ApiError> {
 
 impl Node {
     /// Refuses the disk at `path` if another disk has its identity. Before it is opened, since opening writes to it, and then the two
-    /// could not be told apart by what is on them any more.
-    async fn refuse_copy(&self, path: &Path) -> Result<(), ApiError> {
+    /// could not be told apart by what is on them any more. Answers with what is there, if that is a disk; opening it tells why not.
+    async fn refuse_copy(&self, path: &Path) -> Result<Option<(Uuid, DiskIdentity)>, ApiError> {
         let mut paths = vec![path.to_owned()];
         paths.extend(
             self.disks()
@@ -117,7 +138,14 @@ impl Node {
             .duplicates
             .iter()
             .find(|copies| copies.paths.iter().any(|copy| same_file(copy, path)));
-        let Some(copies) = copies else { return Ok(()) };
+        let Some(copies) = copies else {
+            let is_asked = |way: &PathBuf| same_file(way, path);
+            let found = scan
+                .found
+                .iter()
+                .find(|found| is_asked(&found.path) || found.aliases.iter().any(is_asked));
+            return Ok(found.map(|found| (found.disk_uuid(), found.identity)));
+        };
         let disks = self.disks();
         let used = disks
             .iter()
@@ -168,7 +196,7 @@ impl Node {
         change: InChange,
     ) -> Result<Uuid, ApiError> {
         let deadline = Instant::now() + claim_within;
-        let opened = DiskActor::open(path, deadline, self.setup(owner)).await;
+        let opened = DiskActor::open(path, deadline, self.setup(path, owner)).await;
         match opened {
             Ok(actor) => self.take_into_use(path, Arc::new(actor), change).await,
             Err(error) => {
@@ -187,14 +215,19 @@ impl Node {
     }
 
     /// What a disk's thread needs of the daemon.
-    fn setup(self: &Arc<Self>, owner: Owner) -> Setup {
+    fn setup(self: &Arc<Self>, path: &Path, owner: Owner) -> Setup {
         let (graceful, full) = (Arc::downgrade(self), Arc::downgrade(self));
+        let (asked, path) = (Arc::downgrade(self), path.to_owned());
         Setup {
             boot_id: self.boot_id,
             live_dir: self.config.run_dir.join("live"),
             keeps_cache: self.config.health.returned_disk_keeps_cache,
             left: self.away.left(),
             owner,
+            refused: Box::new(move |disk| match asked.upgrade() {
+                Some(node) => node.refuse_used(disk, &path),
+                None => Ok(()),
+            }),
             after_grace: Box::new(move |then| match graceful.upgrade() {
                 Some(node) => node.serving.after_grace(then),
                 // The daemon has ended: nothing is handed out any more.
@@ -291,6 +324,7 @@ impl Node {
             if let Some(entry) = change.end(&mut disks) {
                 entry.uuid = Some(uuid);
                 entry.contents = actor.contents();
+                entry.hardware_id.clone_from(&actor.hardware_id);
                 entry.actor = Some(actor);
                 entry.slot = place;
                 entry.retry = Retry::default();
@@ -305,6 +339,19 @@ impl Node {
         self.refresh_space(uuid);
         recover::disk_came(self, uuid, &lost);
         Ok(uuid)
+    }
+
+    /// Refuses to open at `path` a disk that is in use by another path, or is being opened there: opening writes to it. Whoever looked for
+    /// it may have found it before that.
+    fn refuse_used(&self, disk: Uuid, path: &Path) -> Result<(), ApiError> {
+        let disks = self.disks();
+        let used = disks.iter().find(|entry| {
+            let is_used = entry.actor.is_some() || entry.in_change;
+            entry.uuid == Some(disk) && entry.path != path && is_used
+        });
+        used.map_or(Ok(()), |used| {
+            Err(duplicate_of_used(disk, &used.path, path))
+        })
     }
 
     /// One entry for each identity: an older one of a disk that was elsewhere goes; one that is in use refuses the newcomer.
@@ -378,4 +425,44 @@ pub fn silent_and_elsewhere(uuid: Uuid, used: &Path, now: &Path) -> ApiError {
     )
     .disk(now.to_string())
     .remedy("if it is to be used there, restart the daemon: `systemctl restart bedplated`; if it is a copy, take it away")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::rig::Rig;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_disk_in_use_that_does_not_answer_at_its_path_is_not_written_to_by_another() {
+        let rig = Rig::new();
+        rig.disk("disk").await;
+        std::fs::copy(rig.path("disk"), rig.path("copy")).unwrap();
+        std::fs::remove_file(rig.path("disk")).unwrap();
+        let before = std::fs::read(rig.path("copy")).unwrap();
+        // Asked for by a user; and by one who had not looked before.
+        let copy = rig.path("copy");
+        let error = add(&rig.node, &rig.text("copy")).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::DuplicateDisk, "{error}");
+        let late = rig.node.bring_online(&copy, CLAIM_FOR_USER).await;
+        assert_eq!(late.unwrap_err().kind, ErrorKind::DuplicateDisk);
+        let after = std::fs::read(&copy).unwrap();
+        assert!(before == after, "something was written to it");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_disk_that_went_is_let_go_of_when_it_is_added_where_it_is_now() {
+        for now in ["elsewhere", "disk"] {
+            let rig = Rig::new();
+            let disk = rig.disk("disk").await;
+            let old = rig.node.actor(disk).unwrap();
+            rig.unplug(disk, &rig.path("elsewhere"));
+            std::fs::rename(rig.path("elsewhere"), rig.path(now)).unwrap();
+            let added = add(&rig.node, &rig.text(now)).await.unwrap();
+            assert_eq!((added.uuid, added.state), (Some(disk), DiskState::Online));
+            let new = rig.node.actor(disk).unwrap();
+            assert!(!Arc::ptr_eq(&old, &new) && new.path == rig.path(now));
+            assert_eq!(new.report.session, old.report.session + 1);
+            assert!(rig.node.away.left().is_empty());
+        }
+    }
 }

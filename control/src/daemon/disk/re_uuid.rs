@@ -1,7 +1,8 @@
 //! `disk re-uuid`: a copy of a disk becomes a disk of its own.
 //!
 //! Only a disk that nothing is open on: one that is refused since another one has its identity, one that is not known yet, or one that is an
-//! old copy of itself, of which nothing is served. Cut short at any point it is the disk that it was, the new one, or refused until this
+//! old copy of itself, of which nothing is served. Never one that may be the disk itself, which is in use and does not answer, or went while it
+//! was. Cut short at any point it is the disk that it was, the new one, or refused until this
 //! is done again (see `bedplate_datapath::store::re_uuid`).
 
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bedplate_datapath::discover::{self, Refusal};
-use bedplate_datapath::engine::DiskFile;
+use bedplate_datapath::engine::{DiskFile, DiskIdentity};
 use bedplate_datapath::format::superblock::ChoiceError;
 use bedplate_datapath::store::{self, NewIdentity, SessionStart};
 use uuid::Uuid;
@@ -61,6 +62,7 @@ async fn refuse_other_ways(node: &Arc<Node>, path: &Path) -> Result<(), ApiError
         paths.push(entry.path.clone());
         open.extend(entry.actor.is_some().then(|| entry.path.clone()));
     }
+    let users = users_of(node);
     let all = node.config.discovery.all_block_devices;
     let asked = path.to_owned();
     blocking(move || {
@@ -84,17 +86,100 @@ async fn refuse_other_ways(node: &Arc<Node>, path: &Path) -> Result<(), ApiError
         if let Some(used) = used {
             return Err(in_use(&name, used));
         }
-        let same_uuid = scan
+        let copies = scan
             .duplicates
             .iter()
-            .filter(|copies| copies.paths.iter().any(is_asked))
-            .flat_map(|copies| &copies.paths);
-        for other in same_uuid.filter(|other| !is_asked(other)) {
+            .find(|copies| copies.paths.iter().any(is_asked));
+        let others: Vec<&PathBuf> = copies
+            .iter()
+            .flat_map(|copies| &copies.paths)
+            .filter(|other| !is_asked(other))
+            .collect();
+        for other in &others {
             refuse_same_hardware(&asked, other)?;
         }
-        Ok(())
+        let uuid = copies
+            .map(|copies| copies.disk_uuid)
+            .or_else(|| found.map(discover::Found::disk_uuid));
+        let mut same_uuid = users.iter().filter(|user| Some(user.uuid) == uuid);
+        same_uuid.try_for_each(|user| user.refuse_itself(&asked, &others))
     })
     .await?
+}
+
+/// A disk that this daemon has in use, or had when it went.
+struct User {
+    uuid: Uuid,
+    path: PathBuf,
+    hardware_id: Option<String>,
+    /// As which it is open.
+    identity: Option<DiskIdentity>,
+}
+
+fn users_of(node: &Node) -> Vec<User> {
+    let left = node.away.left();
+    let disks = node.disks();
+    let users = disks.iter().filter_map(|entry| {
+        let uuid = entry.uuid?;
+        let identity = entry.actor.as_ref().map(|actor| actor.identity);
+        let is_user = identity.is_some() || left.iter().any(|left| left.disk == uuid);
+        is_user.then(|| User {
+            uuid,
+            path: entry.path.clone(),
+            hardware_id: entry.hardware_id.clone(),
+            identity,
+        })
+    });
+    users.collect()
+}
+
+impl User {
+    /// Refuses the disk at `asked`, which has the same UUID, unless it is known to be another one: by its hardware, or since this one answers
+    /// too, among `others`.
+    fn refuse_itself(&self, asked: &Path, others: &[&PathBuf]) -> Result<(), ApiError> {
+        if let Some(open) = self.identity {
+            // What is open there by this very path is told of where it is begun.
+            if identity_at(asked) == Some(open) {
+                return Ok(());
+            }
+            let answers = identity_at(&self.path) == Some(open)
+                && others.iter().any(|other| same_file(other, &self.path));
+            if answers {
+                return Ok(());
+            }
+        }
+        if !self.may_be(hardware_id(asked).as_deref()) {
+            return Ok(());
+        }
+        let name = asked.display().to_string();
+        let (uuid, used) = (self.uuid, self.path.display());
+        let message = format!(
+            "the disk {name} may be the one ({uuid}) that this daemon has in use as {used}, and that does not answer there"
+        );
+        Err(ApiError::new(ErrorKind::Busy, message)
+            .disk(name.clone())
+            .remedy(format!(
+                "if it is that disk: `bedplate disk add {name}`; if it is a copy: try again when the other one is back, or after a restart of \
+                 the daemon: `systemctl restart bedplated`"
+            )))
+    }
+
+    /// Whether this hardware may be it.
+    fn may_be(&self, hardware_id: Option<&str>) -> bool {
+        match (self.hardware_id.as_deref(), hardware_id) {
+            (Some(was), Some(now)) => was == now,
+            _ => true,
+        }
+    }
+}
+
+fn identity_at(path: &Path) -> Option<DiskIdentity> {
+    DiskIdentity::of(&std::fs::metadata(path).ok()?)
+}
+
+fn hardware_id(path: &Path) -> Option<String> {
+    let disk = DiskFile::open_read_only(path).ok()?;
+    disk.hardware_id().map(str::to_owned)
 }
 
 fn was_cut_short(why: &Refusal) -> bool {
@@ -103,10 +188,6 @@ fn was_cut_short(why: &Refusal) -> bool {
 
 /// Two devices with one UUID and one WWID are two paths to one disk, and no copies.
 fn refuse_same_hardware(asked: &Path, other: &Path) -> Result<(), ApiError> {
-    let hardware_id = |path: &Path| {
-        let disk = DiskFile::open_read_only(path).ok()?;
-        disk.hardware_id().map(str::to_owned)
-    };
     let (Some(one), Some(two)) = (hardware_id(asked), hardware_id(other)) else {
         return Ok(());
     };
@@ -246,4 +327,45 @@ fn write(path: &Path, owner: &Owner, boot_id: Uuid) -> Result<Uuid, ApiError> {
     let mut medium = medium_of(disk, &name)?;
     store::re_uuid(&mut medium, &start, &new, &mut Uuid::new_v4)
         .map_err(|error| errors::of_re_uuid(&name, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::rig::Rig;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_may_be_a_disk_in_use_that_does_not_answer_keeps_its_identity() {
+        for was_let_go_of in [false, true] {
+            let rig = Rig::new();
+            let disk = rig.disk("disk").await;
+            let found = rig.path("found");
+            if was_let_go_of {
+                rig.unplug_and_find(disk, &found).await;
+            } else {
+                std::fs::copy(rig.path("disk"), &found).unwrap();
+                std::fs::remove_file(rig.path("disk")).unwrap();
+            }
+            let before = std::fs::read(&found).unwrap();
+            let error = re_uuid(&rig.node, &rig.text("found")).await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Busy, "{error}");
+            assert!(error.message.contains("may be the one"), "{error}");
+            assert!(before == std::fs::read(&found).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_copy_is_known_by_its_hardware() {
+        let user = |hardware_id: Option<&str>| User {
+            uuid: Uuid::new_v4(),
+            path: PathBuf::from("/dev/none"),
+            hardware_id: hardware_id.map(str::to_owned),
+            identity: None,
+        };
+        let now = Some("b".to_owned());
+        for (was, is_refused) in [(Some("a"), false), (Some("b"), true), (None, true)] {
+            assert_eq!(user(was).may_be(now.as_deref()), is_refused, "{was:?}");
+        }
+        assert!(user(Some("a")).may_be(None));
+    }
 }

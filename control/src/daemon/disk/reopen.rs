@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bedplate_datapath::map::LayerMap;
 use bedplate_datapath::plan::DiskIndex;
 use bedplate_datapath::store::LeftDisk;
 use bedplate_datapath::volume::Volume;
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
-use super::actor::DiskActor;
+use super::actor::{Contents, DiskActor, DiskStore};
 use super::in_change::InChange;
 use crate::api::ApiError;
 use crate::daemon::away::went;
@@ -135,16 +136,25 @@ pub fn turns_of(
     Ok(turns)
 }
 
-/// Gives a disk that was opened anew the place that it had with the reactors.
+/// Gives a disk that was opened anew the place that it had with the reactors: if all is on it that devices read there, by the maps that they
+/// have. Somebody else may have deleted an image meanwhile, or this be an older copy of the disk; its clusters are others' then.
 pub async fn take_place(
     node: &Arc<Node>,
     actor: &DiskActor,
     place: DiskIndex,
 ) -> Option<DiskIndex> {
+    let maps = node.replicas.sets.maps_at(place);
     let serving = Arc::clone(node);
-    let swapped = actor
-        .ask(move |store| serving.serving.swap_disk(place, store.medium_mut().disk()))
-        .await;
+    let swapped = match require_newest(node, actor) {
+        Ok(()) => {
+            let swap = move |store: &mut DiskStore| {
+                require_all(store, &maps)?;
+                serving.serving.swap_disk(place, store.medium_mut().disk())
+            };
+            actor.ask(swap).await
+        }
+        Err(error) => Err(error),
+    };
     let key = format!("place:{}", actor.uuid);
     match swapped.and_then(|swapped| swapped) {
         Ok(()) => {
@@ -165,5 +175,98 @@ pub async fn take_place(
             node.set_problem(&key, Some(problem));
             None
         }
+    }
+}
+
+/// Refuses an older copy of the disk that was left.
+fn require_newest(node: &Node, actor: &DiskActor) -> Result<(), ApiError> {
+    let mut open: Vec<Arc<Contents>> = node
+        .disks()
+        .iter()
+        .filter_map(|entry| entry.actor.as_ref())
+        .map(|other| other.contents())
+        .collect();
+    open.push(actor.contents());
+    let catalogue = node.catalogue_of(open);
+    let others_know_better = catalogue.stale.iter().any(|stale| stale.disk == actor.uuid);
+    let all_left = node.away.left();
+    let left = all_left.iter().find(|left| left.disk == actor.uuid);
+    let is_older = left.is_some_and(|left| actor.report.session <= left.session);
+    if others_know_better || is_older {
+        return Err(ApiError::new(
+            ErrorKind::NotReady,
+            "it is an old copy of itself",
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a disk that has not all of these images, each where it was.
+fn require_all(store: &DiskStore, maps: &[Arc<LayerMap>]) -> Result<(), ApiError> {
+    let now: Vec<Arc<LayerMap>> = store
+        .objects()
+        .filter_map(|object| store.map_of(object.uuid).ok())
+        .collect();
+    let is_there = |map: &Arc<LayerMap>| {
+        let same = |now: &Arc<LayerMap>| now.len() == map.len() && now.iter().eq(map.iter());
+        now.iter().any(same)
+    };
+    if maps.iter().all(is_there) {
+        return Ok(());
+    }
+    Err(not_as_it_was(
+        "an image that they read is not on it any more",
+    ))
+}
+
+fn not_as_it_was(why: &str) -> ApiError {
+    ApiError::new(ErrorKind::NotReady, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use bedplate_datapath::replica::{Replica, ReplicaSet};
+
+    use super::*;
+    use crate::daemon::rig::Rig;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_disk_gets_its_place_back_only_with_what_devices_read_there() {
+        let rig = Rig::new();
+        let disk = rig.disk("disk").await;
+        let image = rig.image("img").await;
+        let (place, object) = (DiskIndex::new(0), Uuid::new_v4());
+        let kept = rig.map_of(disk, image).await;
+        let lost = LayerMap::from_entries(kept.iter().map(|entry| entry.bits() + 1).collect());
+        for (map, is_there) in [(kept, true), (Arc::new(lost), false)] {
+            let set = ReplicaSet::new(vec![Replica { map, disk: place }]).unwrap();
+            rig.node.replicas.sets.given(object, &set);
+            let actor = rig.node.actor(disk).unwrap();
+            // There are no reactors here that could take it.
+            assert_eq!(take_place(&rig.node, &actor, place).await, None);
+            let told = rig.node.problems();
+            let is_refused = told
+                .iter()
+                .any(|problem| problem.message.contains("not on it"));
+            assert_eq!(is_refused, !is_there, "{told:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_older_copy_of_the_disk_that_was_left_gets_no_place() {
+        let rig = Rig::new();
+        let disk = rig.disk("disk").await;
+        let actor = rig.node.actor(disk).unwrap();
+        rig.node.away.note_left(LeftDisk {
+            disk,
+            session: actor.report.session,
+            flushed: Vec::new(),
+        });
+        assert_eq!(take_place(&rig.node, &actor, DiskIndex::new(0)).await, None);
+        let told = rig.node.problems();
+        let is_refused = told
+            .iter()
+            .any(|problem| problem.message.contains("old copy"));
+        assert!(is_refused, "{told:?}");
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bedplate_datapath::engine::{DiskIdentity, WriteCache};
 use bedplate_datapath::store::{
-    Foreknowledge, LeftDisk, Object, OpenReport, SessionStart, Store, StoreError,
+    Foreknowledge, LeftDisk, Object, OpenReport, SessionStart, Store, StoreError, uuid_on,
 };
 use bedplate_datapath::units::CLUSTER_BYTES;
 use bedplate_datapath::volume::Space;
@@ -50,6 +50,8 @@ pub struct Setup {
     pub left: Vec<LeftDisk>,
     /// Whose disks this node uses, and whether those of others become its own.
     pub owner: Owner,
+    /// Why the disk of this identity must not be opened, where it must not. Asked before anything is written to it.
+    pub refused: Box<dyn Fn(Uuid) -> Result<(), ApiError> + Send>,
     /// Runs something once no request that is in flight now is left.
     pub after_grace: Box<dyn Fn(Later) + Send>,
     /// Space was taken or given back on this disk.
@@ -75,6 +77,7 @@ pub struct Facts {
     pub size_bytes: u64,
     pub usable_bytes: u64,
     pub dma_alignment: u32,
+    pub hardware_id: Option<String>,
     pub report: OpenReport,
     pub claim: OwnedFd,
     pub space: Arc<Space>,
@@ -142,7 +145,10 @@ fn open(path: &Path, deadline: Instant, setup: &Setup) -> Result<(DiskStore, Fac
     let (identity, dma_alignment, diskseq) =
         (disk.identity(), disk.dma_alignment(), disk.diskseq());
     let write_cache = disk.write_cache();
-    let medium = medium_of(disk, &name)?;
+    let hardware_id = disk.hardware_id().map(str::to_owned);
+    let mut medium = medium_of(disk, &name)?;
+    let uuid = uuid_on(&mut medium).map_err(|error| errors::of_open(&name, &error))?;
+    (setup.refused)(uuid)?;
     let (live, not_live) = live::open(&setup.live_dir).map_err(|error| error.disk(name.clone()))?;
     let start = SessionStart {
         boot_id: setup.boot_id,
@@ -152,12 +158,15 @@ fn open(path: &Path, deadline: Instant, setup: &Setup) -> Result<(DiskStore, Fac
         keeps_cache: setup.keeps_cache || write_cache == WriteCache::WriteThrough,
         left: setup.left.clone(),
     };
-    let (mut store, report) = Store::open_knowing(medium, &start, live, &known)
+    let goes = || gone::goes(identity);
+    let (mut store, report) = Store::open_watched(medium, &start, live, &known, &goes)
         .map_err(|error| errors::of_open(&name, &error))?;
-    setup
-        .owner
-        .mark(&mut store, &report)
-        .map_err(|error| errors::of_store(&name, None, &error))?;
+    if let Err(error) = setup.owner.mark(&mut store, &report) {
+        if goes() {
+            store.has_gone();
+        }
+        return Err(errors::of_store(&name, None, &error));
+    }
     let geometry = store.geometry();
     let facts = Facts {
         uuid: store.disk_uuid(),
@@ -165,6 +174,7 @@ fn open(path: &Path, deadline: Instant, setup: &Setup) -> Result<(DiskStore, Fac
         size_bytes: geometry.disk_bytes(),
         usable_bytes: store.total_clusters() * CLUSTER_BYTES,
         dma_alignment,
+        hardware_id,
         report,
         claim,
         space: Arc::clone(store.disk_space()),

@@ -140,6 +140,23 @@ impl Sets {
             .map(|place| place.disk)
     }
 
+    /// What devices read at a place with the reactors, or are about to: its disk must have all of it.
+    pub fn maps_at(&self, index: DiskIndex) -> Vec<Arc<LayerMap>> {
+        let registry = self.lock();
+        let made = registry.by_image.values().map(|shared| &shared.set);
+        let coming = made.filter(|_| !registry.coming.is_empty());
+        let mut maps: Vec<Arc<LayerMap>> = Vec::new();
+        for set in registry.in_use.values().chain(coming) {
+            let here = set.iter().filter(|replica| replica.disk == index);
+            for replica in here {
+                if !maps.iter().any(|known| Arc::ptr_eq(known, &replica.map)) {
+                    maps.push(Arc::clone(&replica.map));
+                }
+            }
+        }
+        maps
+    }
+
     /// A device was given this set.
     pub fn given(&self, object: Uuid, set: &Arc<ReplicaSet>) {
         let mut registry = self.lock();

@@ -10,6 +10,8 @@ mod io;
 mod segment;
 mod zero;
 
+use std::ops::Range;
+
 pub use copy_up::{ReadUp, SCRATCH_BYTES};
 pub use io::{Blocked, WriteIo, WriteIoList, WriteStep};
 
@@ -68,7 +70,7 @@ pub struct WriteOp {
     /// Blocks being copied up.
     copy_ups: [CopyUp; 2],
     copies: usize,
-    /// Disks that a copy-up of this request could not be read from.
+    /// Blocks that this request could not copy up from a disk. By blocks: the other block may be good there, and be bad elsewhere.
     excluded: Excluded,
     /// Why not; 0 if there are none.
     excluded_errno: i32,
@@ -284,12 +286,18 @@ impl WriteOp {
         }
     }
 
-    /// As [`Self::io_ended`], for a list of which an I/O on `disk` failed with `errno` (positive). A block of a lower layer that another
-    /// replica has is read from there with the next step.
-    pub fn io_failed(&mut self, stack: &LayerStack, disk: DiskIndex, errno: i32) {
+    /// As [`Self::io_ended`], for a list of which a read of `blocks` (the object's own numbers) on `disk` failed with `errno` (positive). A
+    /// block of a lower layer that another replica has is read from there with the next step.
+    pub fn io_failed(
+        &mut self,
+        stack: &LayerStack,
+        disk: DiskIndex,
+        blocks: Range<u64>,
+        errno: i32,
+    ) {
         if self.phase == Phase::ReadUp
             && stack.has_alternatives(disk)
-            && self.excluded.add(disk, 0..u64::MAX)
+            && self.excluded.add(disk, blocks)
         {
             self.excluded_errno = errno;
             self.reads_again = true;
