@@ -289,7 +289,7 @@ fn an_image_that_was_deleted_while_a_disk_was_away_is_gone_when_it_comes() {
 /// What a disk tells of a slot that it cannot read.
 fn lost_slot(disk: u128) -> Object {
     let mut lost = copy(id(0x900 + disk), disk, 0, &[disk]);
-    lost.name = "lost-slot-3".to_owned();
+    "lost-slot-3".clone_into(&mut lost.name);
     let at = ByteOffset::new(4096);
     lost.state = ReplicaState::Failed(Damage::SlotConflict { at });
     lost

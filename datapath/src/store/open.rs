@@ -453,12 +453,11 @@ fn load_object<M: Medium>(
     };
     match loaded {
         Ok(map) if entry.object.kind == ObjectKind::Volume => {
-            match replay::volume_of_disk(&mut entry, map, adoption.shared) {
-                Ok(volume) => entry.take_volume(volume, false),
-                Err(_) => {
-                    let clusters = entry.object.size_bytes.div_ceil(CLUSTER_BYTES);
-                    entry.object.state = ReplicaState::Failed(no_memory(reader.slot_at, clusters));
-                }
+            if let Ok(volume) = replay::volume_of_disk(&mut entry, map, adoption.shared) {
+                entry.take_volume(volume, false);
+            } else {
+                let clusters = entry.object.size_bytes.div_ceil(CLUSTER_BYTES);
+                entry.object.state = ReplicaState::Failed(no_memory(reader.slot_at, clusters));
             }
         }
         Ok(map) => entry.map = Some(Arc::new(LayerMap::of_words(map))),
