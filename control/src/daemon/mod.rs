@@ -38,8 +38,6 @@ mod process;
 mod recheck;
 mod remove_devices;
 mod replica;
-#[cfg(test)]
-mod rig;
 pub mod run;
 mod run_lock;
 mod scrub;

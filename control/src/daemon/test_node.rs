@@ -1,14 +1,17 @@
 //! A node in the test's own process, on disks that are files: for moments that no command brings about. No devices: there is no ublk here.
 
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bedplate_datapath::map::LayerMap;
+use bedplate_datapath::store::{NewVolume, Parent};
+use bedplate_datapath::units::DevId;
 use uuid::Uuid;
 
 use super::disk::online::CLAIM_FOR_USER;
-use super::disk::write_format;
+use super::disk::{gone, reopen, write_format};
 use super::node::Node;
 use super::object::Noun;
 use super::serving::Serving;
@@ -40,11 +43,12 @@ impl TestNode {
         // Not /tmp, which may be a tmpfs without direct I/O.
         let program = std::env::current_exe().unwrap();
         let folder = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
-        let config = Config {
+        let mut config = Config {
             state_dir: folder.path().to_owned(),
             run_dir: folder.path().join("run"),
             ..Config::default()
         };
+        config.discovery.all_block_devices = false;
         let serving = Serving::new(&config.ublk);
         let node = Node::new(config, Uuid::new_v4(), serving);
         Self { node, folder }
@@ -52,6 +56,10 @@ impl TestNode {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
     }
 
     /// A new disk, in use.
@@ -90,6 +98,50 @@ impl TestNode {
         };
         let made = volume::create(&self.node, request).await.unwrap();
         (made.uuid, made.disk_uuid)
+    }
+
+    /// A new clone of an image on this disk, to be attached as device 0.
+    pub async fn clone_on(&self, disk: Uuid, image: Uuid) -> Uuid {
+        let uuid = Uuid::new_v4();
+        let new = NewVolume {
+            name: "clone".to_owned(),
+            object_uuid: uuid,
+            size_bytes: 1 << 20,
+            parent: Some(Parent {
+                uuid: image,
+                size_bytes: 1 << 20,
+            }),
+            created_unix_s: 1,
+        };
+        let actor = self.actor(disk).unwrap();
+        let made = actor.change(move |store| {
+            store.create_volume(new)?;
+            store.prepare_attach(uuid)?;
+            store.set_attachment(uuid, DevId::new(0), true)
+        });
+        made.await.unwrap().unwrap();
+        uuid
+    }
+
+    /// The map of an image on its disk.
+    pub async fn map_of(&self, disk: Uuid, image: Uuid) -> Arc<LayerMap> {
+        let actor = self.actor(disk).unwrap();
+        let map = actor.ask(move |store| store.map_of(image));
+        map.await.unwrap().unwrap()
+    }
+
+    /// The device of an open disk goes, for all that the daemon can tell; what is on it is at `to` then, as another device.
+    pub fn unplug(&self, disk: Uuid, to: &Path) {
+        let actor = self.actor(disk).unwrap();
+        gone::pretend(actor.identity);
+        std::fs::copy(&actor.path, to).unwrap();
+        std::fs::remove_file(&actor.path).unwrap();
+    }
+
+    /// The same, and it was found there, and is not opened yet.
+    pub async fn unplug_and_find(&self, disk: Uuid, to: &Path) {
+        self.unplug(disk, to);
+        reopen::let_go(self, disk, to).await.unwrap();
     }
 
     /// Lets a disk know a later session of another one than that has noted: the other one is an old copy of itself.

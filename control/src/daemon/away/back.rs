@@ -143,35 +143,36 @@ mod tests {
 
     use super::*;
     use crate::daemon::disk::online::CLAIM_FOR_USER;
-    use crate::daemon::rig::Rig;
+    use crate::daemon::test_node::TestNode;
     use crate::error_kind::ErrorKind;
 
     /// The device of a clone waits for its image's disk, and its own has gone as well, and was found at `own-again`.
-    async fn both_gone(rig: &Rig) -> Uuid {
-        let image_disk = rig.disk("images").await;
-        let image = rig.image("img").await;
-        let own_disk = rig.disk("own").await;
-        let clone = rig.clone_on(own_disk, image).await;
-        assert!(rig.node.away.begin(clone, image_disk, 0).is_ok());
-        rig.unplug_and_find(own_disk, &rig.path("own-again")).await;
+    async fn both_gone(node: &TestNode) -> Uuid {
+        let image_disk = node.make_disk("images").await;
+        let image = node.import_image("img").await.0;
+        let own_disk = node.make_disk("own").await;
+        let clone = node.clone_on(own_disk, image).await;
+        assert!(node.away.begin(clone, image_disk, 0).is_ok());
+        node.unplug_and_find(own_disk, &node.path("own-again"))
+            .await;
         clone
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_clone_that_waits_for_its_images_disk_waits_for_its_own_too() {
-        let rig = Rig::new();
-        let clone = both_gone(&rig).await;
+        let node = TestNode::new();
+        let clone = both_gone(&node).await;
         // The image's is there, and always was.
-        let resumed = resume_in_turn(&rig.node, clone).await;
+        let resumed = resume_in_turn(&node, clone).await;
         assert!(matches!(resumed, Ok(None)), "{resumed:?}");
-        assert!(rig.node.away.of(clone).is_some());
+        assert!(node.away.of(clone).is_some());
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_clone_whose_own_disk_came_back_without_what_it_had_is_held_whatever_it_waited_for() {
-        let rig = Rig::new();
-        let clone = both_gone(&rig).await;
-        let path = rig.path("own-again");
+        let node = TestNode::new();
+        let clone = both_gone(&node).await;
+        let path = node.path("own-again");
         // Somebody else has it meanwhile.
         let medium = UringMedium::new(DiskFile::claim(&path).unwrap()).unwrap();
         let start = SessionStart {
@@ -180,9 +181,9 @@ mod tests {
         };
         drop(Store::open(medium, &start).unwrap().0.abandon());
         let began = Instant::now();
-        let opened = rig.node.bring_online(&path, CLAIM_FOR_USER).await;
+        let opened = node.bring_online(&path, CLAIM_FOR_USER).await;
         assert!(opened.is_ok(), "{opened:?}, {:?}", began.elapsed());
-        let error = resume_in_turn(&rig.node, clone).await.unwrap_err();
+        let error = resume_in_turn(&node, clone).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Held, "{error}");
     }
 }

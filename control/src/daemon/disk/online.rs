@@ -430,20 +430,20 @@ pub fn silent_and_elsewhere(uuid: Uuid, used: &Path, now: &Path) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::rig::Rig;
+    use crate::daemon::test_node::TestNode;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_disk_in_use_that_does_not_answer_at_its_path_is_not_written_to_by_another() {
-        let rig = Rig::new();
-        rig.disk("disk").await;
-        std::fs::copy(rig.path("disk"), rig.path("copy")).unwrap();
-        std::fs::remove_file(rig.path("disk")).unwrap();
-        let before = std::fs::read(rig.path("copy")).unwrap();
+        let node = TestNode::new();
+        node.make_disk("disk").await;
+        std::fs::copy(node.path("disk"), node.path("copy")).unwrap();
+        std::fs::remove_file(node.path("disk")).unwrap();
+        let before = std::fs::read(node.path("copy")).unwrap();
         // Asked for by a user; and by one who had not looked before.
-        let copy = rig.path("copy");
-        let error = add(&rig.node, &rig.text("copy")).await.unwrap_err();
+        let copy = node.path("copy");
+        let error = add(&node, &node.text("copy")).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::DuplicateDisk, "{error}");
-        let late = rig.node.bring_online(&copy, CLAIM_FOR_USER).await;
+        let late = node.bring_online(&copy, CLAIM_FOR_USER).await;
         assert_eq!(late.unwrap_err().kind, ErrorKind::DuplicateDisk);
         let after = std::fs::read(&copy).unwrap();
         assert!(before == after, "something was written to it");
@@ -452,17 +452,17 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_disk_that_went_is_let_go_of_when_it_is_added_where_it_is_now() {
         for now in ["elsewhere", "disk"] {
-            let rig = Rig::new();
-            let disk = rig.disk("disk").await;
-            let old = rig.node.actor(disk).unwrap();
-            rig.unplug(disk, &rig.path("elsewhere"));
-            std::fs::rename(rig.path("elsewhere"), rig.path(now)).unwrap();
-            let added = add(&rig.node, &rig.text(now)).await.unwrap();
+            let node = TestNode::new();
+            let disk = node.make_disk("disk").await;
+            let old = node.actor(disk).unwrap();
+            node.unplug(disk, &node.path("elsewhere"));
+            std::fs::rename(node.path("elsewhere"), node.path(now)).unwrap();
+            let added = add(&node, &node.text(now)).await.unwrap();
             assert_eq!((added.uuid, added.state), (Some(disk), DiskState::Online));
-            let new = rig.node.actor(disk).unwrap();
-            assert!(!Arc::ptr_eq(&old, &new) && new.path == rig.path(now));
+            let new = node.actor(disk).unwrap();
+            assert!(!Arc::ptr_eq(&old, &new) && new.path == node.path(now));
             assert_eq!(new.report.session, old.report.session + 1);
-            assert!(rig.node.away.left().is_empty());
+            assert!(node.away.left().is_empty());
         }
     }
 }

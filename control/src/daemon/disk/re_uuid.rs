@@ -332,22 +332,22 @@ fn write(path: &Path, owner: &Owner, boot_id: Uuid) -> Result<Uuid, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::rig::Rig;
+    use crate::daemon::test_node::TestNode;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_may_be_a_disk_in_use_that_does_not_answer_keeps_its_identity() {
         for was_let_go_of in [false, true] {
-            let rig = Rig::new();
-            let disk = rig.disk("disk").await;
-            let found = rig.path("found");
+            let node = TestNode::new();
+            let disk = node.make_disk("disk").await;
+            let found = node.path("found");
             if was_let_go_of {
-                rig.unplug_and_find(disk, &found).await;
+                node.unplug_and_find(disk, &found).await;
             } else {
-                std::fs::copy(rig.path("disk"), &found).unwrap();
-                std::fs::remove_file(rig.path("disk")).unwrap();
+                std::fs::copy(node.path("disk"), &found).unwrap();
+                std::fs::remove_file(node.path("disk")).unwrap();
             }
             let before = std::fs::read(&found).unwrap();
-            let error = re_uuid(&rig.node, &rig.text("found")).await.unwrap_err();
+            let error = re_uuid(&node, &node.text("found")).await.unwrap_err();
             assert_eq!(error.kind, ErrorKind::Busy, "{error}");
             assert!(error.message.contains("may be the one"), "{error}");
             assert!(before == std::fs::read(&found).unwrap());

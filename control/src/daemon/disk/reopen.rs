@@ -228,23 +228,23 @@ mod tests {
     use bedplate_datapath::replica::{Replica, ReplicaSet};
 
     use super::*;
-    use crate::daemon::rig::Rig;
+    use crate::daemon::test_node::TestNode;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_disk_gets_its_place_back_only_with_what_devices_read_there() {
-        let rig = Rig::new();
-        let disk = rig.disk("disk").await;
-        let image = rig.image("img").await;
+        let node = TestNode::new();
+        let disk = node.make_disk("disk").await;
+        let image = node.import_image("img").await.0;
         let (place, object) = (DiskIndex::new(0), Uuid::new_v4());
-        let kept = rig.map_of(disk, image).await;
+        let kept = node.map_of(disk, image).await;
         let lost = LayerMap::from_entries(kept.iter().map(|entry| entry.bits() + 1).collect());
         for (map, is_there) in [(kept, true), (Arc::new(lost), false)] {
             let set = ReplicaSet::new(vec![Replica { map, disk: place }]).unwrap();
-            rig.node.replicas.sets.given(object, &set);
-            let actor = rig.node.actor(disk).unwrap();
+            node.replicas.sets.given(object, &set);
+            let actor = node.actor(disk).unwrap();
             // There are no reactors here that could take it.
-            assert_eq!(take_place(&rig.node, &actor, place).await, None);
-            let told = rig.node.problems();
+            assert_eq!(take_place(&node, &actor, place).await, None);
+            let told = node.problems();
             let is_refused = told
                 .iter()
                 .any(|problem| problem.message.contains("not on it"));
@@ -254,16 +254,16 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn an_older_copy_of_the_disk_that_was_left_gets_no_place() {
-        let rig = Rig::new();
-        let disk = rig.disk("disk").await;
-        let actor = rig.node.actor(disk).unwrap();
-        rig.node.away.note_left(LeftDisk {
+        let node = TestNode::new();
+        let disk = node.make_disk("disk").await;
+        let actor = node.actor(disk).unwrap();
+        node.away.note_left(LeftDisk {
             disk,
             session: actor.report.session,
             flushed: Vec::new(),
         });
-        assert_eq!(take_place(&rig.node, &actor, DiskIndex::new(0)).await, None);
-        let told = rig.node.problems();
+        assert_eq!(take_place(&node, &actor, DiskIndex::new(0)).await, None);
+        let told = node.problems();
         let is_refused = told
             .iter()
             .any(|problem| problem.message.contains("old copy"));
