@@ -81,7 +81,7 @@ boot_4() {
   must_fail 9 '' bedplate disk forget "$uuid"
   unplug 1
   within 30 is_offline
-  must_fail 1 'forget' bedplate disk remove "$uuid"
+  must_fail 9 'forget' bedplate disk remove "$uuid"
   must bedplate disk forget "$uuid"
   [ ! -e "$vm" ] || fail "$vm is still there"
   ! bedplate volume show vm 2>/dev/null || fail "a volume of a forgotten disk is still known"
