@@ -53,6 +53,11 @@ impl Found {
     pub fn disk_uuid(&self) -> Uuid {
         self.superblock.disk_uuid
     }
+
+    /// Every path that leads to it.
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.path).chain(&self.aliases)
+    }
 }
 
 /// A path that is no usable Bedplate disk.

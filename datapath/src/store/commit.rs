@@ -162,9 +162,8 @@ impl<M: Medium> Store<M> {
                 JournalChange::MapEntry(..) => None,
             })
             .collect();
-        // A volume's records follow each other.
-        for of_volume in records.chunk_by(|one, next| one.slot == next.slot) {
-            self.journaled.insert(of_volume[0].slot);
+        for record in &records {
+            self.journaled.insert(record.slot);
         }
         let (disk_uuid, session) = (self.superblock.disk_uuid, self.superblock.session);
         self.journal

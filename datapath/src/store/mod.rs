@@ -24,7 +24,6 @@ mod grave;
 mod import;
 mod journal;
 mod latch;
-mod leaf_set;
 mod live_state;
 mod object;
 mod open;
@@ -35,6 +34,7 @@ mod references;
 mod replay;
 mod report;
 mod returned;
+mod run_set;
 mod scrub;
 mod seal;
 mod slot_change;
@@ -86,8 +86,8 @@ pub use volume::{NewVolume, Parent, Usage};
 use grave::GraveSlot;
 use journal::Journal;
 use latch::LatchedDisk;
-use leaf_set::LeafSet;
 use live_state::LiveState;
+use run_set::RunSet;
 use trees::Tree;
 
 /// One open disk.
@@ -106,7 +106,7 @@ pub struct Store<M> {
     locks: Arc<ClusterLocks>,
     journal: Journal,
     /// Slots whose objects have records in the journal, which their map pages may lack.
-    journaled: BTreeSet<SlotIndex>,
+    journaled: RunSet<SlotIndex>,
     /// The newer of the two roots.
     root_copy: PairCopy,
     live: LiveState,
@@ -139,7 +139,7 @@ struct VolumeEntry {
     /// Its words lie in a live file.
     is_live: bool,
     /// Leaves of which the journal knows more than the page says.
-    changed_leaves: LeafSet,
+    changed_leaves: RunSet<u32>,
     /// Groups whose page cluster the journal or the directory page names, or the next batch will.
     journaled_leaves: BTreeSet<u32>,
     /// The journal knows more of the directory than its pages say.
@@ -151,7 +151,7 @@ impl VolumeEntry {
         Self {
             volume: Arc::new(volume),
             is_live,
-            changed_leaves: LeafSet::default(),
+            changed_leaves: RunSet::default(),
             journaled_leaves: BTreeSet::new(),
             changed_directories: false,
         }

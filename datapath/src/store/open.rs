@@ -1,6 +1,6 @@
 //! Opening a disk: read everything, check it, and only then write.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,6 +12,7 @@ use super::latch::LatchedDisk;
 use super::object::{Damage, Object, ReplicaState};
 use super::report::{Held, OpenReport, PreviousSession, Repair, Repaired};
 use super::returned::{Foreknowledge, LeftDisk};
+use super::run_set::RunSet;
 use super::table::{self, Found, Table};
 use super::ticket::PageOwner;
 use super::trees::{
@@ -140,7 +141,7 @@ impl<M: Medium> Store<M> {
         };
         let (mut entries, graves, history) =
             load(&mut disk, &superblock, table, &mut adoption, &mut repairs)?;
-        let mut journaled = BTreeSet::new();
+        let mut journaled = RunSet::default();
         if has_volumes {
             journaled = replay::replay(&mut journal, &mut disk, &superblock, &mut entries)?;
             if !is_live {

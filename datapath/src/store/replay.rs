@@ -1,6 +1,6 @@
 //! What makes a volume's map when a disk is opened: its pages, then the journal, and after a crash of the process alone its live file instead.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -12,6 +12,7 @@ use super::object::{Damage, Object, ReplicaState};
 use super::open::SessionStart;
 use super::report::{Lost, OpenReport};
 use super::returned::LeftDisk;
+use super::run_set::RunSet;
 use super::{Entry, Store, VolumeEntry, references};
 use crate::format::directory::DirectoryEntry;
 use crate::format::geometry::Geometry;
@@ -117,10 +118,9 @@ pub(super) fn replay<M: Medium>(
     disk: &mut LatchedDisk<M>,
     superblock: &Superblock,
     entries: &mut BTreeMap<SlotIndex, Entry>,
-) -> Result<BTreeSet<SlotIndex>, OpenError> {
+) -> Result<RunSet<SlotIndex>, OpenError> {
     let geometry = superblock.geometry;
-    let mut journaled = BTreeSet::new();
-    let mut last = None;
+    let mut journaled = RunSet::default();
     journal.read_on(disk, superblock.disk_uuid, |batch| {
         for record in &batch.records {
             let Some(entry) = entries.get_mut(&record.slot) else {
@@ -130,11 +130,7 @@ pub(super) fn replay<M: Medium>(
             if entry.object.epoch != record.epoch {
                 continue;
             }
-            // Of millions of records few are of another volume than the one before.
-            if last != Some(record.slot) {
-                journaled.insert(record.slot);
-                last = Some(record.slot);
-            }
+            journaled.insert(record.slot);
             if entry.is_live() {
                 note(entry, record);
                 continue;

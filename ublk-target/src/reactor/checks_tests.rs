@@ -216,6 +216,15 @@ fn a_block_whose_checksum_nobody_has_is_given_to_nobody() {
     assert_eq!(run.errors, run.requests);
 }
 
+/// A clone on this disk, of an image that is elsewhere.
+fn clone_over(layer: Layer, own_disk: u16) -> Backing {
+    let mut backing = clone_of(image(FIRST));
+    let map = Arc::clone(&backing.stack.layers[0].map);
+    let own = Layer::new(map, DiskIndex::new(own_disk));
+    backing.stack = of_layers(vec![own, layer]);
+    backing
+}
+
 #[test]
 fn a_block_is_compared_before_it_is_copied_up() {
     for (first, second, is_good) in [
@@ -225,10 +234,7 @@ fn a_block_is_compared_before_it_is_copied_up() {
     ] {
         let heard = Arc::default();
         let (set, layer) = replicas(2);
-        let mut backing = clone_of(image(FIRST));
-        // The clone itself is on disk 1, far from the image.
-        let own = Layer::new(Arc::clone(&backing.stack.layers[0].map), DiskIndex::new(1));
-        backing.stack = of_layers(vec![own, layer]);
+        let mut backing = clone_over(layer, 1);
         backing.checksums = Some(checksums(true));
         let parts_of_blocks = RigLoad {
             is_write: true,
@@ -263,9 +269,7 @@ fn half_spoilt(from: u64) -> OwnedFd {
 fn a_bad_block_of_a_copy_up_is_no_bad_disk() {
     let heard = Arc::default();
     let (_, layer) = replicas(2);
-    let mut backing = clone_of(image(FIRST));
-    let own = Layer::new(Arc::clone(&backing.stack.layers[0].map), DiskIndex::new(2));
-    backing.stack = of_layers(vec![own, layer]);
+    let mut backing = clone_over(layer, 2);
     backing.checksums = Some(checksums(true));
     let over_two_blocks = RigLoad {
         is_write: true,
@@ -299,9 +303,7 @@ impl RecordedChecksums for Later {
 fn a_parked_device_is_not_quiet_while_what_a_write_read_waits_for_its_checksums() {
     const DEVICE: DevId = DevId::new(0);
     let (_, layer) = replicas(1);
-    let mut backing = clone_of(image(FIRST));
-    let own = Layer::new(Arc::clone(&backing.stack.layers[0].map), DiskIndex::new(1));
-    backing.stack = of_layers(vec![own, layer]);
+    let mut backing = clone_over(layer, 1);
     let later = Arc::<Later>::default();
     backing.checksums = Some(Arc::clone(&later) as Arc<dyn RecordedChecksums>);
     let parts_of_blocks = RigLoad {
@@ -359,9 +361,7 @@ fn what_lacks_its_checksums_waits_for_the_disk_that_it_was_read_from() {
     const DEVICE: DevId = DevId::new(0);
     for is_write in [false, true] {
         let (_, layer) = replicas(1);
-        let mut backing = clone_of(image(FIRST));
-        let own = Layer::new(Arc::clone(&backing.stack.layers[0].map), DiskIndex::new(1));
-        backing.stack = of_layers(vec![own, layer]);
+        let mut backing = clone_over(layer, 1);
         let later = Arc::<Later>::default();
         backing.checksums = Some(Arc::clone(&later) as Arc<dyn RecordedChecksums>);
         let load = RigLoad {

@@ -72,8 +72,13 @@ pub async fn disk_went(node: &Arc<Node>, disk: Uuid) {
 /// The volumes of a disk that have a device.
 pub fn devices_on(node: &Node, disk: Uuid) -> Vec<(Located, u32)> {
     let volumes = node.objects_where(|on, object| on == disk && Noun::of(object) == Noun::Volume);
+    with_devices(node, volumes)
+}
+
+/// Those of some objects that have a device, and its number.
+pub fn with_devices(node: &Node, objects: Vec<Located>) -> Vec<(Located, u32)> {
     let runtimes = node.runtimes();
-    volumes
+    objects
         .into_iter()
         .filter_map(|found| {
             let device = runtimes.get(found.object.uuid)?.device?;

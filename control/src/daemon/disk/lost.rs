@@ -40,7 +40,7 @@ pub async fn let_go(node: &Arc<Node>, disk: Uuid) -> Result<(), ApiError> {
     let only_there = only_there(node, disk);
     // None comes or goes from here on.
     let _turns = turns_of(node, &only_there, &name, TRY_AGAIN)?;
-    take_devices_down(node, &only_there).await?;
+    take_devices_down(node, only_there).await?;
     fail_what_waits(node, disk).await;
     let slot = close(node, disk, change).await;
     free_place(node, disk, slot).await;
@@ -73,20 +73,14 @@ fn only_there(node: &Node, disk: Uuid) -> Vec<Located> {
     objects
 }
 
-async fn take_devices_down(node: &Arc<Node>, objects: &[Located]) -> Result<(), ApiError> {
-    let devices: Vec<(&Located, u32)> = {
-        let runtimes = node.runtimes();
-        let device = |found: &Located| runtimes.get(found.object.uuid)?.device;
-        let all = objects.iter();
-        all.filter_map(|found| Some((found, device(found)?)))
-            .collect()
-    };
+async fn take_devices_down(node: &Arc<Node>, objects: Vec<Located>) -> Result<(), ApiError> {
+    let devices = went::with_devices(node, objects);
     for (found, number) in &devices {
         went::refuse(node, found, *number).await;
     }
-    for (found, number) in devices {
+    for (found, number) in &devices {
         let (uuid, name) = (found.object.uuid, &found.object.name);
-        attach::take_down(node, uuid, name, number)
+        attach::take_down(node, uuid, name, *number)
             .await
             .map_err(|error| {
                 error.remedy(

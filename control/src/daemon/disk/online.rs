@@ -140,10 +140,7 @@ impl Node {
             .find(|copies| copies.paths.iter().any(|copy| same_file(copy, path)));
         let Some(copies) = copies else {
             let is_asked = |way: &PathBuf| same_file(way, path);
-            let found = scan
-                .found
-                .iter()
-                .find(|found| is_asked(&found.path) || found.aliases.iter().any(is_asked));
+            let found = scan.found.iter().find(|found| found.paths().any(is_asked));
             return Ok(found.map(|found| (found.disk_uuid(), found.identity)));
         };
         let disks = self.disks();

@@ -75,12 +75,9 @@ async fn refuse_other_ways(node: &Arc<Node>, path: &Path) -> Result<(), ApiError
             return Err(errors::of_refusal(&name, &refused.why));
         }
         let is_asked = |path: &PathBuf| same_file(path, &asked);
-        let found = scan
-            .found
-            .iter()
-            .find(|found| is_asked(&found.path) || found.aliases.iter().any(is_asked));
+        let found = scan.found.iter().find(|found| found.paths().any(is_asked));
         let used = found.and_then(|found| {
-            let mut ways = std::iter::once(&found.path).chain(&found.aliases);
+            let mut ways = found.paths();
             ways.find(|way| !is_asked(way) && open.iter().any(|open| same_file(open, way)))
         });
         if let Some(used) = used {

@@ -22,6 +22,7 @@ use crate::api::ApiError;
 use crate::daemon::away::went;
 use crate::daemon::node::Node;
 use crate::daemon::object::{Located, Noun};
+use crate::daemon::replica::stale::is_stale;
 use crate::error_kind::ErrorKind;
 
 /// How long the thread of a disk that is gone may take to end. It is left behind then, unless volumes of the disk are attached.
@@ -188,11 +189,10 @@ fn require_newest(node: &Node, actor: &DiskActor) -> Result<(), ApiError> {
         .collect();
     open.push(actor.contents());
     let catalogue = node.catalogue_of(open);
-    let others_know_better = catalogue.stale.iter().any(|stale| stale.disk == actor.uuid);
     let all_left = node.away.left();
     let left = all_left.iter().find(|left| left.disk == actor.uuid);
     let is_older = left.is_some_and(|left| actor.report.session <= left.session);
-    if others_know_better || is_older {
+    if is_stale(&catalogue, actor.uuid) || is_older {
         return Err(ApiError::new(
             ErrorKind::NotReady,
             "it is an old copy of itself",
@@ -214,13 +214,10 @@ fn require_all(store: &DiskStore, maps: &[Arc<LayerMap>]) -> Result<(), ApiError
     if maps.iter().all(is_there) {
         return Ok(());
     }
-    Err(not_as_it_was(
+    Err(ApiError::new(
+        ErrorKind::NotReady,
         "an image that they read is not on it any more",
     ))
-}
-
-fn not_as_it_was(why: &str) -> ApiError {
-    ApiError::new(ErrorKind::NotReady, why)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::{Located, Noun, attach, backing};
 use crate::api::ApiError;
 use crate::daemon::errors;
 use crate::daemon::history::unix_ms;
+use crate::daemon::jobs::JobRef;
 use crate::daemon::node::Node;
 use crate::daemon::replica::run::AtWork;
 use crate::daemon::replica::stale::require_believed;
@@ -126,26 +127,17 @@ fn require_unused(node: &Node, found: &Located) -> Result<(), ApiError> {
         .object(object.name.clone())
         .remedy(remedy))
     };
-    let (device, job) = {
-        let runtimes = node.runtimes();
-        let runtime = runtimes.get(object.uuid);
-        (
-            runtime.and_then(|runtime| runtime.device),
-            runtime.and_then(|runtime| runtime.job.as_ref().map(super::super::jobs::JobRef::id)),
-        )
-    };
+    let device = node
+        .runtimes()
+        .get(object.uuid)
+        .and_then(|runtime| runtime.device);
     if device.is_some() || (object.want_attached && object.state.is_ready()) {
         return busy(
             "is attached".to_owned(),
             format!("detach it first: `bedplate {noun} detach {}`", object.name),
         );
     }
-    if let Some(job) = job {
-        return busy(
-            format!("is in use by job {job}"),
-            "wait for the job, or cancel it".to_owned(),
-        );
-    }
+    require_no_job(node, found)?;
     let clones = clones_of(node, object);
     if !clones.is_empty() {
         return busy(
@@ -166,4 +158,23 @@ fn clones_of(node: &Node, image: &Object) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// Refuses what a job is at.
+///
+/// # Errors
+/// `Busy`.
+pub fn require_no_job(node: &Node, found: &Located) -> Result<(), ApiError> {
+    let job = node
+        .runtimes()
+        .get(found.object.uuid)
+        .and_then(|runtime| runtime.job.as_ref().map(JobRef::id));
+    let Some(job) = job else { return Ok(()) };
+    let (noun, name) = (found.noun(), &found.object.name);
+    Err(ApiError::new(
+        ErrorKind::Busy,
+        format!("the {noun} {name} is in use by job {job}"),
+    )
+    .object(name.clone())
+    .remedy("wait for the job, or cancel it"))
 }

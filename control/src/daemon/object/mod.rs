@@ -22,7 +22,7 @@ pub mod recover;
 pub mod runtime;
 pub mod wait;
 
-pub use delete::delete;
+pub use delete::{delete, require_no_job};
 
 use bedplate_datapath::catalogue::{Catalogue, CatalogueState, Conflict};
 use bedplate_datapath::store::{Object, ObjectKind};

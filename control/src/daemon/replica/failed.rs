@@ -10,9 +10,8 @@ use super::image_of;
 use super::leave;
 use super::plan::Why;
 use crate::api::ApiError;
-use crate::daemon::jobs::JobRef;
 use crate::daemon::node::Node;
-use crate::daemon::object::{Located, Noun};
+use crate::daemon::object::{Located, Noun, require_no_job};
 use crate::error_kind::ErrorKind;
 
 /// Removes every copy of the image that is Failed, and its name from the image: what is missing then is made anew. Attached devices and clones do
@@ -45,19 +44,7 @@ pub async fn delete(node: &Arc<Node>, name: &str) -> Result<(), ApiError> {
 /// Disk and replica of each copy that is Failed.
 fn failed_copies(node: &Node, found: &Located) -> Result<Vec<(Uuid, Uuid)>, ApiError> {
     let (uuid, name) = (found.object.uuid, &found.object.name);
-    let job = {
-        let runtimes = node.runtimes();
-        let runtime = runtimes.get(uuid);
-        runtime.and_then(|runtime| runtime.job.as_ref().map(JobRef::id))
-    };
-    if let Some(job) = job {
-        return Err(ApiError::new(
-            ErrorKind::Busy,
-            format!("the image {name} is in use by job {job}"),
-        )
-        .object(name.clone())
-        .remedy("wait for the job, or cancel it"));
-    }
+    require_no_job(node, found)?;
     let catalogue = node.catalogue();
     let replicas = image_of(&catalogue, uuid).map_or(&[][..], |image| &image.replicas);
     let failed: Vec<(Uuid, Uuid)> = replicas

@@ -55,15 +55,7 @@ pub async fn cut_off(node: &Arc<Node>) {
         return;
     }
     end_jobs(node, &stale);
-    let devices: Vec<(Located, u32)> = {
-        let on_them = node.objects_where(|disk, _| stale.contains(&disk));
-        let runtimes = node.runtimes();
-        let device = |found: &Located| runtimes.get(found.object.uuid)?.device;
-        on_them
-            .into_iter()
-            .filter_map(|found| device(&found).map(|number| (found, number)))
-            .collect()
-    };
+    let devices = went::with_devices(node, node.objects_where(|disk, _| stale.contains(&disk)));
     // None waits for another one to be gone before its requests fail.
     for (found, number) in &devices {
         if found.noun() == Noun::Volume {
