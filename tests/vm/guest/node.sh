@@ -27,7 +27,10 @@ prepare_node() {
 }
 
 # disk N: path of the scenario's disk N, whatever it is called on this boot.
-disk() {
+disk() { find_disk "$1" || fail "disk $1 is not there"; }
+
+# find_disk N: the same; fails where it is not there.
+find_disk() {
   local serial name
   if [ "$LAB_GUEST" = native ]; then
     cat "$LAB_TMP/disk$1"
@@ -42,7 +45,7 @@ disk() {
       return
     fi
   done
-  fail "disk $1 is not there"
+  return 1
 }
 
 # unplug N: takes disk N away from the running machine.

@@ -26,6 +26,15 @@ accelerator_options() {
   else
     # One host thread for both processors: with a thread each, a kernel that patches its own code while it boots was seen to
     # run half of an instruction, and to panic. Guests run side by side instead.
-    printf '%s' "-accel tcg,thread=${TCG_THREADS:-single} -cpu max"
+    # Less of a processor is more of one here: the fifth level of page tables and SMAP make each miss of the emulated TLB dearer, and where
+    # `rep movsb` is told to be fast, kernel and C library copy byte by byte.
+    printf '%s' "-accel tcg,thread=${TCG_THREADS:-single} -cpu max,la57=off,smap=off,erms=off,fsrm=off"
   fi
+}
+
+# What the kernel of an emulated guest is told besides. QEMU 7 translates code anew for each address at which it finds it, so a program that
+# is somewhere else each time it is started is translated each time; and pages that are cleared when they are taken cost as much as all else
+# that is done with them. With both, a scenario takes half of the processor time.
+accelerator_append() {
+  if [ "$(cat "$VM_DIR/accelerator")" = tcg ]; then printf 'norandmaps nokaslr init_on_alloc=0 '; fi
 }

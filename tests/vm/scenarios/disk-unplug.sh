@@ -3,6 +3,9 @@
 # device reads on, with the daemon that was there all the time.
 GUESTS="quick"
 DISKS="256 128"
+# A read of what is gone fails after that time.
+MORE_SETTINGS='[health]
+own_disk_wait_ms = 5000'
 
 boot_1() {
   daemon_start

@@ -1,12 +1,13 @@
 # shellcheck shell=dash disable=SC2034
-# An image on two disks, a clone on the third that reads it. One of the two is unplugged: the reader meets no error. A disk that is late starts no copy; one
-# that is gone does; an image that was deleted meanwhile stays deleted when the disk is back.
+# An image on two disks, attached. One of the two is unplugged: the reader meets no error. A disk that is late starts no copy; one that is gone
+# does; an image that was deleted meanwhile stays deleted when the disk is back. Under a clone: clone-unplug.
 GUESTS="quick"
 DISKS="256 256 256 16"
 KEEP_DISK=4
 LIMIT_S=600
 MORE_SETTINGS='[health]
-interval_ms = 500'
+interval_ms = 500
+grace_ms = 15000'
 
 SIZE=33554432
 IMAGE=seed:52:$SIZE:12582912

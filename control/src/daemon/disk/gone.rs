@@ -1,5 +1,9 @@
 //! Whether a disk's block device is gone: it was unplugged, or the kernel gave it up. What was opened of it never answers again.
+//!
+//! A device that is made of others (LVM, dm-crypt, MD) stays when they go, and answers with errors. It is gone when every one of them is: one
+//! that has a leg left may still answer.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bedplate_datapath::engine::DiskIdentity;
@@ -17,11 +21,31 @@ pub fn is_gone(identity: DiskIdentity) -> bool {
     match identity {
         DiskIdentity::Block(number) => {
             let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
-            let all = std::path::Path::new("/sys/dev/block");
-            all.exists() && !all.join(format!("{major}:{minor}")).exists()
+            let all = Path::new("/sys/dev/block");
+            all.exists() && device_is_gone(&all.join(format!("{major}:{minor}")), STACKED_MAX)
         }
         DiskIdentity::File { .. } => false,
     }
+}
+
+/// How many devices deep it is looked: more than anybody stacks, and an end whatever the links say.
+const STACKED_MAX: usize = 16;
+
+/// `device`: its folder below /sys. Those it is made of are links in `slaves` (`bd_link_disk_holder`, block/holder.c), which lead nowhere when
+/// their device is gone: the holder's links outlive it.
+fn device_is_gone(device: &Path, depth: usize) -> bool {
+    if !device.exists() {
+        return true;
+    }
+    let Some(depth) = depth.checked_sub(1) else {
+        return false;
+    };
+    // A partition has no such folder, a plain disk an empty one. What cannot be read says nothing.
+    let Ok(below) = device.join("slaves").read_dir() else {
+        return false;
+    };
+    let mut below = below.flatten().peekable();
+    below.peek().is_some() && below.all(|link| device_is_gone(&link.path(), depth))
 }
 
 /// Of a disk that just met an error: whether that is because it goes. Takes its time to say no; to be asked on a thread that may wait.
@@ -58,6 +82,38 @@ mod tests {
     pub(super) fn is_pretended(identity: DiskIdentity) -> bool {
         let all = PRETENDED.lock().unwrap_or_else(PoisonError::into_inner);
         all.contains(&identity)
+    }
+
+    /// `/sys` in small: `dev` is a link to `block`'s folder, as the kernel has it.
+    #[test]
+    fn what_is_made_of_others_is_gone_when_all_of_them_are() {
+        let sys = tempfile::tempdir().unwrap();
+        let device = |name: &str, below: &[&str]| {
+            let slaves = sys.path().join(name).join("slaves");
+            std::fs::create_dir_all(&slaves).unwrap();
+            for one in below {
+                std::os::unix::fs::symlink(sys.path().join(one), slaves.join(one)).unwrap();
+            }
+        };
+        let gone = |name: &str| device_is_gone(&sys.path().join(name), STACKED_MAX);
+        device("nvme0n1", &[]);
+        device("nvme1n1", &[]);
+        std::fs::create_dir(sys.path().join("nvme1n1p1")).unwrap();
+        device("dm-0", &["nvme0n1"]);
+        device("dm-1", &["dm-0"]);
+        device("md0", &["nvme0n1", "nvme1n1p1"]);
+        device("dm-2", &["dm-2"]);
+        for name in ["nvme0n1", "nvme1n1p1", "dm-0", "dm-1", "md0", "dm-2"] {
+            assert!(!gone(name), "{name}");
+        }
+
+        std::fs::remove_dir_all(sys.path().join("nvme0n1")).unwrap();
+        for name in ["nvme0n1", "dm-0", "dm-1"] {
+            assert!(gone(name), "{name}");
+        }
+        assert!(!gone("md0"), "a leg is left");
+        std::fs::remove_dir(sys.path().join("nvme1n1p1")).unwrap();
+        assert!(gone("md0"));
     }
 
     #[test]
