@@ -12,8 +12,9 @@ map_disk() {
 # plain_disk NAME DEVICE: as it is, and can be suspended. Its path is /dev/mapper/NAME.
 plain_disk() {
   must modprobe dm-mod
-  map_disk "$1" "0 $(blockdev --getsz "$2") linear $2 0"
+  map_disk "$1" "$(linear_table "$2")"
 }
+linear_table() { printf '0 %s linear %s 0' "$(blockdev --getsz "$1")" "$1"; }
 
 # slow_disk NAME DEVICE WRITE_MS: writes take so much longer; reads and flushes do not.
 slow_disk() {
