@@ -7,6 +7,7 @@
 mod engine_common;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -23,14 +24,45 @@ use engine_common::{LoopDevice, MIB, disk_file, skipped};
 const CHILD_DISK: &str = "BEDPLATE_TEST_CHILD_DISK";
 const GENEROUS: Duration = Duration::from_secs(20);
 
-/// Runs one of the `child_` tests below in another process.
-fn child(test: &str, disk: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--ignored", "--quiet"])
-        .env(CHILD_DISK, disk)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
+/// What a child says when it has the claim.
+const CLAIMED: &str = "claimed";
+
+/// One of the `child_` tests below, in another process, which goes with this, also when its test fails.
+struct Holder(Child);
+
+impl Holder {
+    /// It has the claim. Told by itself: who tried to claim the disk until that is refused would mostly have it, and keep the child from it.
+    fn start(test: &str, disk: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--ignored", "--quiet", "--nocapture"])
+            .env(CHILD_DISK, disk)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap());
+        let holder = Self(child);
+        let has_claimed = said
+            .lines()
+            .map_while(Result::ok)
+            .any(|line| line == CLAIMED);
+        assert!(has_claimed, "{test} ended without the claim");
+        holder
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+    }
+
+    fn wait(&mut self) {
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// `None` in a run of all ignored tests: then nobody waits for the child.
@@ -43,27 +75,18 @@ fn claim_when_free(disk: &Path) -> DiskFile {
     DiskFile::claim_waiting(disk, Instant::now() + GENEROUS, |_| {}).unwrap()
 }
 
-/// Waits until the claim is refused to us because the child holds it.
-fn wait_until_claimed(disk: &Path, holder: &Child) -> ClaimError {
-    let by_child = format!("process {}", holder.id());
-    let deadline = Instant::now() + GENEROUS;
-    while Instant::now() < deadline {
-        match DiskFile::claim(disk) {
-            Err(busy @ ClaimError::Busy { .. }) if busy.to_string().contains(&by_child) => {
-                return busy;
-            }
-            Err(ClaimError::Busy { .. }) | Ok(_) => thread::sleep(Duration::from_millis(2)),
-            Err(other) => panic!("{other}"),
-        }
-    }
-    panic!("never told that {by_child} holds {}", disk.display());
+/// For a child: claims its disk, and says so.
+fn claim_and_tell(path: &Path) -> DiskFile {
+    let disk = claim_when_free(path);
+    println!("\n{CLAIMED}");
+    disk
 }
 
 #[test]
 #[ignore = "the child process of other tests"]
 fn child_holds_the_claim() {
     let Some(path) = child_disk() else { return };
-    let _disk = DiskFile::claim_waiting(&path, Instant::now() + GENEROUS, |_| {}).unwrap();
+    let _disk = claim_and_tell(&path);
     thread::sleep(GENEROUS);
 }
 
@@ -72,8 +95,7 @@ fn child_holds_the_claim() {
 #[ignore = "the child process of other tests"]
 fn child_writes_until_it_is_killed() {
     let Some(path) = child_disk() else { return };
-    let disk = DiskFile::claim_waiting(&path, Instant::now() + GENEROUS, |_| {}).unwrap();
-    let mut medium = UringMedium::new(disk).unwrap();
+    let mut medium = UringMedium::new(claim_and_tell(&path)).unwrap();
     for round in 0_u64.. {
         let byte = u8::try_from(round % 251).unwrap();
         medium
@@ -83,8 +105,10 @@ fn child_writes_until_it_is_killed() {
 }
 
 fn a_second_process_is_refused_and_told_who_holds_it(disk: &Path) {
-    let mut holder = child("child_holds_the_claim", disk);
-    let busy = wait_until_claimed(disk, &holder);
+    let mut holder = Holder::start("child_holds_the_claim", disk);
+    let busy = DiskFile::claim(disk).unwrap_err();
+    let by_child = format!("process {}", holder.0.id());
+    assert!(busy.to_string().contains(&by_child), "{busy}");
     assert!(busy.is_busy() && busy.errno() == libc::EBUSY && busy.path() == disk);
     DiskFile::open_read_only(disk).expect("discovery needs no claim");
 
@@ -95,9 +119,9 @@ fn a_second_process_is_refused_and_told_who_holds_it(disk: &Path) {
     assert!(matches!(refused, Err(ClaimError::Busy { .. })));
     assert_eq!(waits, 1, "the caller is told once");
 
-    holder.kill().unwrap();
+    holder.kill();
     let claimed = DiskFile::claim_waiting(disk, Instant::now() + GENEROUS, |_| {});
-    holder.wait().unwrap();
+    holder.wait();
     assert!(claimed.unwrap().is_claimed());
 }
 
@@ -119,10 +143,9 @@ fn a_claimed_block_device_is_refused_to_a_second_process() {
 /// Guards fence 1: whoever holds the claim sees no write of a dead process land any more.
 fn no_write_of_a_killed_process_lands_after_the_claim(disk: &Path) {
     for round in 0..8_u64 {
-        let mut writer = child("child_writes_until_it_is_killed", disk);
-        wait_until_claimed(disk, &writer);
+        let mut writer = Holder::start("child_writes_until_it_is_killed", disk);
         thread::sleep(Duration::from_millis(7 * round + 10));
-        writer.kill().unwrap();
+        writer.kill();
         // Not waited for: the claim alone must keep us out while its I/O lands.
         let claimed = DiskFile::claim_waiting(disk, Instant::now() + GENEROUS, |_| {}).unwrap();
         let mut medium = UringMedium::new(claimed).unwrap();
@@ -138,7 +161,7 @@ fn no_write_of_a_killed_process_lands_after_the_claim(disk: &Path) {
             );
         }
         drop(medium);
-        writer.wait().unwrap();
+        writer.wait();
     }
 }
 
