@@ -2,7 +2,8 @@
 //! which discards were begun, noted before.
 //!
 //! A header, one word a sector (the floors when the round began), then the round's blocks of records. A block counts only if its
-//! checksum and its round are right, so that one that was cut off is as if it had not been written.
+//! checksum is right, so that one that was cut off is as if it had not been written; and if it has the mark of this journal, so that those
+//! of a longer one that was there before are nobody's promises, whatever object and round that was of.
 
 use std::fs::File;
 use std::io;
@@ -21,6 +22,8 @@ const HEAD_BYTES: usize = 24;
 const RECORD_BYTES: usize = 24;
 const HEADER_MAGIC: u64 = u64::from_le_bytes(*b"BPWRITER");
 const BLOCK_MAGIC: u64 = u64::from_le_bytes(*b"BPWBLOCK");
+/// Words of the header, before its checksum.
+const WORDS: usize = 5;
 /// Blocks are written by several threads, so some may be missing among those that are there; no more than this.
 const GAP_MAX: u64 = 256;
 
@@ -102,7 +105,7 @@ impl Promises {
 #[derive(Debug)]
 pub struct Journal {
     file: File,
-    round: u64,
+    mark: u64,
     next_block: AtomicU64,
     blocks_end: u64,
 }
@@ -129,11 +132,13 @@ impl Journal {
             ));
         }
         write_aligned(&file, BLOCK_BYTES as u64, &table)?;
+        let mark = new_mark();
         let mut header = [
             HEADER_MAGIC,
             promises.tag,
             promises.round,
             promises.floors.len() as u64,
+            mark,
         ]
         .map(u64::to_le_bytes)
         .concat();
@@ -143,7 +148,7 @@ impl Journal {
         file.sync_data()?;
         Ok(Self {
             file,
-            round: promises.round,
+            mark,
             next_block: AtomicU64::new(first_block),
             blocks_end,
         })
@@ -162,7 +167,7 @@ impl Journal {
                     "the writer's journal is full",
                 ));
             }
-            let block = encode_block(self.round, some);
+            let block = encode_block(self.mark, some);
             write_aligned(&self.file, number * BLOCK_BYTES as u64, &block)?;
         }
         Ok(())
@@ -178,8 +183,8 @@ pub fn load(file: &File, floor_only: bool) -> io::Result<Promises> {
     let header = read_block(file, 0)?
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no journal: it is empty"))?;
     let word = |number: usize| word_at(&header, number * 8);
-    let checksum = u32_at(&header, 32);
-    if word(0) != HEADER_MAGIC || crc32c::crc32c(&header[..32]) != checksum {
+    let checksum = u32_at(&header, WORDS * 8);
+    if word(0) != HEADER_MAGIC || crc32c::crc32c(&header[..WORDS * 8]) != checksum {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "no journal: bad header",
@@ -204,7 +209,7 @@ pub fn load(file: &File, floor_only: bool) -> io::Result<Promises> {
         let Some(block) = read_block(file, number)? else {
             break;
         };
-        match decode_block(&block, promises.round) {
+        match decode_block(&block, word(4)) {
             Some(records) => {
                 gap = 0;
                 for record in records {
@@ -218,10 +223,16 @@ pub fn load(file: &File, floor_only: bool) -> io::Result<Promises> {
     Ok(promises)
 }
 
-fn encode_block(round: u64, records: &[Record]) -> Vec<u8> {
+/// Of no journal before.
+fn new_mark() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
+fn encode_block(mark: u64, records: &[Record]) -> Vec<u8> {
     let mut block = Vec::with_capacity(BLOCK_BYTES);
     block.extend(BLOCK_MAGIC.to_le_bytes());
-    block.extend(round.to_le_bytes());
+    block.extend(mark.to_le_bytes());
     block.extend(u32::try_from(records.len()).unwrap_or(0).to_le_bytes());
     block.extend([0; 4]);
     for record in records {
@@ -240,12 +251,12 @@ fn encode_block(round: u64, records: &[Record]) -> Vec<u8> {
     block
 }
 
-fn decode_block(block: &[u8], round: u64) -> Option<Vec<Record>> {
+fn decode_block(block: &[u8], mark: u64) -> Option<Vec<Record>> {
     let mut plain = block.to_vec();
     plain[20..24].fill(0);
     let count = u32_at(block, 16) as usize;
     let is_good = word_at(block, 0) == BLOCK_MAGIC
-        && word_at(block, 8) == round
+        && word_at(block, 8) == mark
         && count <= RECORDS_MAX
         && crc32c::crc32c(&plain) == u32_at(block, 20);
     if !is_good {
@@ -357,6 +368,29 @@ mod tests {
         assert_eq!(promises.floors[10].generation, 3);
         assert_eq!(promises.floors[30], Floor::default());
         assert_eq!(promises.zeroed_by[20], 21);
+    }
+
+    /// As when one object after the other is written, each with its first round.
+    #[test]
+    fn a_fresh_journal_knows_nothing_of_a_longer_one_that_was_there() {
+        let file = tempfile::tempfile().unwrap();
+        let fresh = |tag| {
+            let mut promises = Promises::new(tag, SECTORS);
+            promises.round = 1;
+            Journal::begin(file.try_clone().unwrap(), ROOM, &promises).unwrap()
+        };
+        let longer = fresh(1);
+        for first in 0..8 {
+            longer
+                .append(&[record(Kind::Flushed, first * 10, 100 + first)])
+                .unwrap();
+        }
+        for tag in [2, 1] {
+            fresh(tag).append(&[record(Kind::Flushed, 500, 3)]).unwrap();
+            let promises = load(&file, false).unwrap();
+            let due = promises.floors.iter().filter(|floor| floor.generation > 0);
+            assert_eq!((promises.tag, due.count()), (tag, 2));
+        }
     }
 
     #[test]

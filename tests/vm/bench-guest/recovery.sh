@@ -63,7 +63,7 @@ bare() {
   sleep 1
   pauses_stop
   summary "rublk, 1 device" "$from"
-  must rublk del -n 200
+  del_rublk 200
 }
 
 pauses_start() {

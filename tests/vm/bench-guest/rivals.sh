@@ -136,6 +136,12 @@ add_rublk() {
     rm -f "$LAB_TMP/device.$name"
   fi
 }
+# del_rublk ID: rublk 0.2.15 was seen to panic ("io_uring IO failure") while it removes a device.
+del_rublk() { within 30 rublk_is_gone "$1"; }
+rublk_is_gone() {
+  [ ! -e "/dev/ublkb$1" ] || rublk del -n "$1"
+  [ ! -e "/dev/ublkb$1" ]
+}
 within_quiet() {
   local until=$(($(uptime_ms) + $1 * 1000 * ${LAB_PATIENCE:-1}))
   shift
@@ -181,7 +187,7 @@ fresh() {
   fi
   new_overlay t 1
   if has_device qcow2-ublk-w; then
-    has_device qcow2-ublk-t && must rublk del -n 103
+    has_device qcow2-ublk-t && del_rublk 103
     new_ublk_qcow t 103
   fi
   if has_device bedplate-clone-t; then
@@ -201,7 +207,7 @@ two_queues() {
   QUEUES=2
   local id
   for id in 100 101; do
-    [ ! -e "/dev/ublkb$id" ] || must rublk del -n "$id"
+    del_rublk "$id"
   done
   add_rublk rublk-copy 100 loop -b 1MiB -f "$(slice copy)"
   add_rublk rublk-zc 101 loop -b 1MiB -z -f "$(slice zc)"
