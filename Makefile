@@ -28,7 +28,7 @@ build: ## Build the daemon and the command-line tool
 # only the programs ask for, everything would be compiled a second time.
 .PHONY: build-test
 build-test:
-	$(CARGO) test --no-run --workspace --message-format=json-render-diagnostics | \
+	CARGO_INCREMENTAL=0 $(CARGO) test --no-run --workspace --message-format=json-render-diagnostics | \
 	  sed -n 's#.*"executable":"\([^"]*/deps/kernel-[0-9a-f]*\)".*#\1#p' | xargs -I{} install {} $(TARGET_DIR)/debug/ublk-kernel-tests
 
 .PHONY: demo
