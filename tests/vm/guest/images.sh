@@ -10,6 +10,9 @@ image_field() { bedplate -o json image show "$1" | json_field "$2"; }
 # disk_field N FIELD
 disk_field() { bedplate -o json disk show "$(disk "$1")" | json_field "$2"; }
 
+# disk_is DISK STATE: a path, or the UUID of one that may be away.
+disk_is() { [ "$(bedplate -o json disk show "$1" | json_field state)" = "$2" ]; }
+
 # make_image FILE SEED SIZE ALLOCATED
 make_image() { must guest-reader gen --seed "$2" --size "$3" --allocated "$4" "$1"; }
 

@@ -60,6 +60,9 @@ unplug() {
   fail "disk $1 is not there"
 }
 
+# plug_in: what was unplugged is there again, when the kernel has found it.
+plug_in() { echo 1 >/sys/bus/pci/rescan; }
+
 # The node goes down in order and comes up again; the next boot_N goes on.
 reboot_node() {
   sync

@@ -14,6 +14,10 @@ reader_start() {
 # another line, or in the middle of one.
 reader_field() { grep '^reads=.* longest_pause_ms=[0-9]*$' "$LAB_TMP/reader-$1.log" | tail -n 1 | tr ' ' '\n' | sed -n "s/^$2=//p"; }
 
+# reader_goes_on NAME [SECONDS]: reads more than by now.
+reader_read_more_than() { [ "$(reader_field "$1" reads)" -gt "$2" ]; }
+reader_goes_on() { within "${2:-30}" reader_read_more_than "$1" "$(reader_field "$1" reads)"; }
+
 # reader_stop NAME: it must have met no error and no wrong byte.
 reader_stop() {
   local pid status=0

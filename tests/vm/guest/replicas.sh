@@ -16,8 +16,12 @@ replicas_in() {
   bedplate -o json image show "$1" | tr -d '\n' | tr '{}' '\n' | grep '"disk_uuid"' | grep "\"state\": *\"$2\"" | sed -n 's/.*"disk_uuid": *"\([^"]*\)".*/\1/p'
 }
 
-# jobs_of KIND: how many of this life of the daemon.
+# all_jobs, jobs_of KIND: how many of this life of the daemon.
+all_jobs() { bedplate -o json job list | grep -c '"kind"' || true; }
 jobs_of() { bedplate -o json job list | tr ',{}[]' '\n' | grep -c "^ *\"kind\": *\"$1\"" || true; }
+
+# image_is_degraded IMAGE: it has fewer Ready copies than are wanted.
+image_is_degraded() { [ "$(image_field "$1" degraded)" = true ]; }
 
 # copied: bytes of the copy in the making that has come farthest; nothing if there is none.
 copied() {

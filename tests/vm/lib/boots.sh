@@ -18,7 +18,7 @@ write_facts() {
 start_guest() {
   local folder=$1 guest=$2 kernel=$3 boot=$4 order=$5 append extra
   local -a options archives
-  append="console=ttyS0 quiet panic=-1 mitigations=off $(accelerator_append)modprobe.blacklist=ahci,kvm_amd,kvm_intel $(extra_append "$boot")"
+  append="console=ttyS0 quiet panic=-1 mitigations=off $(accelerator_append) modprobe.blacklist=ahci,kvm_amd,kvm_intel $(extra_append "$boot")"
   # shellcheck disable=SC2206,SC2207,SC2046,SC2086
   options=($(accelerator_options) -M q35 -smp "${CPUS:-2}" -m "${MEMORY_MIB:-2048}" ${EXTRA_OPTIONS:-} -nodefaults -display none -no-reboot
     -serial "file:$folder/boot$boot.console" -serial "file:$folder/boot$boot.said" $(disk_options "$folder" $order))

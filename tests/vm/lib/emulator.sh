@@ -15,9 +15,11 @@ probe_accelerator() {
   say "set-up: guests run with $answer"
 }
 
+is_emulated() { [ "$(cat "$VM_DIR/accelerator" 2>/dev/null)" = tcg ]; }
+
 # How many times longer things may take than on a machine of its own: limits are there to end a hang, not to measure.
 patience() {
-  if [ "$(cat "$VM_DIR/accelerator" 2>/dev/null)" = tcg ]; then echo 5; else echo 1; fi
+  if is_emulated; then echo 5; else echo 1; fi
 }
 
 accelerator_options() {
@@ -36,5 +38,5 @@ accelerator_options() {
 # is somewhere else each time it is started is translated each time; and pages that are cleared when they are taken cost as much as all else
 # that is done with them. With both, a scenario takes half of the processor time.
 accelerator_append() {
-  if [ "$(cat "$VM_DIR/accelerator")" = tcg ]; then printf 'norandmaps nokaslr init_on_alloc=0 '; fi
+  if is_emulated; then echo 'norandmaps nokaslr init_on_alloc=0'; fi
 }

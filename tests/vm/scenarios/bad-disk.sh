@@ -60,7 +60,6 @@ flipped_data() {
   must bedplate image verify marked
   within 10 image_is marked Ready
 }
-disk_is() { [ "$(disk_field "$1" state)" = "$2" ]; }
 
 flipped_metadata() {
   # One copy of the slot: the other one holds, and the first is repaired.
@@ -101,7 +100,7 @@ lost_superblocks() {
   for offset in 4096 65536 131072; do zero_block 1 "$offset"; done
   daemon_start
   sleep 2
-  ! disk_is 1 Online || fail "a disk with one superblock copy is online"
+  ! disk_is "$(disk 1)" Online || fail "a disk with one superblock copy is online"
   bedplate status >"$LAB_TMP/out" 2>&1
   sed 's/^/  /' "$LAB_TMP/out"
   grep -qi 'superblock' "$LAB_TMP/out" || fail "status does not say that superblock copies are lost"
@@ -109,7 +108,7 @@ lost_superblocks() {
   [ "$(dd if="$(disk 1)" bs=4096 skip=1 count=1 2>/dev/null | tr -d '\000' | wc -c)" = 0 ] || fail "the refused disk was written to"
   must bedplate disk format --offline --force "$(disk 1)"
   daemon_start
-  within 20 disk_is 1 Online
+  within 20 disk_is "$(disk 1)" Online
   must bedplate image import marked "$LAB_TMP/marked"
   note "superblock: each copy repaired, three lost refused"
 }
@@ -119,7 +118,7 @@ twice_the_same() {
   must dd if="$(disk 1)" of="$(disk 2)" bs=1M conv=sparse,fsync
   daemon_start
   sleep 2
-  ! disk_is 1 Online || fail "one of two disks with the same UUID is online"
+  ! disk_is "$(disk 1)" Online || fail "one of two disks with the same UUID is online"
   must_fail 0 'duplicate|same' bedplate status
   unplug 2
   within 20 image_is marked Ready

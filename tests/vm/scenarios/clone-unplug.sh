@@ -19,7 +19,7 @@ boot_1() {
   # How long the driver waits for a controller that answers nothing; taken when it finds one.
   echo 6 >/sys/module/nvme_core/parameters/io_timeout
   for number in 1 2 3; do unplug "$number"; done
-  echo 1 >/sys/bus/pci/rescan
+  plug_in
   for number in 1 2 3; do within 20 find_disk "$number" >/dev/null; done
   daemon_start
   for number in 1 2; do must bedplate disk format "$(disk $number)"; done
@@ -43,9 +43,9 @@ boot_1() {
   must bedplate disk drain "$(disk "$own")"
   within 60 copies_ready golden 2
   ! replicas_in golden Ready | grep -q "$(disk_field "$own" uuid)" || fail "a copy is still on the drained disk"
-  drains=$(jobs)
+  drains=$(all_jobs)
   for number in 3 $((3 - own)); do away_and_back "$number" goes_on; done
-  equal "jobs since the drain" "$drains" "$(jobs)"
+  equal "jobs since the drain" "$drains" "$(all_jobs)"
   note "each of the two disks that it reads was away"
 
   stunned 3
@@ -55,8 +55,6 @@ boot_1() {
   must bedplate volume detach vm
   daemon_stop
 }
-
-jobs() { bedplate -o json job list | grep -c '"kind"'; }
 
 # number_of UUID: which of the scenario's disks that is.
 number_of() {
@@ -69,47 +67,41 @@ number_of() {
 
 # away_and_back NUMBER goes_on|waits: what the reader does meanwhile.
 away_and_back() {
-  local before name jobs_before
+  local name jobs_before
   uuid=$(disk_field "$1" uuid)
   name=$(disk "$1")
-  jobs_before=$(jobs)
+  jobs_before=$(all_jobs)
   # Whoever keeps it open keeps its name: what is plugged in again gets another one.
   exec 7<"$name"
   unplug "$1"
-  within 30 disk_is Offline
-  within 20 image_is_degraded
+  within 30 disk_is "$uuid" Offline
+  within 20 image_is_degraded golden
   image_is golden Ready || fail "golden is $(image_field golden state)"
-  before=$(reader_field vm reads)
   case $2 in
-    goes_on) within 30 reads_are_more_than "$before" ;;
+    goes_on) reader_goes_on vm ;;
     waits) within 20 volume_is vm Recovering ;;
   esac
-  echo 1 >/sys/bus/pci/rescan
-  within 60 disk_is Online
+  plug_in
+  within 60 disk_is "$uuid" Online
   [ "$(disk "$1")" != "$name" ] || fail "it is $name again: nothing is shown of another name"
   within 30 copies_ready golden 2
   within 60 volume_ready vm "$vm"
-  before=$(reader_field vm reads)
-  within 30 reads_are_more_than "$before"
-  equal "jobs" "$jobs_before" "$(jobs)"
+  reader_goes_on vm
+  equal "jobs" "$jobs_before" "$(all_jobs)"
   exec 7<&-
 }
 
 # stunned NUMBER: its controller decodes no address any more, as one that hangs: all that is asked of it waits for the driver's time-out and its reset.
 stunned() {
-  local device before
+  local device
   uuid=$(disk_field "$1" uuid)
   device=$(readlink -f "/sys/block/$(basename "$(disk "$1")")/device/device")
   printf '\000\000' | dd of="$device/config" bs=1 seek=4 count=2 conv=notrunc 2>/dev/null || fail "the controller's command register"
   within 60 was_reset
-  before=$(reader_field vm reads)
-  within 60 reads_are_more_than "$before"
-  within 90 disk_is Online
+  reader_goes_on vm 60
+  within 90 disk_is "$uuid" Online
   within 30 copies_ready golden 2
   note "a controller that hung: $(dmesg | grep -ciE 'nvme.*(timeout|reset)') lines of its driver"
 }
 
 was_reset() { dmesg | grep -qiE 'nvme.*(controller is down|reset|timeout)'; }
-disk_is() { [ "$(bedplate -o json disk show "$uuid" | json_field state)" = "$1" ]; }
-image_is_degraded() { [ "$(image_field golden degraded)" = true ]; }
-reads_are_more_than() { [ "$(reader_field vm reads)" -gt "$1" ]; }

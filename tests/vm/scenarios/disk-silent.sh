@@ -20,12 +20,12 @@ boot_1() {
   device=$(bedplate image attach golden)
 
   must dmsetup suspend --nolockfs --noflush held
-  within 30 disk_is Suspect
+  within 30 disk_is /dev/mapper/held Suspect
   within 5 image_is golden Unknown
   sleep 3
-  disk_is Suspect || fail "a disk that is late is $(disk_state)"
+  disk_is /dev/mapper/held Suspect || fail "a disk that is late is $(disk_state)"
   must dmsetup resume held
-  within 30 disk_is Online
+  within 30 disk_is /dev/mapper/held Online
   within 5 image_is golden Ready
   changes >"$LAB_TMP/changes"
   ! grep -q Offline "$LAB_TMP/changes" || fail "it was Offline within its grace time"
@@ -33,19 +33,18 @@ boot_1() {
   note "shorter than the grace time: Suspect, and back"
 
   must dmsetup suspend --nolockfs --noflush held
-  within 60 disk_is Offline
+  within 60 disk_is /dev/mapper/held Offline
   bedplate disk show /dev/mapper/held | grep -i 'not answered' | sed 's/^/  /'
   image_is golden Unknown || fail "its image is $(image_field golden state)"
   must dmsetup resume held
-  within 60 disk_is Online
+  within 60 disk_is /dev/mapper/held Online
   within 5 image_is golden Ready
   device_is_right "$device" "$LAB_TMP/golden.raw"
   must_fail 0 'has not answered for' bedplate disk show /dev/mapper/held
-  equal "jobs besides the import" 1 "$(bedplate -o json job list | grep -c '"kind"')"
+  equal "jobs besides the import" 1 "$(all_jobs)"
   note "longer: Offline, and back"
   daemon_stop
 }
 
 disk_state() { bedplate -o json disk show /dev/mapper/held | json_field state; }
-disk_is() { [ "$(disk_state)" = "$1" ]; }
 changes() { bedplate disk show /dev/mapper/held; }

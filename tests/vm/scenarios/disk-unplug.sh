@@ -22,14 +22,14 @@ boot_1() {
     round=$((round + 1))
     from=$(uptime_ms)
     unplug 1
-    within 20 disk_is Offline
+    within 20 disk_is "$uuid" Offline
     note "unplugged: Offline after $(($(uptime_ms) - from)) ms: $(bedplate -o json disk show "$uuid" | json_field why)"
     image_is golden Unknown || fail "its image is $(image_field golden state)"
     drop_caches
     ! dd if="$device" of=/dev/null bs=4096 count=1 iflag=direct 2>/dev/null || fail "a disk that is gone was read"
     from=$(uptime_ms)
-    echo 1 >/sys/bus/pci/rescan
-    within 40 disk_is Online
+    plug_in
+    within 40 disk_is "$uuid" Online
     note "plugged in: Online after $(($(uptime_ms) - from)) ms, as $(disk 1); before as $before"
     within 10 image_is golden Ready
     drop_caches
@@ -43,8 +43,8 @@ boot_1() {
   # So does a clone of it that has lost nothing; more of that in volume-unplug.
   new_clone vm golden
   unplug 1
-  within 20 disk_is Offline
-  echo 1 >/sys/bus/pci/rescan
+  within 20 disk_is "$uuid" Offline
+  plug_in
   within 40 volume_ready vm "$DEVICE"
   within 10 image_is golden Ready
   drop_caches
@@ -53,5 +53,3 @@ boot_1() {
   note "under an attached clone: went on"
   daemon_stop
 }
-
-disk_is() { [ "$(bedplate -o json disk show "$uuid" | json_field state)" = "$1" ]; }

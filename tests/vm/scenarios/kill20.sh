@@ -28,15 +28,12 @@ boot_1() {
 }
 
 one_kill() {
-  before=$(reader_field steady reads)
-  within 20 reads_are_more_than "$before"
+  reader_goes_on steady 20
   from=$(uptime_ms)
   kill_in_flight "$device"
   daemon_start
   back_on kept "$device"
-  before=$(reader_field steady reads)
-  within 20 reads_are_more_than "$before"
+  reader_goes_on steady 20
   note "kill $kill_number: $IN_FLIGHT in flight, back after $(($(uptime_ms) - from)) ms"
 }
 
-reads_are_more_than() { [ "$(reader_field steady reads)" -gt "$1" ]; }

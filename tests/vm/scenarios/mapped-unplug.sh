@@ -1,7 +1,7 @@
 # shellcheck shell=dash disable=SC2034,SC2153
 # The disk of an attached volume is a device mapper device, as LVM and dm-crypt make them. What is below it is unplugged: the mapped device is
 # there still, and answers with errors, and yet the writer waits. Plugged in and mapped under another name it goes on, or mapped anew
-# in its place, after a restart of the daemon; without an error or a wrong sector.
+# in its place, while no daemon runs; without an error or a wrong sector.
 GUESTS="quick"
 DISKS="256 16"
 TOOLS=
@@ -35,14 +35,15 @@ boot_1() {
   unmap_disk held
   note "mapped under another name, and added: back"
 
-  # As `lvchange --refresh` does it. The daemon has it open, and nobody else can take it over: a restart does.
+  # As `lvchange --refresh` does it. The daemon has it open, and ends while it is gone: what answers again under it is no disk that it knows.
   away
+  daemon_stop
   must dmsetup load other --table "$(linear_table "$(disk 1)")"
   must dmsetup suspend --nolockfs --noflush other
   must dmsetup resume other
-  daemon_restart
+  daemon_start
   back
-  note "mapped anew in its place, and the daemon restarted: back"
+  note "mapped anew in its place, while no daemon ran: back"
   writer_stop w
   writer_check "after the returns" "$vm" "$LAB_TMP/notes" --base $IMAGE --settle
   kill_and_start
@@ -55,18 +56,16 @@ boot_1() {
 
 away() {
   unplug 1
-  within 20 disk_is Offline
+  within 20 disk_is "$uuid" Offline
   within 20 volume_is vm Recovering
   writer_no_fault w
-  echo 1 >/sys/bus/pci/rescan
+  plug_in
   within 20 find_disk 1 >/dev/null
 }
 
 back() {
-  within 60 disk_is Online
+  within 60 disk_is "$uuid" Online
   within 60 volume_ready vm "$vm"
   writer_goes_on w
   writer_no_fault w
 }
-
-disk_is() { [ "$(bedplate -o json disk show "$uuid" | json_field state)" = "$1" ]; }

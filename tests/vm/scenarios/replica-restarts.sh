@@ -27,7 +27,7 @@ boot_1() {
     back_on golden "$device"
     within 10 copies_ready golden 2
     equal "size, UUID and checksums in round $round" "$what" "$(identity)"
-    equal "jobs in round $round" 0 "$(bedplate -o json job list | grep -c '"kind"' || true)"
+    equal "jobs in round $round" 0 "$(all_jobs)"
   done
   reader_stop golden
   note "$ROUNDS restarts"

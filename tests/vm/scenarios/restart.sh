@@ -29,11 +29,6 @@ boot_1() {
 }
 
 link_is_there() { [ "$(readlink -f /dev/disk/by-id/bedplate-kept)" = "$device" ]; }
-reads_are_more_than() { [ "$(reader_field steady reads)" -gt "$1" ]; }
-reader_goes_on() {
-  before=$(reader_field steady reads)
-  within 20 reads_are_more_than "$before"
-}
 
 restarts() {
   number=0
@@ -45,7 +40,7 @@ restarts() {
     volume_back_on vm "$vm"
     writer_no_fault vm
     note "restart $number: back after $(($(uptime_ms) - from)) ms"
-    reader_goes_on
+    reader_goes_on steady 20
     writer_goes_on vm
   done
 }
@@ -73,7 +68,7 @@ hangs() {
   within 60 is_another_daemon
   within 30 daemon_answers
   back_on kept "$device"
-  reader_goes_on
+  reader_goes_on steady 20
   volume_back_on vm "$vm"
   writer_goes_on vm
   note "hung daemon: ended by the watchdog, back after $(($(uptime_ms) - from)) ms"

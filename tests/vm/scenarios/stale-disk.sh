@@ -60,7 +60,7 @@ boot_3() {
   vm=$(kept vm)
   has 1
   exec 7<"$vm"
-  echo 1 >/sys/bus/pci/rescan
+  plug_in
   within 60 says_old
   within 20 fails
   note "reads of what is served from an old copy fail as soon as that is known"

@@ -72,7 +72,7 @@ boot_1() {
   volume_back_on vm "$vm"
   must dd if=/dev/zero of="$vm" bs=4096 count=4 seek=64 oflag=direct conv=fsync,notrunc
   unplug 1
-  within 20 disk_is Offline
+  within 20 disk_is "$uuid" Offline
   dd if=/dev/zero of="$vm" bs=4096 count=4 seek=68 oflag=direct conv=fsync,notrunc 2>"$LAB_TMP/dd.out" &
   dd=$!
   sleep 3
@@ -87,7 +87,7 @@ boot_1() {
   # An overwrite that no flush covered: held, its requests fail, until its loss is accepted; on the same device.
   must dd if=/dev/zero of="$vm" bs=4096 count=1 seek=64 oflag=direct conv=notrunc
   unplug 1
-  within 20 disk_is Offline
+  within 20 disk_is "$uuid" Offline
   dd if="$vm" of=/dev/null bs=4096 count=1 iflag=direct 2>/dev/null &
   dd=$!
   plug
@@ -106,7 +106,7 @@ boot_1() {
   volume_back_on vm "$vm"
   from=$(uptime_ms)
   unplug 1
-  within 20 disk_is Offline
+  within 20 disk_is "$uuid" Offline
   ! dd if="$vm" of=/dev/null bs=4096 count=1 iflag=direct 2>/dev/null || fail "a disk that is gone was read"
   note "EIO after $(($(uptime_ms) - from)) ms"
   within 10 says_eio
@@ -121,11 +121,11 @@ boot_1() {
   daemon_restart
   volume_back_on vm "$vm"
   unplug 1
-  within 20 disk_is Offline
+  within 20 disk_is "$uuid" Offline
   must_fail 1 '' bedplate volume detach vm
   [ ! -e "$vm" ] || fail "$vm is still there"
   plug
-  within 40 disk_is Online
+  within 40 disk_is "$uuid" Online
   bedplate volume show vm | sed 's/^/  /'
   must bedplate image verify golden
   daemon_stop
@@ -134,7 +134,7 @@ boot_1() {
 # Unplugged, and noticed: the writer stands still.
 away() {
   unplug 1
-  within 20 disk_is Offline
+  within 20 disk_is "$uuid" Offline
   within 20 volume_is vm Recovering
   # What was on its way when the disk went has ended by now.
   sleep 2
@@ -146,11 +146,10 @@ away() {
 }
 
 plug() {
-  echo 1 >/sys/bus/pci/rescan
-  within 60 disk_is Online
+  plug_in
+  within 60 disk_is "$uuid" Online
 }
 
-disk_is() { [ "$(bedplate -o json disk show "$uuid" | json_field state)" = "$1" ]; }
 # What a daemon knows that never saw the disk.
 waits_for_disk() { bedplate status | grep -q 'whose disk is not there'; }
 says_eio() { bedplate volume show vm | grep -q 'answered with I/O errors'; }

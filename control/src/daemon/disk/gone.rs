@@ -11,6 +11,8 @@ use bedplate_datapath::engine::DiskIdentity;
 /// How long after its first error a device may take to go. The kernel ends its requests before it removes it.
 const GOES_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How many devices deep it is looked: more than anybody stacks, and an end whatever the links say.
+const STACKED_MAX: usize = 16;
 
 /// Whether the kernel has no such block device any more. A file that is open is never gone.
 pub fn is_gone(identity: DiskIdentity) -> bool {
@@ -27,9 +29,6 @@ pub fn is_gone(identity: DiskIdentity) -> bool {
         DiskIdentity::File { .. } => false,
     }
 }
-
-/// How many devices deep it is looked: more than anybody stacks, and an end whatever the links say.
-const STACKED_MAX: usize = 16;
 
 /// `device`: its folder below /sys. Those it is made of are links in `slaves` (`bd_link_disk_holder`, block/holder.c), which lead nowhere when
 /// their device is gone: the holder's links outlive it.
@@ -84,7 +83,7 @@ mod tests {
         all.contains(&identity)
     }
 
-    /// `/sys` in small: `dev` is a link to `block`'s folder, as the kernel has it.
+    /// `/sys` in small.
     #[test]
     fn what_is_made_of_others_is_gone_when_all_of_them_are() {
         let sys = tempfile::tempdir().unwrap();
