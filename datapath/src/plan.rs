@@ -68,11 +68,36 @@ pub struct Run {
     pub source: RunSource,
 }
 
+/// The longest I/O that adjacent parts of a request are joined to: what every disk of the node takes undivided, see
+/// [`DiskFile::undivided_bytes_max`](crate::engine::DiskFile::undivided_bytes_max). Parts are not divided: none is longer than a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinedMax(u32);
+
+impl JoinedMax {
+    /// Any length.
+    pub const ANY: Self = Self(u32::MAX);
+
+    /// No longer than what one disk more takes undivided, either; `None`: it does not say.
+    #[must_use]
+    pub fn and(self, undivided_bytes_max: Option<u64>) -> Self {
+        let most = undivided_bytes_max.map_or(u32::MAX, |most| most.try_into().unwrap_or(u32::MAX));
+        Self(self.0.min(most))
+    }
+
+    /// Whether `more` may be joined to what is so long already.
+    #[inline]
+    pub(crate) fn allows(self, len_bytes: u32, more: u32) -> bool {
+        // Neither is longer than a request.
+        len_bytes + more <= self.0
+    }
+}
+
 /// The runs of one request, in its order and without gaps. Room for [`RUNS_MAX`], made once and reused.
 #[derive(Clone, Debug)]
 pub struct RunList {
     runs: [Run; RUNS_MAX],
     len: usize,
+    joined_max: JoinedMax,
 }
 
 impl Default for RunList {
@@ -92,7 +117,13 @@ impl RunList {
         Self {
             runs: [run; RUNS_MAX],
             len: 0,
+            joined_max: JoinedMax::ANY,
         }
+    }
+
+    /// Joins no more than this from now on.
+    pub fn join_at_most(&mut self, joined_max: JoinedMax) {
+        self.joined_max = joined_max;
     }
 
     /// Forgets all runs.
@@ -112,11 +143,12 @@ impl RunList {
     fn push(&mut self, request_offset: u32, len_bytes: u32, source: RunSource) {
         if let Some(last) = self.runs[..self.len].last_mut()
             && follows(last, source)
+            && self.joined_max.allows(last.len_bytes, len_bytes)
         {
             last.len_bytes += len_bytes;
             return;
         }
-        // In bounds: each push that is not joined ends a block or the request, see RUNS_MAX.
+        // In bounds: each push ends a block or the request, see RUNS_MAX.
         self.runs[self.len] = Run {
             request_offset,
             len_bytes,

@@ -19,9 +19,6 @@ const WRITE_ZEROES_SECTORS_MAX: u32 = (64 << 20) >> 9;
 /// A discard of less frees nothing.
 const DISCARD_GRANULARITY_BYTES: u32 = 1 << 17;
 
-/// The block layer's default, `BLK_SEG_BOUNDARY_MASK`; disks do not tell theirs.
-const SEGMENT_BOUNDARY_MASK: u64 = 0xffff_ffff;
-
 /// What disks below ask of the requests that go straight to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DiskLimits {
@@ -29,10 +26,6 @@ pub(crate) struct DiskLimits {
     pub(crate) logical_block_bytes: u32,
     /// Memory addresses are multiples of it.
     pub(crate) dma_alignment_bytes: u32,
-    /// Scattered pieces of one request.
-    pub(crate) segments_max: u16,
-    /// Largest piece.
-    pub(crate) segment_bytes_max: u32,
     /// All pieces but the first start, and all but the last end, at a multiple of this plus one; 0 for anywhere.
     pub(crate) virt_boundary_mask: u64,
 }
@@ -42,8 +35,6 @@ impl DiskLimits {
     pub(crate) const NONE: Self = Self {
         logical_block_bytes: 512,
         dma_alignment_bytes: 1,
-        segments_max: u16::MAX,
-        segment_bytes_max: u32::MAX,
         virt_boundary_mask: 0,
     };
 
@@ -55,12 +46,6 @@ impl DiskLimits {
         Self {
             logical_block_bytes: disk.logical_block_bytes().max(512),
             dma_alignment_bytes: disk.dma_alignment().max(1),
-            segments_max: queue("max_segments")
-                .and_then(|value| u16::try_from(value).ok())
-                .unwrap_or(u16::MAX),
-            segment_bytes_max: queue("max_segment_size")
-                .and_then(|value| u32::try_from(value).ok())
-                .unwrap_or(u32::MAX),
             virt_boundary_mask: queue("virt_boundary_mask").unwrap_or(0),
         }
     }
@@ -70,8 +55,6 @@ impl DiskLimits {
         Self {
             logical_block_bytes: self.logical_block_bytes.max(other.logical_block_bytes),
             dma_alignment_bytes: self.dma_alignment_bytes.max(other.dma_alignment_bytes),
-            segments_max: self.segments_max.min(other.segments_max),
-            segment_bytes_max: self.segment_bytes_max.min(other.segment_bytes_max),
             virt_boundary_mask: self.virt_boundary_mask.max(other.virt_boundary_mask),
         }
     }
@@ -135,20 +118,12 @@ pub(crate) fn of_device(
         // A request is cut into runs at multiples of the logical block. Each cut must be a valid address for the disk's
         // DMA, and each piece a whole number of its blocks: so memory is aligned like the blocks.
         let alignment = disks.dma_alignment_bytes.max(disks.logical_block_bytes);
-        params.types |= param_type::DMA_ALIGN | param_type::SEGMENT;
+        params.types |= param_type::DMA_ALIGN;
         // ublk_validate_params: below a page, and a power of two minus one.
         params.dma.alignment = alignment.next_power_of_two().min(4096) - 1;
         params.basic.virt_boundary_mask = disks.virt_boundary_mask;
-        params.seg = lib::ublk_param_segment {
-            seg_boundary_mask: SEGMENT_BOUNDARY_MASK,
-            // The block layer takes no limit beside a boundary (blk_validate_limits, block/blk-settings.c).
-            max_segment_size: match disks.virt_boundary_mask {
-                0 => disks.segment_bytes_max.max(lib::UBLK_MIN_SEGMENT_SIZE),
-                _ => u32::MAX,
-            },
-            max_segments: disks.segments_max.max(1),
-            ..Default::default()
-        };
+        // No UBLK_PARAM_TYPE_SEGMENT: how many pieces the disk takes at once is our business (`JoinedMax`). Passed on, it would cut a
+        // request in several, each with a way through ublk of its own; one that is cut here has one way, and its I/Os run side by side.
     }
     params
 }
@@ -165,29 +140,23 @@ mod tests {
     #[test]
     fn the_most_restrictive_disk_wins() {
         let nvme = DiskLimits {
-            segments_max: 127,
             virt_boundary_mask: 4095,
             dma_alignment_bytes: 4,
             ..DiskLimits::NONE
         };
         let wide = DiskLimits {
             logical_block_bytes: 4096,
-            segments_max: 256,
             ..DiskLimits::NONE
         };
         let both = nvme.and(wide);
         assert_eq!(
-            (
-                both.logical_block_bytes,
-                both.segments_max,
-                both.virt_boundary_mask
-            ),
-            (4096, 127, 4095)
+            (both.logical_block_bytes, both.virt_boundary_mask),
+            (4096, 4095)
         );
         let params = of_device(1 << 20, true, DataMode::ZeroCopy, &both);
         assert_eq!(params.basic.logical_bs_shift, 12);
         assert_eq!(params.dma.alignment, 4095);
-        assert_eq!(params.seg.max_segments, 127);
+        assert_eq!(params.basic.virt_boundary_mask, 4095);
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! A disk that was unplugged and opened anew takes its old place in the reactors' file tables: devices that read from it go on reading.
 
-use std::sync::Arc;
-
 use bedplate_datapath::engine::DiskFile;
 use bedplate_datapath::plan::DiskIndex;
 
@@ -30,11 +28,6 @@ impl Target {
         if known != DiskLimits::of(disk) {
             return Err(refused("has other limits than it had before"));
         }
-        let fd = disk.try_clone_fd().map_err(|source| TargetError::Io {
-            doing: "cannot duplicate the claim on",
-            path: disk.path().to_owned(),
-            source,
-        })?;
-        self.install_disk(index, &Arc::new(fd))
+        self.install_disk(index, disk)
     }
 }

@@ -62,7 +62,6 @@ pub(crate) mod param_type {
     pub(crate) const BASIC: u32 = libublk::sys::UBLK_PARAM_TYPE_BASIC;
     pub(crate) const DISCARD: u32 = libublk::sys::UBLK_PARAM_TYPE_DISCARD;
     pub(crate) const DMA_ALIGN: u32 = libublk::sys::UBLK_PARAM_TYPE_DMA_ALIGN;
-    pub(crate) const SEGMENT: u32 = libublk::sys::UBLK_PARAM_TYPE_SEGMENT;
 }
 
 /// `struct ublk_params` up to `seg`. An older kernel takes the part that it knows and drops the bits of `types` that it

@@ -1,7 +1,6 @@
 //! What a daemon holds: the reactors, the disks that they read, the devices that they serve.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -212,13 +211,8 @@ impl Target {
     /// # Errors
     /// [`TargetError::Full`], or what a reactor answered.
     pub fn add_disk(&self, disk: &DiskFile) -> Result<DiskIndex, TargetError> {
-        let fd = disk.try_clone_fd().map_err(|source| TargetError::Io {
-            doing: "cannot duplicate the claim on",
-            path: disk.path().to_owned(),
-            source,
-        })?;
         let index = self.take_disk_index(DiskLimits::of(disk))?;
-        let installed = self.install_disk(index, &Arc::new(fd));
+        let installed = self.install_disk(index, disk);
         if installed.is_err() {
             self.drop_disk(index);
         }
@@ -248,10 +242,17 @@ impl Target {
     pub(crate) fn install_disk(
         &self,
         index: DiskIndex,
-        fd: &Arc<OwnedFd>,
+        disk: &DiskFile,
     ) -> Result<(), TargetError> {
+        let fd = disk.try_clone_fd().map_err(|source| TargetError::Io {
+            doing: "cannot duplicate the claim on",
+            path: disk.path().to_owned(),
+            source,
+        })?;
+        let (fd, undivided) = (Arc::new(fd), disk.undivided_bytes_max());
         for reactor in &self.reactors {
-            let answer = reactor.install_disk(index, fd).wait_ok(REACTOR_TIMEOUT);
+            let installed = reactor.install_disk(index, &fd, undivided);
+            let answer = installed.wait_ok(REACTOR_TIMEOUT);
             answer.map_err(|source| reactor_failed(reactor, "cannot take a disk", source))?;
         }
         Ok(())

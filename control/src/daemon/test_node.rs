@@ -11,7 +11,7 @@ use bedplate_datapath::units::DevId;
 use uuid::Uuid;
 
 use super::disk::online::CLAIM_FOR_USER;
-use super::disk::{gone, reopen, write_format};
+use super::disk::{reopen, write_format};
 use super::node::Node;
 use super::object::Noun;
 use super::serving::Serving;
@@ -133,7 +133,7 @@ impl TestNode {
     /// The device of an open disk goes, for all that the daemon can tell; what is on it is at `to` then, as another device.
     pub fn unplug(&self, disk: Uuid, to: &Path) {
         let actor = self.actor(disk).unwrap();
-        gone::pretend(actor.identity);
+        actor.presence.pretend_gone();
         std::fs::copy(&actor.path, to).unwrap();
         std::fs::remove_file(&actor.path).unwrap();
     }

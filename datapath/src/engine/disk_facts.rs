@@ -75,6 +75,7 @@ pub(super) struct DiskFacts {
     pub(super) logical_block_bytes: u32,
     pub(super) physical_block_bytes: u32,
     pub(super) dma_alignment: u32,
+    pub(super) undivided_bytes_max: Option<u64>,
     pub(super) diskseq: Option<u64>,
     pub(super) write_cache: WriteCache,
     pub(super) hardware_id: Option<String>,
@@ -118,6 +119,12 @@ impl DiskFacts {
             .and_then(|mask| mask.parse::<u32>().ok()?.checked_add(1))
             .or_else(|| Some(direct_io_alignment(fd)?.memory_bytes))
             .unwrap_or(logical_block_bytes);
+        let number_of = |name: &str| of_disk(name)?.parse::<u64>().ok();
+        let undivided_bytes_max = undivided(
+            number_of("queue/max_sectors_kb"),
+            number_of("queue/max_segments"),
+            number_of("queue/max_segment_size"),
+        );
         // Unknown counts as volatile: a flush too many costs time, one too few costs data.
         let write_cache = match of_disk("queue/write_cache").as_deref() {
             Some("write through") => WriteCache::WriteThrough,
@@ -129,6 +136,7 @@ impl DiskFacts {
             logical_block_bytes,
             physical_block_bytes: physical,
             dma_alignment,
+            undivided_bytes_max,
             diskseq: disk_sequence(fd).or_else(|| of_disk("diskseq")?.parse().ok()),
             write_cache,
             hardware_id: sysfs.as_ref().and_then(SysfsBlock::hardware_id),
@@ -163,6 +171,8 @@ impl DiskFacts {
             dma_alignment: asked.map_or(DIRECT_IO_ALIGNMENT_UNKNOWN_BYTES, |alignment| {
                 alignment.memory_bytes
             }),
+            // The file system decides, and does not tell.
+            undivided_bytes_max: None,
             diskseq: of_disk("diskseq").and_then(|text| text.parse().ok()),
             write_cache: WriteCache::Volatile,
             // A copy of a file is no other hardware: a file has no identity besides its UUID.
@@ -170,6 +180,22 @@ impl DiskFacts {
         })
     }
 }
+
+/// The longest I/O from pages that lie anywhere in memory that the block layer passes on as it is: by length, and by one segment a page.
+fn undivided(
+    sectors_max_kib: Option<u64>,
+    segments_max: Option<u64>,
+    segment_bytes_max: Option<u64>,
+) -> Option<u64> {
+    let by_length = sectors_max_kib.map(|kib| kib.saturating_mul(1024));
+    let by_segments = segments_max.map(|segments| {
+        segments.saturating_mul(segment_bytes_max.map_or(PAGE, |most| most.min(PAGE)))
+    });
+    by_length.into_iter().chain(by_segments).min()
+}
+
+/// Memory page.
+const PAGE: u64 = 4096;
 
 /// What every file system that we know of accepts, where the kernel does not tell.
 const DIRECT_IO_ALIGNMENT_UNKNOWN_BYTES: u32 = 4096;
@@ -211,4 +237,23 @@ fn disk_sequence(fd: RawFd) -> Option<u64> {
     // SAFETY: the kernel writes one u64 for BLKGETDISKSEQ, and the pointer is to a live one.
     unsafe { ioctl::disk_sequence(fd, &raw mut sequence) }.ok()?;
     Some(sequence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_is_no_longer_than_its_length_and_its_pages_allow() {
+        for (sectors_kib, segments, segment_bytes, longest) in [
+            // NVMe with MDTS 7; brd; a disk of long transfers and few segments.
+            (Some(512), Some(127), Some(1 << 31), Some(508 << 10)),
+            (Some(1280), Some(128), None, Some(512 << 10)),
+            (Some(128), Some(1024), Some(65_536), Some(128 << 10)),
+            (Some(1024), Some(256), Some(512), Some(128 << 10)),
+            (None, None, None, None),
+        ] {
+            assert_eq!(undivided(sectors_kib, segments, segment_bytes), longest);
+        }
+    }
 }

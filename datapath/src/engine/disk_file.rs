@@ -179,6 +179,13 @@ impl DiskFile {
         self.facts.dma_alignment
     }
 
+    /// The longest I/O whose pages lie anywhere in memory that goes to the device undivided; `None` where it cannot be told. A longer one is
+    /// as right, and slow: io_uring first submits what must not wait, and the block layer divides no such thing (`bio_split_io_at`,
+    /// block/blk-merge.c, answers `EAGAIN` to `REQ_NOWAIT`), so that it goes through a worker thread.
+    pub fn undivided_bytes_max(&self) -> Option<u64> {
+        self.facts.undivided_bytes_max
+    }
+
     /// Changes when another medium takes the device's place; for a file, that of the device below it. `None` where it
     /// cannot be told (a file on btrfs, overlayfs or NFS).
     pub fn diskseq(&self) -> Option<u64> {

@@ -70,6 +70,41 @@ fn neighbours_on_two_disks_are_not_joined() {
 }
 
 #[test]
+fn what_is_adjacent_is_joined_up_to_what_disks_take_at_once() {
+    let entries = (10..18).map(|pcn| entry(pcn, u32::MAX)).collect();
+    let stack = LayerStack {
+        layers: vec![layer(0, entries)],
+        size_bytes: 8 * CLUSTER_BYTES,
+    };
+    let mut out = RunList::new();
+    let mut lens = |undivided_bytes_max, at: u32| {
+        out.join_at_most(JoinedMax::ANY.and(undivided_bytes_max));
+        let len_bytes = REQUEST_BYTES_MAX - at;
+        stack
+            .plan_read(ByteOffset::new(at.into()), len_bytes, &mut out)
+            .unwrap();
+        let runs = out.as_slice();
+        let adjoin = runs.windows(2).all(|two| {
+            two[0].request_offset + two[0].len_bytes == two[1].request_offset
+                && matches!((two[0].source, two[1].source), (RunSource::Disk { at, .. }, RunSource::Disk { at: next, .. })
+                    if at.plus(two[0].len_bytes.into()) == next)
+        });
+        assert!(adjoin, "{runs:?}");
+        runs.iter()
+            .map(|run| run.len_bytes >> 10)
+            .collect::<Vec<u32>>()
+    };
+    assert_eq!(lens(None, 0), [1024]);
+    assert_eq!(lens(Some(512 << 10), 0), [512, 512]);
+    assert_eq!(lens(Some(508 << 10), 0), [384, 384, 256]);
+    assert_eq!(lens(Some(512 << 10), 65_536), [448, 512]);
+    // No part is divided, and the list has room for all.
+    assert_eq!(lens(Some(4096), 0), [128; 8]);
+    let both = JoinedMax::ANY.and(Some(512 << 10)).and(None);
+    assert_eq!(both.and(Some(u64::MAX)), both, "the shortest of all");
+}
+
+#[test]
 fn a_tombstone_hides_the_layer_below() {
     let layers = vec![
         layer(0, vec![entry(0, 2)]),

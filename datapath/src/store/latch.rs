@@ -33,6 +33,11 @@ impl<M: Medium> LatchedDisk<M> {
         self.fault.as_ref()
     }
 
+    /// Takes no more writes from now on, for `fault`; nothing if it did so before. Nobody is told.
+    pub(super) fn latch(&mut self, fault: IoFault) {
+        self.fault.get_or_insert(fault);
+    }
+
     pub(super) fn read(&mut self, at: ByteOffset, into: &mut [u8]) -> Result<(), IoFault> {
         self.medium.read(at, into)
     }

@@ -7,7 +7,8 @@
 use uuid::Uuid;
 
 use super::Store;
-use crate::medium::Medium;
+use crate::medium::{IoFault, IoOp, Medium};
+use crate::units::ByteOffset;
 
 /// What the opener of a disk knows of it besides what is on it. By default: nothing.
 #[derive(Clone, Debug, Default)]
@@ -36,11 +37,17 @@ impl Foreknowledge {
 }
 
 impl<M: Medium> Store<M> {
-    /// Says that the disk's first failure was that it had gone, and no word of the disk itself: what it had acknowledged before is in doubt
-    /// only if it lost its cache. Says nothing if there was no failure.
-    pub fn has_gone(&self) {
-        if self.disk.fault().is_some() {
-            self.live.failed_by_loss();
-        }
+    /// Says that the disk has gone, whether that made a write or flush fail or not. A failure was no word of the disk itself then: what it
+    /// had acknowledged before is in doubt only if it lost its cache. Nothing is written to it in this session any more, should it answer
+    /// again: a commit, or the mark of an orderly end, would say of what its cache lost that it is there.
+    pub fn has_gone(&mut self) {
+        // Before the latch, and without its alarm: a crash between must not leave word of a failure.
+        self.live.failed_by_loss();
+        self.disk.latch(IoFault {
+            op: IoOp::Flush,
+            at: ByteOffset::new(0),
+            len_bytes: 0,
+            errno: libc::ENODEV,
+        });
     }
 }

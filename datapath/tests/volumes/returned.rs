@@ -1,6 +1,8 @@
 //! The disk goes away under its volume, and comes back: `bedplate_datapath::store`'s `returned.rs`.
 
-use bedplate_datapath::store::{Foreknowledge, LeftDisk, SessionStart, Store};
+use bedplate_datapath::store::{
+    Foreknowledge, LeftDisk, PreviousSession, SessionStart, Store, StoreErrorKind,
+};
 use bedplate_datapath::volume::write::WriteKind;
 
 use super::node::{Node, VOLUME, start};
@@ -218,6 +220,34 @@ fn a_failure_is_forgiven_only_if_the_disk_had_gone_and_kept_its_cache() {
             let (_, report) = Store::open_live(disk, &again, Box::new(live)).unwrap();
             assert_eq!(report.adopted, [VOLUME], "{report:?}");
         }
+    }
+}
+
+/// A device mapper device is gone with what is below it, and answers again when that is mapped anew: as the same device.
+#[test]
+fn a_disk_that_had_gone_is_told_nothing_more_though_it_answers_and_nothing_failed() {
+    for (keeps_cache, flushed) in [(true, false), (false, false), (false, true)] {
+        let mut node = Node::keeping(keeps_cache);
+        node.write(WriteKind::Data, 0, &[1; 4096]).unwrap();
+        let _ = node.store.commit().unwrap();
+        if !flushed {
+            // An overwrite, of which no record is to be written.
+            node.write(WriteKind::Data, 0, &[2; 4096]).unwrap();
+        }
+        node.store.has_gone();
+        for _ in 0..2 {
+            let refused = node.store.commit().err().map(|error| error.kind());
+            assert_eq!(refused, Some(StoreErrorKind::ReadOnlyLatched));
+        }
+        let Node { disk, live, store } = node;
+        assert!(store.close().is_err());
+        // The next process, of the same boot: it finds the same device.
+        let (store, report) =
+            Store::open_live(disk.clone(), &start(1), Box::new(live.clone())).unwrap();
+        assert_ne!(report.previous, PreviousSession::Clean);
+        // Which of its writes were flushed, that one does not know.
+        assert_eq!(report.lost.is_empty(), keeps_cache, "{report:?}");
+        drop(store);
     }
 }
 

@@ -46,6 +46,8 @@ pub(super) enum Command {
     InstallDisk {
         index: DiskIndex,
         file: Arc<OwnedFd>,
+        /// What it takes undivided.
+        undivided_bytes_max: Option<u64>,
         reply: Reply<io::Result<()>>,
     },
     RemoveDisk {
@@ -156,9 +158,15 @@ impl ReactorHandle {
         &self,
         index: DiskIndex,
         file: &Arc<OwnedFd>,
+        undivided_bytes_max: Option<u64>,
     ) -> Pending<io::Result<()>> {
         let file = Arc::clone(file);
-        self.send(|reply| Command::InstallDisk { index, file, reply })
+        self.send(|reply| Command::InstallDisk {
+            index,
+            file,
+            undivided_bytes_max,
+            reply,
+        })
     }
 
     pub(crate) fn remove_disk(&self, index: DiskIndex) -> Pending<io::Result<()>> {

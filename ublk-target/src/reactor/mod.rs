@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use bedplate_datapath::engine::executor::{Executor, FileSlots};
 use bedplate_datapath::engine::ring::{Completion, Ring, RingConfig};
-use bedplate_datapath::plan::RunList;
+use bedplate_datapath::plan::{JoinedMax, RunList};
 use bedplate_datapath::units::DevId;
 use bedplate_datapath::volume::write::{SCRATCH_BYTES, WriteIoList};
 use caps::{CapSet, Capability};
@@ -125,6 +125,8 @@ pub(super) struct Reactor {
     plan: Box<RunList>,
     /// The I/O of a write's step; kept, for the same reason.
     ios: Box<WriteIoList>,
+    /// What both join adjacent parts to: by every disk that was here.
+    joined_max: JoinedMax,
     /// Buffers for requests' data.
     pool: BufferPool,
     /// Buffers for blocks that writes copy up.
@@ -284,6 +286,7 @@ impl Reactor {
             .with_buffers_at(config.buffers_at),
             plan: Box::default(),
             ios: Box::default(),
+            joined_max: JoinedMax::ANY,
             pool: BufferPool::new(config.copy_buffers, COPY_BUFFER_BYTES)?,
             scratch: BufferPool::new(SCRATCH_BUFFERS, SCRATCH_BYTES)?,
             slots: Vec::new(),
@@ -440,7 +443,15 @@ impl Reactor {
         while let Ok(command) = self.commands.try_recv() {
             // An answer that nobody waits for any more is dropped.
             match command {
-                Command::InstallDisk { index, file, reply } => {
+                Command::InstallDisk {
+                    index,
+                    file,
+                    undivided_bytes_max,
+                    reply,
+                } => {
+                    self.joined_max = self.joined_max.and(undivided_bytes_max);
+                    self.plan.join_at_most(self.joined_max);
+                    self.ios.join_at_most(self.joined_max);
                     let _ = reply.send(
                         self.ring
                             .install_file(FILE_FIRST_DISK + u32::from(index.get()), file.as_fd()),

@@ -103,7 +103,12 @@ impl Rig {
             let (reply, answer) = bounded(1);
             let file = Arc::new(disk);
             let index = DiskIndex::new(index);
-            let _ = sender.send(Command::InstallDisk { index, file, reply });
+            let _ = sender.send(Command::InstallDisk {
+                index,
+                file,
+                undivided_bytes_max: None,
+                reply,
+            });
             reactor.take_commands();
             answer.recv().map_err(io::Error::other)??;
         }

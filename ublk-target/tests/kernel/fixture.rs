@@ -39,7 +39,7 @@ pub fn mix(value: u64) -> u64 {
 }
 
 /// Fills `bytes` with what disk `disk` holds from `at` on; both in whole words of 8 bytes.
-fn disk_bytes(disk: u16, at: u64, bytes: &mut [u8]) {
+pub fn disk_bytes(disk: u16, at: u64, bytes: &mut [u8]) {
     for (word, chunk) in bytes.chunks_exact_mut(8).enumerate() {
         let position = at + word as u64 * 8;
         chunk.copy_from_slice(&mix(position ^ u64::from(disk) << 56).to_le_bytes());

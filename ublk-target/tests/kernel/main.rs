@@ -12,6 +12,7 @@
 
 mod edges;
 mod fixture;
+mod long;
 mod many;
 mod reader;
 mod replicas;

@@ -13,6 +13,7 @@ use bedplate_ublk_target::{DeviceState, Opener, Target, TargetConfig, TargetErro
 use crate::Outcome;
 use crate::edges;
 use crate::fixture::{Bench, FIRST_DEVICE, Image, bench, config, disks, seed, spec};
+use crate::long;
 use crate::many;
 use crate::reader::{Aligned, Readers, check, check_all, open_direct, random_read};
 use crate::replicas;
@@ -26,6 +27,11 @@ pub const SCENARIOS: &[Scenario] = &[
         "every_byte_reads_back",
         &[ZeroCopy, UserCopy],
         every_byte_reads_back,
+    ),
+    (
+        "long_reads_are_divided_by_us",
+        &[ZeroCopy, UserCopy],
+        long::long_reads_are_divided_by_us,
     ),
     (
         "more_requests_than_buffers_are_answered_in_time",

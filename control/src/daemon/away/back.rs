@@ -9,7 +9,6 @@ use uuid::Uuid;
 use super::{Waiting, went};
 use crate::api::{ApiError, AttachmentState};
 use crate::daemon::blocking::blocking;
-use crate::daemon::disk::gone::is_gone;
 use crate::daemon::errors;
 use crate::daemon::node::Node;
 use crate::daemon::object::backing::{backing_of, held};
@@ -74,7 +73,7 @@ pub async fn resume_in_turn(node: &Arc<Node>, object: Uuid) -> Result<Option<u32
 
 fn is_back(node: &Node, disk: Uuid) -> bool {
     node.online_actor(disk)
-        .is_some_and(|actor| !is_gone(actor.identity))
+        .is_some_and(|actor| !actor.presence.is_gone())
 }
 
 /// Whether the device's own disk answers, where it waits for that one, or else one that has a copy of the image that it reads: any of them.

@@ -9,7 +9,6 @@ use uuid::Uuid;
 
 use crate::api::{ApiError, AttachmentState};
 use crate::daemon::blocking::blocking;
-use crate::daemon::disk::gone;
 use crate::daemon::errors;
 use crate::daemon::node::Node;
 use crate::daemon::object::{Located, Noun, attach};
@@ -31,13 +30,11 @@ pub async fn in_doubt(node: Arc<Node>, event: DiskInDoubt) {
         let goes = match actor {
             // Of a disk that is known to take no changes, a write that finds no space is no news.
             Some(actor) if event.errno == libc::ENOSPC && actor.contents().latched.is_some() => {
-                gone::is_gone(actor.identity)
+                actor.presence.is_gone()
             }
             Some(actor) => {
-                let identity = actor.identity;
-                blocking(move || gone::goes(identity))
-                    .await
-                    .unwrap_or(false)
+                let presence = Arc::clone(&actor.presence);
+                blocking(move || presence.goes()).await.unwrap_or(false)
             }
             // It is being opened anew.
             None => node.away.left().iter().any(|left| left.disk == disk),
@@ -64,6 +61,9 @@ pub async fn in_doubt(node: Arc<Node>, event: DiskInDoubt) {
 
 /// The block device of a disk is gone: the devices of its own volumes wait from now on, whether they have met an error or not.
 pub async fn disk_went(node: &Arc<Node>, disk: Uuid) {
+    if let Ok(actor) = node.actor(disk) {
+        actor.tell_gone();
+    }
     for (found, number) in devices_on(node, disk) {
         park(node, &found, number, disk).await;
     }

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bedplate_datapath::catalogue::DiskSays;
-use bedplate_datapath::engine::{DiskIdentity, UringMedium};
+use bedplate_datapath::engine::UringMedium;
 use bedplate_datapath::format::superblock::SuperblockCopy;
 use bedplate_datapath::medium::Medium as _;
 use bedplate_datapath::store::{Object, OpenReport, Store};
@@ -19,6 +19,7 @@ use crossbeam::channel::{Sender, unbounded};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::gone::Presence;
 pub use super::thread::Setup;
 use super::thread::{self, Command};
 use crate::api::ApiError;
@@ -60,8 +61,8 @@ pub struct DiskActor {
     pub uuid: Uuid,
     /// Where it was opened.
     pub path: PathBuf,
-    /// The device or file behind that path.
-    pub identity: DiskIdentity,
+    /// As what it was opened, and whether that is there.
+    pub presence: Arc<Presence>,
     /// Size at format.
     pub size_bytes: u64,
     /// Bytes of its clusters.
@@ -104,7 +105,7 @@ impl DiskActor {
         Ok(Self {
             uuid: facts.uuid,
             path: path.to_owned(),
-            identity: facts.identity,
+            presence: facts.presence,
             size_bytes: facts.size_bytes,
             usable_bytes: facts.usable_bytes,
             report: facts.report,
@@ -253,6 +254,12 @@ impl DiskActor {
             .map_err(|_| self.offline())?;
         let result = closed.await.map_err(|_| self.offline())?;
         result.map_err(|error| errors::of_store(&self.name(), None, &error))
+    }
+
+    /// Has the thread see that the disk is gone: it writes nothing to it any more, should it answer again.
+    pub fn tell_gone(&self) {
+        // The thread looks after each piece of work; where it has ended, nobody writes.
+        let _ = self.commands.send(Command::Work(Box::new(|_| ())));
     }
 
     /// Lets go of a disk that is gone, as it is, and waits for the thread. Commits that were asked for are not answered.

@@ -116,14 +116,24 @@ impl DiskEntry {
             .map_or_else(|| Arc::clone(&self.contents), |actor| actor.contents())
     }
 
+    /// Whether it is open, and was not seen gone.
+    pub fn is_there(&self) -> bool {
+        let actor = self.actor.as_ref();
+        actor.is_some_and(|actor| !actor.presence.was_seen_gone())
+    }
+
     /// As the API shows it in a list.
     pub fn view(&self) -> Disk {
         let contents = self.contents_now();
         let actor = self.actor.as_ref();
-        let why = contents
-            .latched
-            .clone()
-            .or_else(|| self.state.why().map(str::to_owned));
+        let latched = contents.latched.clone();
+        let state_why = self.state.why().map(str::to_owned);
+        // One that is gone is latched as well, and nobody can mend that.
+        let why = if self.is_there() {
+            latched.or(state_why)
+        } else {
+            state_why.or(latched)
+        };
         Disk {
             uuid: self.uuid,
             path: self.name(),

@@ -1,9 +1,11 @@
-//! Whether a disk's block device is gone: it was unplugged, or the kernel gave it up. What was opened of it never answers again.
+//! Whether the block device that a disk was opened as is gone: it was unplugged, or the kernel gave it up.
 //!
 //! A device that is made of others (LVM, dm-crypt, MD) stays when they go, and answers with errors. It is gone when every one of them is: one
-//! that has a leg left may still answer.
+//! that has a leg left may still answer. Such a one may answer again, mapped anew, and has lost what was in the caches below it. So what was
+//! seen gone once is gone for as long as it is open, for all who ask: they must never come to different answers.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bedplate_datapath::engine::DiskIdentity;
@@ -14,12 +16,63 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How many devices deep it is looked: more than anybody stacks, and an end whatever the links say.
 const STACKED_MAX: usize = 16;
 
-/// Whether the kernel has no such block device any more. A file that is open is never gone.
-pub fn is_gone(identity: DiskIdentity) -> bool {
-    #[cfg(test)]
-    if tests::is_pretended(identity) {
-        return true;
+/// One opening of a disk: as what, and whether that is there.
+#[derive(Debug)]
+pub struct Presence {
+    identity: DiskIdentity,
+    seen_gone: AtomicBool,
+}
+
+impl Presence {
+    /// Of what was just opened.
+    pub const fn of(identity: DiskIdentity) -> Self {
+        Self {
+            identity,
+            seen_gone: AtomicBool::new(false),
+        }
     }
+
+    /// The device or file that is open.
+    pub const fn identity(&self) -> DiskIdentity {
+        self.identity
+    }
+
+    /// Whether somebody has seen it gone. Asks nobody: for where each microsecond counts.
+    pub fn was_seen_gone(&self) -> bool {
+        // It says nothing of other memory.
+        self.seen_gone.load(Ordering::Relaxed)
+    }
+
+    /// Whether the kernel has no such block device any more, or had none at some time since it was opened. A file that is open is never gone.
+    pub fn is_gone(&self) -> bool {
+        if !self.was_seen_gone() && kernel_has_no(self.identity) {
+            self.seen_gone.store(true, Ordering::Relaxed);
+        }
+        self.was_seen_gone()
+    }
+
+    /// Of a disk that just met an error: whether that is because it goes. Takes its time to say no; to be asked on a thread that may wait.
+    pub fn goes(&self) -> bool {
+        let deadline = Instant::now() + GOES_WITHIN;
+        loop {
+            if self.is_gone() {
+                return true;
+            }
+            if matches!(self.identity, DiskIdentity::File { .. }) || Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// For all that the daemon can tell, the device is gone.
+    #[cfg(test)]
+    pub fn pretend_gone(&self) {
+        self.seen_gone.store(true, Ordering::Relaxed);
+    }
+}
+
+fn kernel_has_no(identity: DiskIdentity) -> bool {
     match identity {
         DiskIdentity::Block(number) => {
             let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
@@ -47,40 +100,21 @@ fn device_is_gone(device: &Path, depth: usize) -> bool {
     below.peek().is_some() && below.all(|link| device_is_gone(&link.path(), depth))
 }
 
-/// Of a disk that just met an error: whether that is because it goes. Takes its time to say no; to be asked on a thread that may wait.
-pub fn goes(identity: DiskIdentity) -> bool {
-    let deadline = Instant::now() + GOES_WITHIN;
-    loop {
-        if is_gone(identity) {
-            return true;
-        }
-        if matches!(identity, DiskIdentity::File { .. }) || Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(LOOK_AGAIN);
-    }
-}
-
-#[cfg(test)]
-pub use tests::pretend;
-
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, PoisonError};
-
     use super::*;
 
-    static PRETENDED: Mutex<Vec<DiskIdentity>> = Mutex::new(Vec::new());
+    const FILE: DiskIdentity = DiskIdentity::File {
+        file_system: 1,
+        inode: 1,
+    };
 
-    /// This file is a device that is gone, from now on.
-    pub fn pretend(identity: DiskIdentity) {
-        let mut all = PRETENDED.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push(identity);
-    }
-
-    pub(super) fn is_pretended(identity: DiskIdentity) -> bool {
-        let all = PRETENDED.lock().unwrap_or_else(PoisonError::into_inner);
-        all.contains(&identity)
+    #[test]
+    fn what_was_seen_gone_stays_gone_though_the_kernel_has_it() {
+        let back = Presence::of(FILE);
+        back.pretend_gone();
+        assert!(!kernel_has_no(back.identity()));
+        assert!(back.is_gone() && back.goes());
     }
 
     /// `/sys` in small.
@@ -117,14 +151,13 @@ mod tests {
 
     #[test]
     fn a_file_never_goes_and_a_number_that_nobody_has_is_gone() {
-        let file = DiskIdentity::File {
-            file_system: 1,
-            inode: 1,
-        };
-        assert!(!is_gone(file) && !goes(file));
+        let file = Presence::of(FILE);
+        assert!(!file.is_gone() && !file.goes());
         if std::path::Path::new("/sys/dev/block").exists() {
             let number = nix::sys::stat::makedev(4000, 77);
-            assert!(goes(DiskIdentity::Block(number)));
+            let device = Presence::of(DiskIdentity::Block(number));
+            assert!(!device.was_seen_gone(), "nobody has looked");
+            assert!(device.goes() && device.was_seen_gone());
         }
     }
 }

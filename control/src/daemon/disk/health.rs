@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::actor::DiskActor;
-use super::gone::is_gone;
 use super::standing::{Cause, Event, Rules, Standing};
 use crate::api::{ApiError, DiskState};
 use crate::config::Health;
@@ -82,7 +81,7 @@ async fn watch(node: Arc<Node>, actor: Arc<DiskActor>) {
             () = tokio::time::sleep_until(due) => {}
         }
         let asked_at = Instant::now();
-        let (event, why) = if is_gone(actor.identity) {
+        let (event, why) = if actor.presence.is_gone() {
             (Event::Gone, None)
         } else if asked_at < due {
             continue;
@@ -206,7 +205,8 @@ impl Node {
     pub fn refresh_disk(&self, disk: Uuid) {
         let latched = {
             let disks = self.disks();
-            let entry = disks.iter().find(|entry| entry.uuid == Some(disk));
+            let mut there = disks.iter().filter(|entry| entry.is_there());
+            let entry = there.find(|entry| entry.uuid == Some(disk));
             entry.and_then(|entry| {
                 Some((
                     entry.name(),

@@ -118,7 +118,7 @@ fn users_of(node: &Node) -> Vec<User> {
     let disks = node.disks();
     let users = disks.iter().filter_map(|entry| {
         let uuid = entry.uuid?;
-        let identity = entry.actor.as_ref().map(|actor| actor.identity);
+        let identity = entry.actor.as_ref().map(|actor| actor.presence.identity());
         let is_user = identity.is_some() || left.iter().any(|left| left.disk == uuid);
         is_user.then(|| User {
             uuid,

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
-use super::gone::is_gone;
 use super::in_change::InChange;
 use crate::api::{ApiError, AttachmentState, DiskState};
 use crate::daemon::blocking::blocking;
@@ -64,7 +63,9 @@ fn require_empty(node: &Node, disk: Uuid) -> Result<(), ApiError> {
         let of_noun = objects.iter().filter(|found| found.noun() == noun);
         of_noun.map(|found| found.object.name.clone()).collect()
     };
-    let is_there = node.actor(disk).is_ok_and(|actor| !is_gone(actor.identity));
+    let is_there = node
+        .actor(disk)
+        .is_ok_and(|actor| !actor.presence.is_gone());
     let volumes = names(Noun::Volume);
     if !volumes.is_empty() {
         let remedy = if is_there {

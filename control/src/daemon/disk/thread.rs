@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bedplate_datapath::engine::{DiskIdentity, WriteCache};
+use bedplate_datapath::engine::WriteCache;
 use bedplate_datapath::store::{
     Foreknowledge, LeftDisk, Object, OpenReport, SessionStart, Store, StoreError, uuid_on,
 };
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::actor::{Contents, DiskStore};
 use super::claim::{claim, medium_of};
-use super::gone;
+use super::gone::Presence;
 use super::live;
 use super::owner::Owner;
 use crate::api::ApiError;
@@ -73,7 +73,7 @@ pub enum Command {
 /// What became known when the disk was opened.
 pub struct Facts {
     pub uuid: Uuid,
-    pub identity: DiskIdentity,
+    pub presence: Arc<Presence>,
     pub size_bytes: u64,
     pub usable_bytes: u64,
     pub dma_alignment: u32,
@@ -102,7 +102,7 @@ pub fn run(
         }
     };
     publish(&store, contents);
-    let identity = facts.identity;
+    let presence = Arc::clone(&facts.presence);
     if answer.send(Ok(facts)).is_err() {
         // Nobody wants the disk any more; what follows closes it.
         tracing::debug!(disk = %path.display(), "opened for nobody");
@@ -110,7 +110,7 @@ pub fn run(
     let now = Instant::now();
     let thread = Thread {
         name: path.display().to_string(),
-        identity,
+        presence,
         store,
         setup,
         contents,
@@ -118,7 +118,7 @@ pub fn run(
         commit_at: now + COMMIT_EVERY,
         looked_at: now,
         failing: false,
-        has_gone: None,
+        is_judged: false,
     };
     thread.serve(commands);
 }
@@ -142,8 +142,8 @@ fn open(path: &Path, deadline: Instant, setup: &Setup) -> Result<(DiskStore, Fac
     let claim = disk
         .try_clone_fd()
         .map_err(|error| errors::of_io("cannot duplicate a disk's descriptor", &error))?;
-    let (identity, dma_alignment, diskseq) =
-        (disk.identity(), disk.dma_alignment(), disk.diskseq());
+    let presence = Arc::new(Presence::of(disk.identity()));
+    let (dma_alignment, diskseq) = (disk.dma_alignment(), disk.diskseq());
     let write_cache = disk.write_cache();
     let hardware_id = disk.hardware_id().map(str::to_owned);
     let mut medium = medium_of(disk, &name)?;
@@ -158,7 +158,7 @@ fn open(path: &Path, deadline: Instant, setup: &Setup) -> Result<(DiskStore, Fac
         keeps_cache: setup.keeps_cache || write_cache == WriteCache::WriteThrough,
         left: setup.left.clone(),
     };
-    let goes = || gone::goes(identity);
+    let goes = || presence.goes();
     let (mut store, report) = Store::open_watched(medium, &start, live, &known, &goes)
         .map_err(|error| errors::of_open(&name, &error))?;
     if let Err(error) = setup.owner.mark(&mut store, &report) {
@@ -170,7 +170,7 @@ fn open(path: &Path, deadline: Instant, setup: &Setup) -> Result<(DiskStore, Fac
     let geometry = store.geometry();
     let facts = Facts {
         uuid: store.disk_uuid(),
-        identity,
+        presence: Arc::clone(&presence),
         size_bytes: geometry.disk_bytes(),
         usable_bytes: store.total_clusters() * CLUSTER_BYTES,
         dma_alignment,
@@ -225,7 +225,7 @@ impl Waiting {
 
 struct Thread<'a> {
     name: String,
-    identity: DiskIdentity,
+    presence: Arc<Presence>,
     store: DiskStore,
     setup: Setup,
     contents: &'a Mutex<Arc<Contents>>,
@@ -236,8 +236,8 @@ struct Thread<'a> {
     looked_at: Instant,
     /// The last commit failed; said once.
     failing: bool,
-    /// After the first failure: whether the disk had gone.
-    has_gone: Option<bool>,
+    /// Whether it was judged why the first write or flush failed.
+    is_judged: bool,
 }
 
 impl Thread<'_> {
@@ -268,7 +268,7 @@ impl Thread<'_> {
                     return;
                 }
                 // Nothing can be said to a disk that is gone, and a flush that fails would say of it that it failed.
-                Some(Command::Close(_unanswered)) if gone::is_gone(self.identity) => {
+                Some(Command::Close(_unanswered)) if self.presence.is_gone() => {
                     drop(self.store.abandon());
                     return;
                 }
@@ -281,7 +281,7 @@ impl Thread<'_> {
                 None => {}
             }
         }
-        if gone::is_gone(self.identity) {
+        if self.presence.is_gone() {
             drop(self.store.abandon());
         } else if let Err(error) = self.store.close() {
             tracing::warn!(disk = self.name, "closing the disk: {error}");
@@ -320,15 +320,18 @@ impl Thread<'_> {
         }
     }
 
-    /// After the first write or flush that failed: did the disk fail, or is it gone? In the latter case it said nothing of what it has.
+    /// After the first write or flush that failed: did the disk fail, or is it gone? In the latter case it said nothing of what it has. And
+    /// whatever failed or not: a disk that was seen gone is told nothing more. It may answer again, without what its cache had.
     fn judge(&mut self) {
-        if self.has_gone.is_some() || self.store.is_latched().is_none() {
+        if self.is_judged {
             return;
         }
-        let has_gone = gone::goes(self.identity);
-        self.has_gone = Some(has_gone);
+        let has_failed = self.store.is_latched().is_some();
+        let has_gone = self.presence.was_seen_gone() || (has_failed && self.presence.goes());
+        self.is_judged = has_failed || has_gone;
         if has_gone {
             self.store.has_gone();
+            publish(&self.store, self.contents);
         }
     }
 
@@ -338,6 +341,8 @@ impl Thread<'_> {
         let commits = std::mem::take(&mut self.waiting.commits);
         let _guard = AbortOnPanic;
         self.commit_at = Instant::now() + COMMIT_EVERY;
+        // Before it writes: a disk that is back without its cache must not be told that all is there.
+        self.judge();
         let outcome = match self.store.commit() {
             Ok(quarantine) => {
                 if !quarantine.is_empty() {
@@ -356,7 +361,7 @@ impl Thread<'_> {
             }
         };
         self.judge();
-        let has_gone = self.has_gone == Some(true);
+        let has_gone = self.presence.was_seen_gone();
         let errno = outcome.as_ref().map_err(|error| {
             // What a device waits for, and not what it is answered with at once.
             let gone = has_gone.then_some(libc::ENODEV);
@@ -372,5 +377,44 @@ impl Thread<'_> {
             self.looked_at = Instant::now();
             (self.setup.space_changed)(self.store.disk_uuid());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bedplate_datapath::engine::{DiskFile, UringMedium};
+    use bedplate_datapath::store::PreviousSession;
+
+    use super::*;
+    use crate::daemon::test_node::{TestNode, until};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_disk_that_was_seen_gone_gets_no_commit_and_no_clean_mark_though_it_answers() {
+        let node = TestNode::new();
+        let disk = node.make_disk("disk").await;
+        let actor = node.actor(disk).unwrap();
+        actor.commit().await.unwrap();
+        assert!(actor.contents().latched.is_none());
+        actor.presence.pretend_gone();
+        actor.tell_gone();
+        until("its thread has seen it", || {
+            actor.contents().latched.is_some()
+        })
+        .await;
+        let error = actor.commit().await.unwrap_err();
+        assert_eq!(error.errno, Some(libc::ENODEV), "{error}");
+        actor.close().await.unwrap_err();
+        // Restarting the daemon mends nothing.
+        node.refresh_disk(disk);
+        assert!(node.problems().is_empty(), "{:?}", node.problems());
+        let now = node.path("as it is");
+        std::fs::copy(&actor.path, &now).unwrap();
+        let medium = UringMedium::new(DiskFile::claim(&now).unwrap()).unwrap();
+        let start = SessionStart {
+            boot_id: Uuid::new_v4(),
+            diskseq: None,
+        };
+        let (_, report) = Store::open(medium, &start).unwrap();
+        assert_ne!(report.previous, PreviousSession::Clean);
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bedplate_datapath::engine::DiskIdentity;
 use uuid::Uuid;
 
-use super::gone::is_gone;
 use super::online::{duplicate_of_used, silent_and_elsewhere};
 use super::reopen;
 use crate::api::{ApiError, DiskState};
@@ -37,13 +36,17 @@ pub async fn make(
         let mut of_disk = disks.iter().filter(|entry| entry.uuid == Some(uuid));
         of_disk.find_map(|entry| {
             let actor = entry.actor.as_ref()?;
-            Some((actor.identity, entry.path.clone(), entry.state.get()))
+            Some((
+                Arc::clone(&actor.presence),
+                entry.path.clone(),
+                entry.state.get(),
+            ))
         })
     };
     match used {
         None => Ok(Way::Free),
-        Some((open, ..)) if open == identity => Ok(Way::Open),
-        Some((open, ..)) if is_gone(open) => {
+        Some((open, ..)) if open.identity() == identity => Ok(Way::Open),
+        Some((open, ..)) if open.is_gone() => {
             reopen::let_go(node, uuid, path).await?;
             Ok(Way::Free)
         }

@@ -1,7 +1,7 @@
 //! What a write request asks of whoever drives it: the I/O of a step, and what comes after it.
 
 use super::segment::SEGMENTS_MAX;
-use crate::plan::RunSource;
+use crate::plan::{JoinedMax, RunSource};
 use crate::units::ByteOffset;
 
 /// Two copy-ups besides the segments is the most that one list has.
@@ -51,6 +51,7 @@ pub enum WriteIo {
 pub struct WriteIoList {
     ios: [WriteIo; IOS_MAX],
     len: usize,
+    joined_max: JoinedMax,
 }
 
 impl Default for WriteIoList {
@@ -69,7 +70,13 @@ impl WriteIoList {
         Self {
             ios: [io; IOS_MAX],
             len: 0,
+            joined_max: JoinedMax::ANY,
         }
+    }
+
+    /// Joins no more than this from now on.
+    pub fn join_at_most(&mut self, joined_max: JoinedMax) {
+        self.joined_max = joined_max;
     }
 
     /// The most that a list has: room to be made for before a step.
@@ -109,6 +116,7 @@ impl WriteIoList {
         ) = (self.ios[..self.len].last_mut(), io)
             && *request_offset + *len_bytes == next_offset
             && at.plus(u64::from(*len_bytes)) == next_at
+            && self.joined_max.allows(*len_bytes, next_len)
         {
             *len_bytes += next_len;
             return;
@@ -140,4 +148,32 @@ pub enum Blocked {
     Space,
     /// Nothing: others' turn.
     Again,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_adjacent_is_joined_up_to_what_disks_take_at_once() {
+        let part = |number: u32| WriteIo::FromRequest {
+            request_offset: number * 131_072,
+            len_bytes: 131_072,
+            at: ByteOffset::new(u64::from(number + 5) * 131_072),
+        };
+        let mut list = WriteIoList::new();
+        let mut lens = |undivided_bytes_max| {
+            list.clear();
+            list.join_at_most(JoinedMax::ANY.and(undivided_bytes_max));
+            (0..8).for_each(|number| list.push(part(number)));
+            let lens = list.as_slice().iter().map(|io| match io {
+                WriteIo::FromRequest { len_bytes, .. } => len_bytes >> 10,
+                _ => 0,
+            });
+            lens.collect::<Vec<u32>>()
+        };
+        assert_eq!(lens(None), [1024]);
+        assert_eq!(lens(Some(508 << 10)), [384, 384, 256]);
+        assert_eq!(lens(Some(512)), [128; 8]);
+    }
 }
