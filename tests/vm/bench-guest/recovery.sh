@@ -11,7 +11,8 @@ VOLUME_MIB=4
 boot_1() {
   QUEUES=1 LAB_LOOK_EVERYWHERE=false
   bench_modules
-  must modprobe brd rd_nr=2 rd_size=$((1024 * (512 + VOLUMES * VOLUME_MIB * 2))) max_part=0
+  # A disk has a slot for each 16 MiB; what is not written takes no memory.
+  must modprobe brd rd_nr=2 rd_size=$((1024 * (1024 + VOLUMES * 32))) max_part=0
   daemon_start
   must bedplate disk format /dev/ram0
   make_image "$LAB_TMP/image" 7 $((VOLUME_MIB * 1048576)) $((VOLUME_MIB * 524288))

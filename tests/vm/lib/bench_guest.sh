@@ -21,6 +21,8 @@ bench_facts() {
   local lab=$1/lab tool
   mkdir -p "$lab/bin"
   cp "$HERE"/bench-guest/*.sh "$lab/"
+  # One of them is called as every scenario is in a guest, and need not be this one.
+  cp "$SCENARIO_FILE" "$lab/scenario.sh"
   for tool in bedplated bedplate guest-pauses; do
     [ ! -e "$TARGET_DIR/release/$tool" ] || strip --strip-debug -o "$lab/bin/$tool" "$TARGET_DIR/release/$tool"
   done

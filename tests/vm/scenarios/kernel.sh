@@ -9,7 +9,7 @@ LIMIT_S=800
 
 boot_1() {
   if [ -n "${LAB_DEVICES:-}" ]; then
-    BEDPLATE_TEST_DEVICES=$LAB_DEVICES ublk-kernel-tests many_devices_come_and_come_back 2>&1 | tee "$LAB_TMP/kernel.log"
+    BEDPLATE_TEST_DISKS="$(disk 1),$(disk 2)" BEDPLATE_TEST_DEVICES=$LAB_DEVICES ublk-kernel-tests many_devices_come_and_come_back 2>&1 | tee "$LAB_TMP/kernel.log"
     at_least "tests that ran" 1 "$(grep -c '^ok' "$LAB_TMP/kernel.log")"
     ! grep '^FAILED' "$LAB_TMP/kernel.log" || fail "$LAB_DEVICES devices"
     return
