@@ -115,6 +115,7 @@ async fn supervise(
 ) {
     let mut all = Vec::new();
     let mut outcome = Ok(());
+    let mut went = Ok(());
     let mut distrusted = Ok(());
     for replica in failed {
         match recheck::trust_again(&node, &replica).await {
@@ -126,11 +127,18 @@ async fn supervise(
         let done_before = found.object.size_bytes * all.len() as u64;
         match one(&node, &replica, &job, done_before).await {
             Ok(read) => all.push((replica, read)),
+            // A copy that is one too many goes meanwhile. The others are the image.
+            Err(error) if error.kind == ErrorKind::NotFound && has_others(&node, &replica) => {
+                went = Err(error);
+            }
             Err(error) => {
                 outcome = Err(error);
                 break;
             }
         }
+    }
+    if all.is_empty() {
+        outcome = outcome.and(went);
     }
     // What is wrong says more than what could not be read.
     let wrong = all
@@ -144,6 +152,13 @@ async fn supervise(
     let report = (!all.is_empty() && outcome.is_ok()).then(|| view(&all));
     job.end(distrusted.and(wrong.map_or(outcome, Err)), report);
     node.notify();
+}
+
+fn has_others(node: &Node, replica: &Located) -> bool {
+    let copies = node.copies_of(replica.object.uuid);
+    copies
+        .iter()
+        .any(|copy| copy.object.replica_uuid != replica.object.replica_uuid)
 }
 
 async fn one(
@@ -225,5 +240,44 @@ fn view(all: &[(Located, Found)]) -> VerifyReport {
         sha256_actual: worst
             .filter(|_| all_read)
             .map(|read| hex(&read.report.actual.sha256)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::api::JobState;
+    use crate::daemon::test_node::TestNode;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_that_goes_while_an_image_is_verified_is_no_error_unless_it_was_all() {
+        let node = TestNode::new();
+        node.make_disk("disk").await;
+        node.import_image("img").await;
+        let other = node.make_disk("other").await;
+        let there = node.find(Noun::Image, "img").unwrap();
+        let mut gone = there.clone();
+        gone.disk = other;
+        gone.object.replica_uuid = Uuid::new_v4();
+        for (replicas, read) in [
+            (vec![gone.clone(), there.clone()], Some(1)),
+            (vec![gone], None),
+        ] {
+            let job = node.jobs.create(JobKind::Verify, "img", None);
+            supervise(
+                Arc::clone(&node),
+                there.clone(),
+                Vec::new(),
+                replicas,
+                job.clone(),
+            )
+            .await;
+            let ended = job.view();
+            assert_eq!(ended.verify.map(|report| report.replicas), read);
+            assert_eq!(ended.state == JobState::Done, read.is_some());
+            assert_eq!(ended.error.is_none(), read.is_some());
+        }
     }
 }

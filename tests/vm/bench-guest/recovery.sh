@@ -17,7 +17,7 @@ boot_1() {
   must bedplate disk format /dev/ram0
   make_image "$LAB_TMP/image" 7 $((VOLUME_MIB * 1048576)) $((VOLUME_MIB * 524288))
   must bedplate image import golden "$LAB_TMP/image"
-  bedplate -o json status | sed -n 's/.*"data_mode":"\([^"]*\)".*/data mode: \1/p'
+  bedplate -o json status | sed -n 's/.*"data_mode": *"\([^"]*\)".*/data mode: \1/p'
   devices=""
   number=0
   while [ "$number" -lt "$VOLUMES" ]; do
@@ -46,19 +46,19 @@ ours() {
   pauses_stop
   summary "Bedplate, $VOLUMES volumes" "$from"
 }
-all_ready() { [ "$(bedplate -o json volume list | grep -o '"state":"Ready"' | grep -c .)" = "$VOLUMES" ]; }
+all_ready() { [ "$(bedplate -o json volume list | grep -c '"state": *"Ready"')" = "$VOLUMES" ]; }
 
-# Another way to say it than for ours, since rublk has no unit: add with recovery, kill, recover.
+# Another way than for ours: rublk has no unit, and its devices fail what is in flight when it dies. So the request comes after the kill.
 bare() {
-  rublk add loop -n 200 -q 1 -d 128 --recovery -f /dev/ram1 >"$LAB_TMP/rublk.out" 2>&1 || {
+  rublk add loop -n 200 -q 1 -d 128 --user-recovery -f /dev/ram1 >"$LAB_TMP/rublk.out" 2>&1 || {
     note "no bare target here: $(tail -n 2 "$LAB_TMP/rublk.out" | tr '\n' ' ')"
     return
   }
   within 20 test -b /dev/ublkb200
-  pauses_start /dev/ublkb200
   pid=$(rublk list -n 200 | sed -n 's/.*daemon pid \([0-9]*\).*/\1/p')
   kill -9 "$pid"
   while kill -0 "$pid" 2>/dev/null; do sleep 0.01; done
+  pauses_start /dev/ublkb200
   from=$(guest-pauses)
   rublk recover -n 200 >"$LAB_TMP/rublk.out" 2>&1 || note "recover: $(tail -n 2 "$LAB_TMP/rublk.out")"
   sleep 1
