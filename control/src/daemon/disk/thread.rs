@@ -269,6 +269,8 @@ impl Thread<'_> {
                 }
                 // Nothing can be said to a disk that is gone, and a flush that fails would say of it that it failed.
                 Some(Command::Close(_unanswered)) if self.presence.is_gone() => {
+                    // Nobody may have seen it before: the next daemon must know, should the same device answer it.
+                    self.judge();
                     drop(self.store.abandon());
                     return;
                 }
@@ -282,6 +284,7 @@ impl Thread<'_> {
             }
         }
         if self.presence.is_gone() {
+            self.judge();
             drop(self.store.abandon());
         } else if let Err(error) = self.store.close() {
             tracing::warn!(disk = self.name, "closing the disk: {error}");
