@@ -1,6 +1,6 @@
 //! What a device tells its clients about itself: sizes, limits, alignment.
 
-use bedplate_datapath::engine::{DiskFile, DiskIdentity};
+use bedplate_datapath::engine::DiskFile;
 use bedplate_datapath::plan::REQUEST_BYTES_MAX;
 use bedplate_datapath::units::SECTOR_BYTES;
 use libublk::sys as lib;
@@ -39,14 +39,10 @@ impl DiskLimits {
     };
 
     pub(crate) fn of(disk: &DiskFile) -> Self {
-        let queue = |name: &str| match disk.identity() {
-            DiskIdentity::Block(number) => queue_attribute(number, name),
-            DiskIdentity::File { .. } => None,
-        };
         Self {
             logical_block_bytes: disk.logical_block_bytes().max(512),
             dma_alignment_bytes: disk.dma_alignment().max(1),
-            virt_boundary_mask: queue("virt_boundary_mask").unwrap_or(0),
+            virt_boundary_mask: disk.virt_boundary_mask(),
         }
     }
 
@@ -58,22 +54,6 @@ impl DiskLimits {
             virt_boundary_mask: self.virt_boundary_mask.max(other.virt_boundary_mask),
         }
     }
-}
-
-/// A number below `queue/` of the whole disk that device number `number` is, or is a partition of.
-fn queue_attribute(number: u64, name: &str) -> Option<u64> {
-    let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
-    let own = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
-    let whole = if own.join("partition").exists() {
-        own.parent()?
-    } else {
-        &own
-    };
-    std::fs::read_to_string(whole.join("queue").join(name))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
 }
 
 /// The parameters of a device of `device_bytes`, a multiple of the logical block.

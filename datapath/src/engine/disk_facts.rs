@@ -76,6 +76,7 @@ pub(super) struct DiskFacts {
     pub(super) physical_block_bytes: u32,
     pub(super) dma_alignment: u32,
     pub(super) undivided_bytes_max: Option<u64>,
+    pub(super) virt_boundary_mask: u64,
     pub(super) diskseq: Option<u64>,
     pub(super) write_cache: WriteCache,
     pub(super) hardware_id: Option<String>,
@@ -137,6 +138,7 @@ impl DiskFacts {
             physical_block_bytes: physical,
             dma_alignment,
             undivided_bytes_max,
+            virt_boundary_mask: number_of("queue/virt_boundary_mask").unwrap_or(0),
             diskseq: disk_sequence(fd).or_else(|| of_disk("diskseq")?.parse().ok()),
             write_cache,
             hardware_id: sysfs.as_ref().and_then(SysfsBlock::hardware_id),
@@ -173,6 +175,7 @@ impl DiskFacts {
             }),
             // The file system decides, and does not tell.
             undivided_bytes_max: None,
+            virt_boundary_mask: 0,
             diskseq: of_disk("diskseq").and_then(|text| text.parse().ok()),
             write_cache: WriteCache::Volatile,
             // A copy of a file is no other hardware: a file has no identity besides its UUID.

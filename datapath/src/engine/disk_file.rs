@@ -186,6 +186,11 @@ impl DiskFile {
         self.facts.undivided_bytes_max
     }
 
+    /// All pieces of scattered memory but the first start, and all but the last end, at a multiple of this plus one; 0 for anywhere.
+    pub fn virt_boundary_mask(&self) -> u64 {
+        self.facts.virt_boundary_mask
+    }
+
     /// Changes when another medium takes the device's place; for a file, that of the device below it. `None` where it
     /// cannot be told (a file on btrfs, overlayfs or NFS).
     pub fn diskseq(&self) -> Option<u64> {

@@ -34,7 +34,7 @@ boot_1() {
   writer_start w "$vm" "$LAB_TMP/notes" --fresh --tag 1 --base $IMAGE --threads 4
   writer_goes_on w
 
-  away
+  away w
   plain_disk other "$(disk 1)"
   must bedplate disk add /dev/mapper/other
   back
@@ -42,7 +42,7 @@ boot_1() {
   note "mapped under another name, and added: back"
 
   # The daemon has it open, and ends while it is gone: what answers again under it is no disk that it knows.
-  away
+  away w
   daemon_stop
   map_anew
   daemon_start
@@ -84,10 +84,12 @@ map_anew() {
   must dmsetup resume other
 }
 
+# away [WRITER]: unplugged, noticed, and plugged in.
 away() {
   unplug 1
   within 20 disk_is "$uuid" Offline
   within 20 volume_is vm Recovering
+  [ -z "${1:-}" ] || writer_no_fault "$1"
   plug_in
   within 20 find_disk 1 >/dev/null
 }

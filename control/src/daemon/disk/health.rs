@@ -205,8 +205,8 @@ impl Node {
     pub fn refresh_disk(&self, disk: Uuid) {
         let latched = {
             let disks = self.disks();
-            let mut there = disks.iter().filter(|entry| entry.is_there());
-            let entry = there.find(|entry| entry.uuid == Some(disk));
+            let mut all = disks.iter();
+            let entry = all.find(|entry| entry.uuid == Some(disk) && entry.is_there());
             entry.and_then(|entry| {
                 Some((
                     entry.name(),
