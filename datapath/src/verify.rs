@@ -183,6 +183,11 @@ impl VerifyRun {
         self.target.object.size_bytes
     }
 
+    /// Pages of its map and checksums that were found bad in both copies so far, in the order in which they were found.
+    pub fn lost_pages(&self) -> &[Damage] {
+        &self.findings.lost
+    }
+
     /// Pages of checksums that are bad in both copies, and were not told of yet. Who has them from another replica
     /// ([`Store::restore_checksums`]) says so with [`Self::checksums_restored`].
     pub fn take_lost_checksums(&mut self) -> Vec<u32> {

@@ -4,8 +4,8 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use crate::format::DecodeError;
 use crate::format::object::ObjectKind;
+use crate::format::{DecodeError, Fault};
 use crate::units::{ByteOffset, DevId, Epoch, Pcn, SlotIndex};
 
 /// One replica of an image on this disk.
@@ -174,6 +174,17 @@ pub enum Damage {
 }
 
 impl Damage {
+    /// Whether the disk gave an error in place of bytes. One that goes does so, and this says nothing of what is on it then.
+    pub fn is_unreadable(&self) -> bool {
+        let gave_none = |copy: &DecodeError| matches!(copy.fault, Fault::Unreadable { .. });
+        match self {
+            Self::SlotLost { a, b, .. } | Self::PageLost { a, b, .. } => {
+                gave_none(a) || gave_none(b)
+            }
+            _ => false,
+        }
+    }
+
     /// Where it was found.
     pub fn disk_offset(&self) -> ByteOffset {
         match self {

@@ -32,10 +32,7 @@ pub async fn in_doubt(node: Arc<Node>, event: DiskInDoubt) {
             Some(actor) if event.errno == libc::ENOSPC && actor.contents().latched.is_some() => {
                 actor.presence.is_gone()
             }
-            Some(actor) => {
-                let presence = Arc::clone(&actor.presence);
-                blocking(move || presence.goes()).await.unwrap_or(false)
-            }
+            Some(actor) => actor.goes().await,
             // It is being opened anew.
             None => node.away.left().iter().any(|left| left.disk == disk),
         };

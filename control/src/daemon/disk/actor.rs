@@ -23,6 +23,7 @@ use super::gone::Presence;
 pub use super::thread::Setup;
 use super::thread::{self, Command};
 use crate::api::ApiError;
+use crate::daemon::blocking::blocking;
 use crate::daemon::errors;
 use crate::error_kind::ErrorKind;
 
@@ -271,7 +272,14 @@ impl DiskActor {
         }
     }
 
-    fn offline(&self) -> ApiError {
+    /// Of a disk that just met an error: whether that is because it goes. Takes its time to say no.
+    pub async fn goes(&self) -> bool {
+        let presence = Arc::clone(&self.presence);
+        blocking(move || presence.goes()).await.unwrap_or(false)
+    }
+
+    /// That the disk is not in use any more.
+    pub fn offline(&self) -> ApiError {
         ApiError::new(
             ErrorKind::DiskOffline,
             format!("the disk at {} is not in use any more", self.name()),

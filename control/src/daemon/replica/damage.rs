@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use bedplate_datapath::verify::BadBlock;
 use uuid::Uuid;
 
 use crate::daemon::node::Node;
+use crate::daemon::scrub::ProvenBad;
 
 impl Node {
     /// Whether something of a replica is known to be bad.
@@ -19,7 +19,7 @@ impl Node {
     }
 
     /// Blocks of the copy of an image on a disk were found to be bad: nobody reads them there any more.
-    pub fn found_bad(&self, image: Uuid, disk: Uuid, bad: &[BadBlock]) {
+    pub fn found_bad(&self, image: Uuid, disk: Uuid, bad: &ProvenBad) {
         let copies = self.copies_of(image);
         if let Some(copy) = copies.iter().find(|copy| copy.disk == disk) {
             self.blocks_are_bad(copy, bad);

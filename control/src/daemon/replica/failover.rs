@@ -7,13 +7,13 @@ use std::time::Duration;
 use bedplate_datapath::plan::DiskIndex;
 use bedplate_datapath::store::CheckedBlock;
 use bedplate_datapath::units::{BLOCK_BYTES, PAGE_BYTES};
-use bedplate_datapath::verify::BadBlock;
 use bedplate_ublk_target::{DiskInDoubt, ReadFailed, ReadLate, ReplicaEvents};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::daemon::away::went;
 use crate::daemon::node::Node;
+use crate::daemon::scrub::prove;
 
 /// Answers in a row after which a disk is read from again.
 const HITS: u32 = 2;
@@ -192,8 +192,9 @@ async fn look_at_blocks(node: &Arc<Node>, disk: Uuid, failed: ReadFailed) {
         })
         .await;
     let Ok(Ok(found)) = found else { return };
-    let bad: Vec<BadBlock> = found.iter().filter_map(CheckedBlock::bad).collect();
-    if !bad.is_empty() {
+    let bad = found.iter().filter_map(CheckedBlock::bad).collect();
+    // Otherwise it goes: that is told elsewhere.
+    if let Ok(bad) = prove(&actor, bad).await {
         node.found_bad(image, disk, &bad);
     }
 }

@@ -17,6 +17,7 @@ use crate::daemon::disk::actor::DiskActor;
 use crate::daemon::errors;
 use crate::daemon::jobs::{JobRef, cancelled};
 use crate::daemon::node::Node;
+use crate::daemon::scrub::prove;
 use crate::error_kind::ErrorKind;
 
 /// How often what is copied is made durable, at least.
@@ -288,8 +289,12 @@ impl Copying<'_> {
             match read {
                 Ok(mut read) => {
                     let bad = read.take_bad_blocks();
-                    if !bad.is_empty() {
-                        self.node.found_bad(self.image, source.uuid, &bad);
+                    match prove(&source, bad).await {
+                        Ok(bad) => self.node.found_bad(self.image, source.uuid, &bad),
+                        // They are asked of the others all the same.
+                        Err(goes) => {
+                            tracing::warn!(image = self.name, "a source of a copy: {goes}");
+                        }
                     }
                     if read.is_whole() {
                         return Ok(read);

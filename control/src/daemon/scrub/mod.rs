@@ -8,6 +8,7 @@
 //! read       one replica, step by step through its disk's thread; for verifications too
 //!   repair   bad blocks from another replica
 //!   checksums lost pages of checksums, too
+//! proof      what was found to be bad is so: the disk does not go
 //! damage     what is known to be bad now
 //! tell       who has to know
 //! ```
@@ -18,6 +19,7 @@ mod checksums;
 mod damage;
 mod keep;
 mod memory;
+mod proof;
 mod read;
 mod repair;
 mod schedule;
@@ -26,4 +28,5 @@ mod tell;
 pub use damage::DamageTable;
 pub use keep::keep_scrubbing;
 pub use memory::ScrubMemory;
+pub use proof::{ProvenBad, prove};
 pub use read::{Found, Reading, Step, read};

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bedplate_datapath::store::{CHECKED_BLOCKS_MAX, CheckedBlock};
+use bedplate_datapath::store::{CHECKED_BLOCKS_MAX, CheckedBlock, Damage as PageDamage};
 use bedplate_datapath::units::BLOCK_BYTES;
 use bedplate_datapath::verify::{BadBlock, StepOutcome, VerifyReport, VerifyRun};
 use uuid::Uuid;
 
 use super::checksums::restore;
 use super::damage::{Damage, joined};
+use super::proof::{prove, require_stays};
 use super::repair::repair;
 use super::tell::{block_of, words};
 use crate::api::ApiError;
@@ -106,7 +107,7 @@ pub async fn read(
     let (mut bad, mut repaired) = (Vec::new(), Vec::new());
     loop {
         let began = Instant::now();
-        let read_before = run.checked_blocks();
+        let (read_before, lost_before) = (run.checked_blocks(), run.lost_pages().len());
         let (stepped, outcome) = actor
             .ask(move |store| {
                 let outcome = step(&mut run, store, uuid);
@@ -115,16 +116,25 @@ pub async fn read(
             .await?;
         run = stepped;
         let (outcome, found_now) = outcome.map_err(of_store)?;
+        if run
+            .lost_pages()
+            .iter()
+            .skip(lost_before)
+            .any(PageDamage::is_unreadable)
+        {
+            require_stays(&actor).await?;
+        }
+        let found_now = prove(&actor, found_now).await?;
         for leaf in run.take_lost_checksums() {
             if restore(node, found, leaf).await {
                 run.checksums_restored(leaf);
             }
         }
-        if !found_now.is_empty() {
+        if !found_now.blocks().is_empty() {
             node.blocks_are_bad(found, &found_now);
-            let good = repair(node, found, &found_now).await;
+            let good = repair(node, found, found_now.blocks()).await;
             node.blocks_are_good(found, &good);
-            bad.extend(found_now);
+            bad.extend(found_now.blocks());
             repaired.extend(good);
         }
         let read_bytes = (run.checked_blocks() - read_before) * BLOCK_BYTES;
@@ -179,4 +189,48 @@ fn bad_blocks(
     let mut bytes = vec![0; len];
     let blocks = store.read_checked(uuid, first..first + count, &mut bytes)?;
     Ok(blocks.iter().filter_map(CheckedBlock::bad).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::ReplicaState;
+    use crate::daemon::object::Noun;
+    use crate::daemon::test_node::TestNode;
+    use crate::error_kind::ErrorKind;
+
+    /// Reads the image of a disk that gives errors for everything once the map was read, and stays, or is about to go.
+    async fn read_with_errors(goes: bool) -> (Result<Found, ApiError>, ReplicaState) {
+        let node = TestNode::new();
+        let disk = node.make_disk("disk").await;
+        node.import_image("img").await;
+        let found = node.find(Noun::Image, "img").unwrap();
+        let actor = node.actor(disk).unwrap();
+        let mut after_step = |_| {
+            std::fs::write(node.path("disk"), []).unwrap();
+            if goes {
+                actor.presence.pretend_gone();
+            }
+            Ok(Duration::ZERO)
+        };
+        let reading = Reading {
+            hashes: false,
+            after_step: &mut after_step,
+        };
+        let outcome = read(&node, &found, reading).await;
+        node.refresh_replicas(disk);
+        let replica = found.object.replica_uuid;
+        let state = node.runtimes().replica_state(replica).unwrap().get();
+        (outcome, state)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_disk_that_goes_cannot_tell_is_not_called_damaged() {
+        let (stays, state) = read_with_errors(false).await;
+        assert!(!stays.unwrap().report.lost_pages.is_empty());
+        assert_eq!(state, ReplicaState::Damaged);
+        let (goes, state) = read_with_errors(true).await;
+        assert_eq!(goes.unwrap_err().kind, ErrorKind::DiskOffline);
+        assert_ne!(state, ReplicaState::Damaged);
+    }
 }

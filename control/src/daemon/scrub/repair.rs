@@ -7,6 +7,7 @@ use bedplate_datapath::units::{BLOCK_BYTES, PAGE_BYTES};
 use bedplate_datapath::verify::BadBlock;
 
 use super::damage::joined;
+use super::proof::prove;
 use super::tell::block_of;
 use crate::api::ApiError;
 use crate::daemon::errors;
@@ -80,7 +81,7 @@ async fn piece(
         })
         .await?
         .map_err(|error| errors::of_store(&from.name(), Some(&source.object.name), &error))?;
-    let also_bad: Vec<BadBlock> = blocks.iter().filter_map(CheckedBlock::bad).collect();
+    let also_bad = prove(&from, blocks.iter().filter_map(CheckedBlock::bad).collect()).await?;
     node.blocks_are_bad(source, &also_bad);
     let mut repaired = Vec::new();
     for run in good_runs(first, &blocks) {

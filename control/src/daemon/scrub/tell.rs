@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::damage::{Damage, DamageTable, joined};
 use super::memory::{Remembered, ScrubMemory};
+use super::proof::ProvenBad;
 use crate::daemon::history::unix_ms;
 use crate::daemon::node::Node;
 use crate::daemon::object::Located;
@@ -53,7 +54,8 @@ impl Node {
     }
 
     /// Blocks of a replica are bad: from now on nobody is given them from there.
-    pub fn blocks_are_bad(&self, found: &Located, bad: &[BadBlock]) {
+    pub fn blocks_are_bad(&self, found: &Located, bad: &ProvenBad) {
+        let bad = bad.blocks();
         if bad.is_empty() {
             return;
         }
