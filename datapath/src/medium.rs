@@ -5,14 +5,11 @@
 
 use std::fmt;
 
-use crate::units::{BLOCK_BYTES, ByteOffset};
+use crate::units::{BLOCK_BYTES, ByteOffset, PAGE_BYTES};
 
-/// What [`Medium::heads`] shows of a block: the header of any page of the format.
-pub const HEAD_BYTES: usize = 64;
-/// Bytes that it reads at a time.
-const SEARCH_BYTES: usize = 1 << 20;
-const BLOCK: usize = 4096;
-const _: () = assert!(BLOCK as u64 == BLOCK_BYTES && SEARCH_BYTES.is_multiple_of(BLOCK));
+/// Bytes that [`Medium::heads`] reads at a time.
+const LOOK_BYTES: usize = 1 << 20;
+const _: () = assert!(PAGE_BYTES as u64 == BLOCK_BYTES && LOOK_BYTES.is_multiple_of(PAGE_BYTES));
 
 /// A disk that is read and written in whole 4 KiB blocks.
 ///
@@ -28,18 +25,20 @@ pub trait Medium {
     /// An [`IoFault`] when not every byte could be read.
     fn read(&mut self, at: ByteOffset, into: &mut [u8]) -> Result<(), IoFault>;
 
-    /// Shows the head of each block of a range, in order: a search of many blocks for few. A medium in memory need not put the rest together.
+    /// Shows the first `head_bytes` of each block of a range, in order: for a search of many blocks for few. A medium in memory need not copy
+    /// them, nor put the rest together.
     ///
     /// # Errors
-    /// As for [`Medium::read`].
+    /// As for [`Medium::read`]. Some of them were shown then.
     fn heads(
         &mut self,
         at: ByteOffset,
         len_bytes: u64,
-        look: &mut dyn FnMut(ByteOffset, &[u8; HEAD_BYTES]),
+        head_bytes: usize,
+        look: &mut dyn FnMut(ByteOffset, &[u8]),
     ) -> Result<(), IoFault> {
         let len = usize::try_from(len_bytes).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; SEARCH_BYTES.min(len)];
+        let mut bytes = vec![0; LOOK_BYTES.min(len)];
         let mut offset = 0;
         while offset < len_bytes {
             let piece = bytes
@@ -47,11 +46,9 @@ pub trait Medium {
                 .min(usize::try_from(len_bytes - offset).unwrap_or(usize::MAX));
             let start = at.plus(offset);
             self.read(start, &mut bytes[..piece])?;
-            let (blocks, _) = bytes[..piece].as_chunks::<BLOCK>();
+            let (blocks, _) = bytes[..piece].as_chunks::<PAGE_BYTES>();
             for (block, nth) in blocks.iter().zip(0..) {
-                if let Some(head) = block.first_chunk() {
-                    look(start.plus(nth * BLOCK_BYTES), head);
-                }
+                look(start.plus(nth * BLOCK_BYTES), &block[..head_bytes]);
             }
             offset += piece as u64;
         }
@@ -155,9 +152,10 @@ impl<M: Medium + ?Sized> Medium for &mut M {
         &mut self,
         at: ByteOffset,
         len_bytes: u64,
-        look: &mut dyn FnMut(ByteOffset, &[u8; HEAD_BYTES]),
+        head_bytes: usize,
+        look: &mut dyn FnMut(ByteOffset, &[u8]),
     ) -> Result<(), IoFault> {
-        (**self).heads(at, len_bytes, look)
+        (**self).heads(at, len_bytes, head_bytes, look)
     }
 
     fn write(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {

@@ -6,10 +6,11 @@ use super::error::OpenError;
 use super::latch::LatchedDisk;
 use super::trees::usize_of;
 use crate::format::geometry::JournalZone;
+use crate::format::header::HEADER_BYTES;
 use crate::format::journal::{BATCH_BYTES_MAX, JournalBatch, JournalRecord, MAGIC, batch_bytes};
 use crate::format::root::CheckpointRoot;
 use crate::format::{Expect, Stamp};
-use crate::medium::{HEAD_BYTES, IoFault, Medium};
+use crate::medium::{IoFault, Medium};
 use crate::units::{BLOCK_BYTES, ByteOffset, PAGE_BYTES, Seq};
 
 /// Where a batch's sequence lies, see PageHeader.
@@ -186,12 +187,12 @@ impl Journal {
     ) -> Result<(), OpenError> {
         // What is no batch by its first bytes, which is nearly all of the ring, is not read twice.
         let mut suspects = Vec::new();
-        let look = &mut |at, head: &[u8; HEAD_BYTES]| {
+        let look = &mut |at, head: &[u8]| {
             if head[..8] == MAGIC && seq_in(head) >= self.next_seq.get() {
                 suspects.push(at);
             }
         };
-        disk.heads(self.zone.offset, self.zone.len_bytes, look)
+        disk.heads(self.zone.offset, self.zone.len_bytes, HEADER_BYTES, look)
             .map_err(|fault| OpenError::Io {
                 doing: "reading the journal",
                 fault,

@@ -1,6 +1,6 @@
 //! The disk under a store: passes I/O on, and takes no more writes after the first one that failed.
 
-use crate::medium::{HEAD_BYTES, IoFault, Medium};
+use crate::medium::{IoFault, Medium};
 use crate::units::ByteOffset;
 
 /// A medium that is latched read-only by its first failed write or flush.
@@ -46,9 +46,10 @@ impl<M: Medium> LatchedDisk<M> {
         &mut self,
         at: ByteOffset,
         len_bytes: u64,
-        look: &mut dyn FnMut(ByteOffset, &[u8; HEAD_BYTES]),
+        head_bytes: usize,
+        look: &mut dyn FnMut(ByteOffset, &[u8]),
     ) -> Result<(), IoFault> {
-        self.medium.heads(at, len_bytes, look)
+        self.medium.heads(at, len_bytes, head_bytes, look)
     }
 
     pub(super) fn write(&mut self, at: ByteOffset, from: &[u8]) -> Result<(), IoFault> {

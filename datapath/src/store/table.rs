@@ -14,7 +14,6 @@ use crate::medium::{IoFault, Medium};
 use crate::units::{Epoch, PAGE_BYTES, Page, Seq, SlotIndex};
 use uuid::Uuid;
 
-const READ_BYTES: u64 = 1 << 20;
 const BLANK: Page = [0; PAGE_BYTES];
 
 /// A slot that holds an object, or did.
@@ -47,22 +46,30 @@ pub(super) fn read<M: Medium>(
         found: Vec::new(),
         history: vec![SlotHistory::default(); geometry.slots() as usize],
     };
-    let mut bytes = vec![0; usize_of(READ_BYTES.min(geometry.table_bytes()))];
     let mut slots = (0..geometry.slots()).map(SlotIndex::new);
-    let mut offset = 0;
-    while offset < geometry.table_bytes() {
-        let len = usize_of(READ_BYTES.min(geometry.table_bytes() - offset));
-        let bytes = &mut bytes[..len];
-        disk.read(geometry.table_offset().plus(offset), bytes)
-            .map_err(|fault| OpenError::Io {
-                doing: "reading the object table",
-                fault,
-            })?;
-        offset += len as u64;
-        for (pair, slot) in bytes.chunks_exact(usize_of(SLOT_BYTES)).zip(&mut slots) {
-            table.take(slot, pair, geometry, disk_uuid, repairs);
+    // A slot's two copies are neighbours. Most are blank, and those are not kept.
+    let mut copy_a: Option<Option<Page>> = None;
+    let look = &mut |_at, bytes: &[u8]| {
+        let page = page_in(bytes, 0);
+        let Some(a) = copy_a.take() else {
+            copy_a = Some((*page != BLANK).then_some(*page));
+            return;
+        };
+        if let Some(slot) = slots.next() {
+            let copies = (a.as_ref().unwrap_or(&BLANK), page);
+            table.take(slot, copies, geometry, disk_uuid, repairs);
         }
-    }
+    };
+    disk.heads(
+        geometry.table_offset(),
+        geometry.table_bytes(),
+        PAGE_BYTES,
+        look,
+    )
+    .map_err(|fault| OpenError::Io {
+        doing: "reading the object table",
+        fault,
+    })?;
     table.outnumber_lost_slots();
     Ok(table)
 }
@@ -81,7 +88,8 @@ pub(super) fn read_one<M: Medium>(
     };
     let mut pair = vec![0; usize_of(SLOT_BYTES)];
     disk.read(geometry.slot_offset(slot, PairCopy::A), &mut pair)?;
-    table.take(slot, &pair, geometry, disk_uuid, repairs);
+    let (a, b) = (page_in(&pair, 0), page_in(&pair, PAGE_BYTES));
+    table.take(slot, (a, b), geometry, disk_uuid, repairs);
     let history = table.history.get(slot.get() as usize).copied();
     Ok((table.found.pop(), history.unwrap_or_default()))
 }
@@ -90,12 +98,11 @@ impl Table {
     fn take(
         &mut self,
         slot: SlotIndex,
-        pair: &[u8],
+        (a, b): (&Page, &Page),
         geometry: &Geometry,
         disk_uuid: Uuid,
         repairs: &mut Vec<PendingRepair>,
     ) {
-        let (a, b) = (page_in(pair, 0), page_in(pair, PAGE_BYTES));
         if *a == BLANK && *b == BLANK {
             return;
         }

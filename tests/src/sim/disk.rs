@@ -7,7 +7,7 @@
 pub mod pages;
 
 use bedplate_datapath::format::geometry::ROOT_OFFSETS;
-use bedplate_datapath::medium::{HEAD_BYTES, IoFault, IoOp, Medium};
+use bedplate_datapath::medium::{IoFault, IoOp, Medium};
 use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, PAGE_BYTES, Page, SECTOR_BYTES};
 
 use super::rng::mix;
@@ -492,14 +492,15 @@ impl Medium for SimDisk {
         &mut self,
         at: ByteOffset,
         len_bytes: u64,
-        look: &mut dyn FnMut(ByteOffset, &[u8; HEAD_BYTES]),
+        head_bytes: usize,
+        look: &mut dyn FnMut(ByteOffset, &[u8]),
     ) -> Result<(), IoFault> {
         self.begin_read(at, len_bytes)?;
         let first = page_of(at.get());
-        let mut head = [0; HEAD_BYTES];
+        let mut scratch = [0; PAGE_BYTES];
         for nth in 0..page_of(len_bytes) {
-            self.pages.copy_page(first + nth, &mut head);
-            look(at.plus(nth as u64 * BLOCK_BYTES), &head);
+            let head = self.pages.head(first + nth, &mut scratch[..head_bytes]);
+            look(at.plus(nth as u64 * BLOCK_BYTES), head);
         }
         Ok(())
     }

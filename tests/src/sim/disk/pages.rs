@@ -307,6 +307,19 @@ impl Pages {
         bytes
     }
 
+    /// A page, or as many of its first bytes as `scratch` has; put together there, where it is not kept as bytes.
+    pub fn head<'a>(&'a self, page: usize, scratch: &'a mut [u8]) -> &'a [u8] {
+        const ZERO: &Page = &[0; PAGE_BYTES];
+        match self.cells[page] {
+            Cell::Zero => &ZERO[..scratch.len()],
+            Cell::Bytes(at) => &self.bytes[at as usize][..scratch.len()],
+            Cell::Words(_) | Cell::Poison => {
+                self.copy_page(page, scratch);
+                scratch
+            }
+        }
+    }
+
     /// Copies a page, or its first bytes.
     pub fn copy_page(&self, page: usize, into: &mut [u8]) {
         match self.cells[page] {

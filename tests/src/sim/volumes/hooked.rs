@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::panic::resume_unwind;
 use std::rc::Rc;
 
-use bedplate_datapath::medium::{HEAD_BYTES, IoFault, Medium};
+use bedplate_datapath::medium::{IoFault, Medium};
 use bedplate_datapath::units::ByteOffset;
 
 use super::front::Front;
@@ -54,9 +54,13 @@ impl Medium for HookedDisk {
         &mut self,
         at: ByteOffset,
         len_bytes: u64,
-        look: &mut dyn FnMut(ByteOffset, &[u8; HEAD_BYTES]),
+        head_bytes: usize,
+        look: &mut dyn FnMut(ByteOffset, &[u8]),
     ) -> Result<(), IoFault> {
-        let result = self.disk.borrow_mut().heads(at, len_bytes, look);
+        let result = self
+            .disk
+            .borrow_mut()
+            .heads(at, len_bytes, head_bytes, look);
         or_die(result)
     }
 

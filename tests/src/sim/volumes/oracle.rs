@@ -273,7 +273,18 @@ impl Oracle {
     }
 
     fn settle_one(&mut self, which: Which, sector: usize, found: Word) {
-        let mut list = std::mem::take(&mut self.volumes[which.0].lists[sector]);
+        let volume = &mut self.volumes[which.0];
+        let latest = volume.latest[sector];
+        // Nearly always. No other write has the same word, nor has what was there before.
+        if latest != WriteId::BASE && found == Word::new(volume.object, sector, latest) {
+            volume.base_may_show[sector] = false;
+            volume.is_settled[sector] = true;
+            let list = &mut volume.lists[sector];
+            list.clear();
+            list.push(latest);
+            return;
+        }
+        let mut list = std::mem::take(&mut volume.lists[sector]);
         let volume = &self.volumes[which.0];
         // All that are left look the same.
         list.retain(|id| self.shown(volume, sector, *id) == found);
