@@ -355,14 +355,13 @@ pub(crate) fn whole_blocks(backing: Backing, limits: &DiskLimits) -> Backing {
     }
 }
 
-/// `O_NONBLOCK`: so that io_uring copies at once, in our thread, instead of handing the copy to a worker of its own.
 fn open_node(path: &PathBuf) -> std::io::Result<File> {
     let deadline = Instant::now() + NODE_TIMEOUT;
     loop {
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
-            .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+            .custom_flags(libc::O_CLOEXEC)
             .open(path);
         match opened {
             // udev may still be at it.

@@ -44,4 +44,11 @@ impl BufferPool {
             .as_mut_ptr()
             .wrapping_add(usize::from(buffer) * self.buffer_bytes)
     }
+
+    /// All of `buffer`, of which no I/O is in flight; nothing for a number that was never handed out.
+    pub(crate) fn bytes(&mut self, buffer: u16) -> &mut [u8] {
+        let start = usize::from(buffer) * self.buffer_bytes;
+        let bytes = self.memory.get_mut(start..start + self.buffer_bytes);
+        bytes.unwrap_or_default()
+    }
 }

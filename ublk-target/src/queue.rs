@@ -104,9 +104,7 @@ pub(crate) enum CommandFile {
 /// Where a tag's commands go, and what they carry besides a result.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TagAddress {
-    /// `/dev/ublkcN`, for what ends soon: its slot in the ring's file table.
-    pub(crate) slot: u32,
-    /// `/dev/ublkcN`, for what may stay in the kernel for ever.
+    /// `/dev/ublkcN`.
     pub(crate) commands: CommandFile,
     pub(crate) queue: u16,
     pub(crate) tag: u16,
@@ -133,34 +131,6 @@ impl TagAddress {
         let command = command.cmd(sys::io_command(self.queue, self.tag, result));
         command
             .addr(self.buffer.map(sys::auto_buffer))
-            .build()
-            .user_data(user_data)
-    }
-
-    /// Moves bytes of the request's pages, from byte `offset` of it on, to memory of ours.
-    pub(crate) fn copy_out(
-        &self,
-        to: *mut u8,
-        len_bytes: u32,
-        offset: u32,
-        user_data: u64,
-    ) -> squeue::Entry {
-        opcode::Read::new(types::Fixed(self.slot), to, len_bytes)
-            .offset(sys::copy_position(self.queue, self.tag, offset))
-            .build()
-            .user_data(user_data)
-    }
-
-    /// Moves bytes of ours into the request's pages, from byte `offset` of the request on.
-    pub(crate) fn copy_in(
-        &self,
-        from: *const u8,
-        len_bytes: u32,
-        offset: u32,
-        user_data: u64,
-    ) -> squeue::Entry {
-        opcode::Write::new(types::Fixed(self.slot), from, len_bytes)
-            .offset(sys::copy_position(self.queue, self.tag, offset))
             .build()
             .user_data(user_data)
     }

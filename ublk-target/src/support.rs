@@ -9,7 +9,7 @@ use crate::sys::Features;
 pub enum DataMode {
     /// The disk reads straight into the request's pages, which the kernel registers with our ring (Linux 6.16).
     ZeroCopy,
-    /// Through a buffer of ours and one pwrite to `/dev/ublkcN` (Linux 6.5).
+    /// Through a buffer of ours and a pread or pwrite of `/dev/ublkcN` (Linux 6.5).
     UserCopy,
 }
 

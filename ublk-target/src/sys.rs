@@ -137,10 +137,10 @@ pub(crate) const fn auto_buffer(index: u16) -> u64 {
     index as u64 | (lib::UBLK_AUTO_BUF_REG_FALLBACK as u64) << 16
 }
 
-/// Position in `/dev/ublkcN` of byte `offset` of a request's data, for pread and pwrite.
-pub(crate) const fn copy_position(queue: u16, tag: u16, offset: u32) -> u64 {
+/// Position in `/dev/ublkcN` of the first byte of a request's data, for pread and pwrite.
+pub(crate) const fn copy_position(queue: u16, tag: u16) -> u64 {
     lib::UBLKSRV_IO_BUF_OFFSET as u64
-        + ((queue as u64) << lib::UBLK_QID_OFF | (tag as u64) << lib::UBLK_TAG_OFF | offset as u64)
+        + ((queue as u64) << lib::UBLK_QID_OFF | (tag as u64) << lib::UBLK_TAG_OFF)
 }
 
 /// Bytes of the descriptor area of a queue of `depth` tags, as mmap wants it.
@@ -180,10 +180,10 @@ mod tests {
     #[test]
     fn copy_position_decodes_as_the_driver_does() {
         // ublk_pos_to_hwq, ublk_pos_to_tag, ublk_pos_to_buf_off
-        let position = copy_position(3, 77, 0x1_2345) - 0x8000_0000;
+        let position = copy_position(3, 77) - 0x8000_0000;
         assert_eq!(position >> 41, 3);
         assert_eq!(position >> 25 & 0xffff, 77);
-        assert_eq!(position & ((1 << 25) - 1), 0x1_2345);
+        assert_eq!(position & ((1 << 25) - 1), 0);
     }
 
     #[test]

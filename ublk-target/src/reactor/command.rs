@@ -33,7 +33,7 @@ pub(crate) struct NewQueue {
 /// The part of a device that a reactor is to serve.
 pub(crate) struct NewQueues {
     pub(crate) dev_id: DevId,
-    /// `/dev/ublkcN`; let go of as soon as it is in the file table.
+    /// `/dev/ublkcN`.
     pub(crate) device: Arc<File>,
     pub(crate) depth: u16,
     /// The kernel was told to register requests' pages when the device was added.

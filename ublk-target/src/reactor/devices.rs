@@ -28,8 +28,8 @@ pub(super) struct Served {
     /// Its number in the device.
     pub(super) queue: u16,
     depth: u16,
-    /// Slot of `/dev/ublkcN` in the file table.
-    file: u32,
+    /// `/dev/ublkcN`, for copies.
+    pub(super) device: Arc<File>,
     commands: CommandFile,
     /// First slot of the reactor that is this queue's.
     first_slot: u32,
@@ -94,9 +94,8 @@ impl Buffers {
 
 /// What this reactor has of a device.
 pub(super) struct Device {
+    /// Slot of `/dev/ublkcN` in the file table.
     file: u32,
-    /// Kept only where commands name it.
-    plain: Option<Arc<File>>,
     /// Numbers of its queues in the reactor.
     queues: Vec<u32>,
     /// Told when nothing is left.
@@ -126,7 +125,6 @@ impl Served {
             Buffers::Registered(first) | Buffers::Shared(first) => Some(first + tag),
         };
         TagAddress {
-            slot: self.file,
             commands: self.commands,
             queue: self.queue,
             tag,
@@ -187,19 +185,13 @@ impl Reactor {
                 return Err(error);
             }
         };
-        // The ring has it now, and nobody else should: recovery waits for the last reference.
-        let (commands, plain) = if self.commands_by_table {
-            drop(new.device);
-            (CommandFile::Slot(file), None)
+        let commands = if self.commands_by_table {
+            CommandFile::Slot(file)
         } else {
-            (
-                CommandFile::Descriptor(new.device.as_raw_fd()),
-                Some(new.device),
-            )
+            CommandFile::Descriptor(new.device.as_raw_fd())
         };
         let device = Device {
             file,
-            plain,
             queues: Vec::with_capacity(ranges.len()),
             forgotten: Vec::new(),
         };
@@ -216,7 +208,7 @@ impl Reactor {
                 dev_id: new.dev_id,
                 queue,
                 depth: new.depth,
-                file,
+                device: Arc::clone(&new.device),
                 commands,
                 first_slot,
                 buffers,
@@ -372,7 +364,8 @@ impl Reactor {
             tracing::error!(dev_id = %queue.dev_id, %error, "cannot let go of /dev/ublkcN");
         }
         self.free_device_files.push(device.file);
-        drop(device.plain);
+        // The last one here that holds it open, by descriptor and by mapping.
+        drop(queue);
         for reply in device.forgotten {
             // The one who asked may be gone.
             let _ = reply.send(());

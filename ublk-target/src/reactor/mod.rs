@@ -8,6 +8,7 @@ mod checks;
 mod checks_tests;
 mod command;
 mod commits;
+mod copies;
 mod devices;
 mod failover;
 #[cfg(test)]
@@ -77,12 +78,10 @@ mod kind {
     pub(super) const COMMAND: u64 = 1 << 32;
     /// A read or write of the executor: its operation.
     pub(super) const OPERATION: u64 = 2 << 32;
-    /// A pwrite into, or a pread of, a request's pages: the slot.
-    pub(super) const COPY: u64 = 3 << 32;
     /// The eventfd.
-    pub(super) const WAKE: u64 = 4 << 32;
+    pub(super) const WAKE: u64 = 3 << 32;
     /// The clock of late reads.
-    pub(super) const TICK: u64 = 5 << 32;
+    pub(super) const TICK: u64 = 4 << 32;
 }
 
 /// include/uapi/linux/prctl.h
@@ -413,7 +412,6 @@ impl Reactor {
                 }
             }
             kind::COMMAND => self.command_ended(number, completion.result),
-            kind::COPY => self.copied(number, completion.result),
             kind::TICK => self.ticked(),
             kind::WAKE => {
                 self.listen();

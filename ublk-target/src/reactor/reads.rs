@@ -7,8 +7,8 @@ use bedplate_datapath::plan::{LayerStack, PlanError, RunList};
 use bedplate_datapath::replica::Excluded;
 use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, SECTOR_BYTES};
 
+use super::Reactor;
 use super::requests::{Answer, State};
-use super::{Reactor, kind};
 use crate::buffer_pool::COPY_BYTES;
 use crate::queue::Descriptor;
 
@@ -119,8 +119,6 @@ impl Reactor {
         let slot = &mut self.slots[number as usize];
         slot.state = State::Reading;
         slot.len_bytes = len_bytes;
-        slot.copied_bytes = 0;
-        slot.retries = 0;
         slot.copy_buffer = copy_buffer;
         slot.is_watched = has_replicas;
         slot.begun_tick = self.late.tick;
@@ -162,31 +160,5 @@ impl Reactor {
             (Ok(()), Some(_)) if self.is_checked(&slot) => self.check(number),
             (Ok(()), Some(_)) => self.copy_in(number),
         }
-    }
-
-    /// Copies what is left into the request's pages.
-    pub(super) fn copy_in(&mut self, number: u32) {
-        let Some(address) = self.address(number) else {
-            return;
-        };
-        let skipped = self.skipped_bytes(number);
-        let slot = &mut self.slots[number as usize];
-        let Some(buffer) = slot.copy_buffer else {
-            return;
-        };
-        slot.state = State::CopyingIn;
-        let from = self
-            .pool
-            .start(buffer)
-            .wrapping_add((skipped + slot.copied_bytes) as usize);
-        let left = slot.len_bytes - slot.copied_bytes;
-        let entry = address.copy_in(
-            from,
-            left,
-            slot.copied_bytes,
-            kind::COPY | u64::from(number),
-        );
-        // SAFETY: the buffer is this request's until `finish` gives it back, after the copy; see `begin_read` for the end.
-        unsafe { self.ring.push(entry) };
     }
 }

@@ -11,9 +11,6 @@ use super::grace::Pin;
 use super::{Reactor, kind};
 use crate::queue::{Descriptor, TagAddress};
 
-/// How often in a row a copy may end in `EAGAIN` or `EINTR`.
-const COPY_RETRIES_MAX: u8 = 64;
-
 /// What a tag is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -27,10 +24,6 @@ pub(super) enum State {
     Reading,
     /// What was read waits for its checksums.
     Checking,
-    /// A copy into the request's pages is in flight.
-    CopyingIn,
-    /// A copy of the request's data is in flight.
-    CopyingOut,
     /// A list of a write's I/O is in flight.
     Writing,
     /// What a write has read to copy up waits for its checksums.
@@ -52,15 +45,10 @@ impl State {
     /// that is forgotten here goes on with what is another store's by then (see `park`).
     pub(super) fn touches_backing(self) -> bool {
         match self {
-            Self::Reading
-            | Self::CopyingOut
-            | Self::Writing
-            | Self::CheckingCopyUp
-            | Self::Blocked => true,
+            Self::Reading | Self::Writing | Self::CheckingCopyUp | Self::Blocked => true,
             // What was read is in a buffer, and begun anew where it is not good; a write that asks for a commit has let go of everything;
             // what an orphan reads goes to a buffer that is nobody's.
             Self::Checking
-            | Self::CopyingIn
             | Self::Committing
             | Self::Orphan
             | Self::Idle
@@ -142,7 +130,6 @@ pub(super) struct Slot {
     pub(super) queue: u32,
     pub(super) tag: u16,
     pub(super) state: State,
-    pub(super) retries: u8,
     /// Buffer of the pool, for a request that must be copied.
     pub(super) copy_buffer: Option<u16>,
     /// Scratch buffer, for a write that begins or ends within a block.
@@ -167,7 +154,6 @@ pub(super) struct Slot {
     pub(super) is_fua: bool,
     /// Of its data; 0 for a request that has none.
     pub(super) len_bytes: u32,
-    pub(super) copied_bytes: u32,
 }
 
 impl Slot {
@@ -176,7 +162,6 @@ impl Slot {
             queue,
             tag,
             state: State::Idle,
-            retries: 0,
             copy_buffer: None,
             scratch: None,
             copies: false,
@@ -190,7 +175,6 @@ impl Slot {
             question: 0,
             is_fua: false,
             len_bytes: 0,
-            copied_bytes: 0,
         }
     }
 
@@ -349,47 +333,6 @@ impl Reactor {
             State::Writing => self.write_io_ended(number, outcome, failed),
             State::Orphan => self.orphan_ended(number),
             _ => self.data_ready(number, outcome, failed),
-        }
-    }
-
-    /// A copy from or to a request's pages ended.
-    pub(super) fn copied(&mut self, number: u32, result: i32) {
-        let slot = &mut self.slots[number as usize];
-        let is_write = slot.state == State::CopyingOut;
-        match u32::try_from(result) {
-            Ok(0) => self.finish(number, -libc::EIO),
-            Ok(moved) => {
-                slot.copied_bytes += moved;
-                slot.retries = 0;
-                match (slot.copied_bytes >= slot.len_bytes, is_write) {
-                    (false, false) => self.copy_in(number),
-                    (false, true) => self.copy_out(number),
-                    (true, false) => {
-                        let answer = slot.success();
-                        self.finish(number, answer);
-                    }
-                    (true, true) => self.data_is_here(number),
-                }
-            }
-            Err(_)
-                if matches!(-result, libc::EAGAIN | libc::EINTR)
-                    && slot.retries < COPY_RETRIES_MAX =>
-            {
-                slot.retries += 1;
-                if is_write {
-                    self.copy_out(number);
-                } else {
-                    self.copy_in(number);
-                }
-            }
-            Err(_) => {
-                tracing::error!(
-                    errno = -result,
-                    is_write,
-                    "a copy by way of /dev/ublkcN failed"
-                );
-                self.finish(number, result);
-            }
         }
     }
 

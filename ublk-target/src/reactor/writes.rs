@@ -17,9 +17,9 @@ use bedplate_datapath::volume::write::{
 };
 use libublk::sys as lib;
 
+use super::Reactor;
 use super::devices::NO_BUFFER;
 use super::requests::{Answer, SpaceWait, State};
-use super::{Reactor, kind};
 use crate::backing::{Committer, Writable};
 use crate::buffer_pool::COPY_BYTES;
 use crate::queue::Descriptor;
@@ -126,8 +126,6 @@ impl Reactor {
         } else {
             0
         };
-        slot.copied_bytes = 0;
-        slot.retries = 0;
         slot.space = SpaceWait::NotAsked;
         slot.failed_disk = None;
         slot.is_fua = descriptor.is_fua();
@@ -160,37 +158,6 @@ impl Reactor {
             self.put_buffers_back(number);
         }
         has_all
-    }
-
-    /// Copies what is left of the request's data into its buffer.
-    pub(super) fn copy_out(&mut self, number: u32) {
-        let Some(address) = self.address(number) else {
-            return;
-        };
-        let slot = &mut self.slots[number as usize];
-        let Some(buffer) = slot.copy_buffer else {
-            return;
-        };
-        slot.state = State::CopyingOut;
-        let to = self
-            .pool
-            .start(buffer)
-            .wrapping_add(slot.copied_bytes as usize);
-        let left = slot.len_bytes - slot.copied_bytes;
-        let entry = address.copy_out(to, left, slot.copied_bytes, kind::COPY | u64::from(number));
-        // SAFETY: the buffer is this request's until `give_buffers`, after the copy, and no shorter than the request. A copy that is
-        // in flight when the ring fails has been made at once, or not at all: `/dev/ublkcN` is open without waiting.
-        unsafe { self.ring.push(entry) };
-    }
-
-    /// All data of a write was copied.
-    pub(super) fn data_is_here(&mut self, number: u32) {
-        if self.leaving.is_some() {
-            // Nothing is written yet: it is the next server's.
-            self.abandon(number);
-        } else {
-            self.drive(number);
-        }
     }
 
     /// A list of a write's I/O has ended.
@@ -266,7 +233,7 @@ impl Reactor {
     }
 
     /// Goes on with a write as far as it can.
-    fn drive(&mut self, number: u32) {
+    pub(super) fn drive(&mut self, number: u32) {
         if self.is_stopped(number) {
             self.abandon_op(number);
             self.unpin(number);
@@ -302,10 +269,7 @@ impl Reactor {
         }
         // Planned anew when the data is here.
         self.abandon_op(number);
-        let slot = &mut self.slots[number as usize];
-        slot.copied_bytes = 0;
-        slot.retries = 0;
-        if slot.copies {
+        if self.slots[number as usize].copies {
             self.copy_out(number);
         } else {
             self.drive(number);
