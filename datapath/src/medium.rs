@@ -8,7 +8,7 @@ use std::fmt;
 use crate::units::{BLOCK_BYTES, ByteOffset, PAGE_BYTES};
 
 /// Bytes that [`Medium::heads`] reads at a time.
-const LOOK_BYTES: usize = 1 << 20;
+pub const LOOK_BYTES: usize = 1 << 20;
 const _: () = assert!(PAGE_BYTES as u64 == BLOCK_BYTES && LOOK_BYTES.is_multiple_of(PAGE_BYTES));
 
 /// A disk that is read and written in whole 4 KiB blocks.

@@ -7,7 +7,7 @@
 pub mod pages;
 
 use bedplate_datapath::format::geometry::ROOT_OFFSETS;
-use bedplate_datapath::medium::{IoFault, IoOp, Medium};
+use bedplate_datapath::medium::{IoFault, IoOp, LOOK_BYTES, Medium};
 use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, PAGE_BYTES, Page, SECTOR_BYTES};
 
 use super::rng::mix;
@@ -496,6 +496,8 @@ impl Medium for SimDisk {
         look: &mut dyn FnMut(ByteOffset, &[u8]),
     ) -> Result<(), IoFault> {
         self.begin_read(at, len_bytes)?;
+        // As many as where they are copied.
+        self.reads += len_bytes.div_ceil(LOOK_BYTES as u64) - 1;
         let first = page_of(at.get());
         let mut scratch = [0; PAGE_BYTES];
         for nth in 0..page_of(len_bytes) {

@@ -93,15 +93,25 @@ away_and_back() {
 
 # stunned NUMBER: its controller decodes no address any more, as one that hangs: all that is asked of it waits for the driver's time-out and its reset.
 stunned() {
-  local device
+  local controller
   uuid=$(disk_field "$1" uuid)
-  device=$(readlink -f "/sys/block/$(basename "$(disk "$1")")/device/device")
-  printf '\000\000' | dd of="$device/config" bs=1 seek=4 count=2 conv=notrunc 2>/dev/null || fail "the controller's command register"
+  controller=$(controller_of "$(disk "$1")")
+  printf '\000\000' | dd of="$controller/device/config" bs=1 seek=4 count=2 conv=notrunc 2>/dev/null || fail "the controller's command register"
   within 60 was_reset
   reader_goes_on vm 60
   within 90 disk_is "$uuid" Online
   within 30 copies_ready golden 2
   note "a controller that hung: $(dmesg | grep -ciE 'nvme.*(timeout|reset)') lines of its driver"
+}
+
+# controller_of PATH: its folder. The device of a block device is its controller, or, as QEMU has it from version 8 on, the subsystem that it is in.
+controller_of() {
+  local device one
+  device=$(readlink -f "/sys/block/$(basename "$1")/device")
+  for one in "$device" "$device"/nvme*; do
+    [ ! -e "$one/device/config" ] || { echo "$one"; return; }
+  done
+  fail "$1 has no controller"
 }
 
 was_reset() { dmesg | grep -qiE 'nvme.*(controller is down|reset|timeout)'; }
