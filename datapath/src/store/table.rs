@@ -47,17 +47,16 @@ pub(super) fn read<M: Medium>(
         history: vec![SlotHistory::default(); geometry.slots() as usize],
     };
     let mut slots = (0..geometry.slots()).map(SlotIndex::new);
-    // A slot's two copies are neighbours. Most are blank, and those are not kept.
-    let mut copy_a: Option<Option<Page>> = None;
+    // A slot's two copies are neighbours.
+    let mut copy_a: Option<Page> = None;
     let look = &mut |_at, bytes: &[u8]| {
         let page = page_in(bytes, 0);
         let Some(a) = copy_a.take() else {
-            copy_a = Some((*page != BLANK).then_some(*page));
+            copy_a = Some(*page);
             return;
         };
         if let Some(slot) = slots.next() {
-            let copies = (a.as_ref().unwrap_or(&BLANK), page);
-            table.take(slot, copies, geometry, disk_uuid, repairs);
+            table.take(slot, (&a, page), geometry, disk_uuid, repairs);
         }
     };
     disk.heads(

@@ -112,8 +112,8 @@ impl<M: Medium> TreeReader<'_, M> {
         dirs: &[Pcn; TREE_DIRS],
         leaves: u64,
     ) -> Result<Tree, TreeError> {
-        let entries = leaves.div_ceil(u64::from(PAIRS_PER_CLUSTER));
         let mut tree = Tree::default();
+        let entries = leaves.div_ceil(u64::from(PAIRS_PER_CLUSTER));
         for (dir, &cluster) in dirs
             .iter()
             .enumerate()

@@ -7,7 +7,7 @@ use crate::api::ApiError;
 use crate::daemon::disk::actor::DiskActor;
 
 /// Blocks that are bad. Made by [`prove`] alone: nobody can be told of others.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub struct ProvenBad(Vec<BadBlock>);
 
 impl ProvenBad {
