@@ -138,6 +138,13 @@ impl RunList {
         &self.runs[..self.len]
     }
 
+    /// This run alone.
+    #[inline]
+    fn set(&mut self, run: Run) {
+        self.runs[0] = run;
+        self.len = 1;
+    }
+
     /// Adds what follows the last run, joined with it if the source goes on there.
     #[inline]
     fn push(&mut self, request_offset: u32, len_bytes: u32, source: RunSource) {
@@ -311,7 +318,58 @@ impl LayerStack {
         len_bytes: u32,
         out: &mut RunList,
     ) -> Result<(), PlanError> {
+        if let Some(run) = self.one_run(at, len_bytes) {
+            out.set(run);
+            return Ok(());
+        }
         self.plan_read_without(&Excluded::NONE, at, len_bytes, out)
+    }
+
+    /// The way of most reads: blocks of one cluster, all of them held by one layer, on the disk that it is read from first. `None`: any other
+    /// case, bad requests among them. It says what the walk would say, which takes all cases, in a third of its instructions.
+    #[inline]
+    fn one_run(&self, at: ByteOffset, len_bytes: u32) -> Option<Run> {
+        let in_cluster = at.get() % CLUSTER_BYTES;
+        let end = at.get().checked_add(len_bytes.into())?;
+        if len_bytes == 0
+            || in_cluster + u64::from(len_bytes) > CLUSTER_BYTES
+            || end > self.device_bytes()
+            || !(at.get() | u64::from(len_bytes)).is_multiple_of(SECTOR_BYTES)
+        {
+            return None;
+        }
+        let lcn = Lcn::new(u32::try_from(at.get() / CLUSTER_BYTES).ok()?);
+        // Both are below 32: the request ends in this cluster.
+        let first = ((in_cluster / BLOCK_BYTES) & 0x1f) as u32;
+        let last = (((in_cluster + u64::from(len_bytes) - 1) / BLOCK_BYTES) & 0x1f) as u32;
+        let wanted = u32::MAX << first & u32::MAX >> (31 - last);
+        for layer in &self.layers {
+            if layer
+                .replicas
+                .as_ref()
+                .is_some_and(|replicas| !replicas.is_plain())
+            {
+                return None;
+            }
+            let entry = layer.map.get(lcn);
+            let held = entry.mask().get() & wanted;
+            if held == 0 {
+                continue;
+            }
+            if held != wanted || entry.pcn().is_none() {
+                return None;
+            }
+            let source = RunSource::Disk {
+                disk: layer.disk,
+                at: entry.pcn().offset().plus(in_cluster),
+            };
+            return Some(Run {
+                request_offset: 0,
+                len_bytes,
+                source,
+            });
+        }
+        None
     }
 
     /// As [`Self::plan_read`], from replicas that are not excluded. Layers that only one disk has are read from it all the same.

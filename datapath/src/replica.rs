@@ -74,6 +74,12 @@ impl Excluded {
         self.len == 0
     }
 
+    /// Forgets all.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
     /// Adds blocks (the object's own numbers) on one disk. False if all of them are there already, or there is no room: then the request ends.
     pub fn add(&mut self, disk: DiskIndex, blocks: Range<u64>) -> bool {
         let at = usize::from(self.len);

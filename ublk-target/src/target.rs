@@ -158,7 +158,7 @@ impl Target {
         let reactor_config = ReactorConfig {
             disks_max: config.disks_max,
             devices_max: config.devices_max,
-            copy_buffers: config.copy_buffers.max(1),
+            copy_buffers: config.copy_buffers.clamp(1, reactor::BUFFERS_MAX),
             // Devices from before may want it, whatever new ones are to use.
             zero_copy: support.zero_copy(),
             scan_is_optional: support.features.contains(Features::NO_AUTO_PART_SCAN),

@@ -26,6 +26,24 @@ pub enum RequestBuffer {
     Registered(u16),
     /// Memory of this process, from the first byte of the request.
     Memory(*mut u8),
+    /// The same, within a registered buffer: the kernel need not look for its pages and pin them for each I/O.
+    Pinned {
+        /// The first byte of the request.
+        start: *mut u8,
+        /// The registered buffer, which begins at or before it and is long enough.
+        index: u16,
+    },
+}
+
+impl RequestBuffer {
+    /// Where the bytes are in this process, if they are.
+    #[inline]
+    fn memory(self) -> Option<*mut u8> {
+        match self {
+            Self::Registered(_) => None,
+            Self::Memory(start) | Self::Pinned { start, .. } => Some(start),
+        }
+    }
 }
 
 /// Memory of a write.
@@ -189,6 +207,7 @@ impl Executor {
     /// # Safety
     /// `buffer` must be as long as the runs, and be left alone until the request has ended, whatever becomes of the ring
     /// meanwhile.
+    #[inline]
     pub unsafe fn begin_read(
         &mut self,
         ring: &mut Ring,
@@ -205,7 +224,7 @@ impl Executor {
         };
         let mut operations = 0;
         for run in runs {
-            if let (RunSource::Zero, RequestBuffer::Memory(start)) = (run.source, buffer) {
+            if let (RunSource::Zero, Some(start)) = (run.source, buffer.memory()) {
                 // SAFETY: the run lies within the buffer, which the caller leaves to us.
                 unsafe {
                     start
@@ -228,6 +247,7 @@ impl Executor {
     }
 
     /// Whether there is room for a list of this many.
+    #[inline]
     pub fn has_room(&self, operations: usize) -> bool {
         self.free.len() >= operations
     }
@@ -236,6 +256,7 @@ impl Executor {
     ///
     /// # Safety
     /// The buffers must be as long as the list says, and be left alone until it has ended, whatever becomes of the ring meanwhile.
+    #[inline]
     pub unsafe fn begin_write(
         &mut self,
         ring: &mut Ring,
@@ -279,17 +300,19 @@ impl Executor {
     ///
     /// # Safety
     /// The memory that it names must be left alone until it has ended.
+    #[inline]
     unsafe fn start(&mut self, ring: &mut Ring, operation: Operation, buffers: Buffers) -> bool {
         let Some(number) = self.free.pop() else {
             return false;
         };
+        let entry = self.entry(&operation, number, buffers);
         self.operations[number as usize] = operation;
-        let entry = self.entry(number, buffers);
         // SAFETY: the caller vouches for the memory.
         unsafe { ring.push(entry) };
         true
     }
 
+    #[inline]
     fn begun(&mut self, request: RequestIndex, buffers: Buffers, operations: u32) -> Begun {
         if operations == 0 {
             return Begun::Done;
@@ -313,6 +336,7 @@ impl Executor {
     }
 
     /// Takes the completion of one of our operations; answers when it was the last one of its request.
+    #[inline]
     pub fn complete(&mut self, ring: &mut Ring, completion: Completion) -> Option<Ended> {
         let number = u32::try_from(completion.user_data & u64::from(u32::MAX)).ok()?;
         let operation = self.operations.get_mut(number as usize)?;
@@ -321,7 +345,8 @@ impl Executor {
         match operation.advance(completion.result) {
             Step::Again => {
                 let buffers = progress.buffers;
-                let entry = self.entry(number, buffers);
+                let operation = *operation;
+                let entry = self.entry(&operation, number, buffers);
                 // SAFETY: the request has not ended, so its buffers are still ours.
                 unsafe { ring.push(entry) };
                 return None;
@@ -375,8 +400,9 @@ impl Executor {
         self.requests[from.0 as usize].operations = 0;
     }
 
-    fn entry(&self, number: u32, buffers: Buffers) -> squeue::Entry {
-        self.operations[number as usize]
+    #[inline]
+    fn entry(&self, operation: &Operation, number: u32, buffers: Buffers) -> squeue::Entry {
+        operation
             .entry(self.files, self.buffers_at, buffers)
             .user_data(self.tag | u64::from(number))
     }

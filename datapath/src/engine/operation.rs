@@ -87,6 +87,7 @@ impl Operation {
     }
 
     /// The operation of one I/O of a write; `disk` is where the volume's own clusters are.
+    #[inline]
     pub(super) fn of_write(request: u32, io: &WriteIo, disk: crate::plan::DiskIndex) -> Self {
         let at_disk = |at| RunSource::Disk { disk, at };
         match *io {
@@ -125,6 +126,7 @@ impl Operation {
     }
 
     /// The entry for what is left. It names memory of `buffers`, or the zeros, which live for ever.
+    #[inline]
     pub(super) fn entry(
         &self,
         files: FileSlots,
@@ -139,21 +141,31 @@ impl Operation {
         let file = types::Fixed(file);
         let (offset, len) = (self.offset as usize, self.len_bytes);
         let in_registered = std::ptr::without_provenance_mut(buffers_at + offset);
+        let read_fixed = |to, index| {
+            let read = opcode::ReadFixed::new(file, to, len, index);
+            read.offset(at).build()
+        };
+        let write_fixed = |from, index| {
+            let write = opcode::WriteFixed::new(file, from, len, index);
+            write.offset(at).build()
+        };
         let read =
             |start: *mut u8| opcode::Read::new(file, start.wrapping_add(offset), len).offset(at);
         let write =
             |start: *const u8| opcode::Write::new(file, start.wrapping_add(offset), len).offset(at);
         match (self.way, buffers.request) {
             (Way::IntoRequest, RequestBuffer::Registered(index)) => {
-                opcode::ReadFixed::new(file, in_registered, len, index)
-                    .offset(at)
-                    .build()
+                read_fixed(in_registered, index)
+            }
+            (Way::IntoRequest, RequestBuffer::Pinned { start, index }) => {
+                read_fixed(start.wrapping_add(offset), index)
             }
             (Way::IntoRequest, RequestBuffer::Memory(start)) => read(start).build(),
             (Way::OutOfRequest, RequestBuffer::Registered(index)) => {
-                opcode::WriteFixed::new(file, in_registered, len, index)
-                    .offset(at)
-                    .build()
+                write_fixed(in_registered, index)
+            }
+            (Way::OutOfRequest, RequestBuffer::Pinned { start, index }) => {
+                write_fixed(start.wrapping_add(offset), index)
             }
             (Way::OutOfRequest, RequestBuffer::Memory(start)) => write(start).build(),
             (Way::IntoScratch, _) => read(buffers.scratch).build(),
@@ -169,6 +181,7 @@ impl Operation {
     }
 
     /// Moves on by the result of the last submission.
+    #[inline]
     pub(super) fn advance(&mut self, result: i32) -> Step {
         let Ok(moved) = u32::try_from(result) else {
             let errno = -result;

@@ -158,8 +158,16 @@ fn the_last_sector_is_padded_and_nothing_lies_beyond_it() {
 
 #[test]
 fn requests_that_no_kernel_sends_are_refused() {
+    // All of it held, by which a request goes the short way.
+    let held = (0..32).map(|lcn| entry(9 + lcn, u32::MAX)).collect();
+    for layers in [Vec::new(), vec![layer(0, held)]] {
+        refuses_what_no_kernel_sends(layers);
+    }
+}
+
+fn refuses_what_no_kernel_sends(layers: Vec<Layer>) {
     let stack = LayerStack {
-        layers: Vec::new(),
+        layers,
         size_bytes: 4 << 20,
     };
     assert!(matches!(

@@ -12,7 +12,7 @@ use super::command::{NewQueue, NewQueues, Reply};
 use super::park::Standing;
 use super::requests::Slot;
 use super::writes::Writes;
-use super::{Reactor, TAGS_MAX};
+use super::{CACHED_CLUSTERS_MAX, Reactor, TAGS_MAX};
 use crate::backing::{Backing, RecordedChecksums};
 use crate::queue::{CommandFile, Descriptors, TagAddress};
 use crate::stats::QueueStats;
@@ -65,7 +65,7 @@ pub(super) struct Served {
 enum Buffers {
     /// Copied; the device was added without auto buffer registration.
     Copied,
-    /// Copied, though the device was added with it: this kernel gives us no table.
+    /// Copied, though the device was added with it: this kernel registers no pages of requests.
     NoTable,
     /// Registered by the kernel, from this slot of the buffer table on.
     Registered(u16),
@@ -269,11 +269,18 @@ impl Reactor {
             device.queues.push(queue);
         }
         let end = served.first_slot + u32::from(served.depth);
+        self.note_maps(&served.stack);
         self.make_room(end);
         for (tag, slot) in (0..served.depth).zip(served.first_slot..) {
             self.slots[slot as usize] = Slot::new(queue, tag);
         }
         self.queues[number] = Some(served);
+    }
+
+    /// A device is served from these maps.
+    pub(super) fn note_maps(&mut self, stack: &LayerStack) {
+        let mut layers = stack.layers.iter();
+        self.foresees |= layers.any(|layer| layer.map.len() > CACHED_CLUSTERS_MAX);
     }
 
     /// Room for slots below `end`.
@@ -308,6 +315,7 @@ impl Reactor {
                 writes.grow(writable);
             }
         }
+        self.note_maps(&backing.stack);
     }
 
     /// Answers when nothing is left of a device; the kernel must have been told to stop it.

@@ -67,10 +67,13 @@ const COMPLETIONS: u32 = 16_384;
 /// Tags of all queues of one reactor: a bound on its memory.
 const TAGS_MAX: u32 = 1 << 18;
 /// The kernel's limit of a buffer table, `IORING_MAX_REG_BUFFERS`, io_uring/rsrc.c.
-pub(crate) const BUFFERS_MAX: u32 = 16_384;
+pub(crate) const BUFFERS_MAX: u16 = 16_384;
 
 /// Writes that begin or end within a block, in flight at a time; more wait.
 const SCRATCH_BUFFERS: u16 = 64;
+
+/// Clusters of the largest map that a core's own cache is sure to keep: 256 KiB of entries, an object of 4 GiB.
+const CACHED_CLUSTERS_MAX: usize = 32_768;
 
 /// What a completion is for: the upper half of `user_data`; the lower half is a number.
 mod kind {
@@ -141,6 +144,8 @@ pub(super) struct Reactor {
     blocked: VecDeque<u32>,
     /// Requests that wait for a disk that has gone, oldest first.
     for_disk: VecDeque<ForDisk>,
+    /// Some device has a map that is not likely to be in a cache; see [`Reactor::foresee`].
+    foresees: bool,
     /// A write goes on in the next turn, which nothing else brings about.
     has_more: bool,
     /// Requests that rely on what maps say.
@@ -262,13 +267,24 @@ impl Reactor {
         wake: Arc<EventFd>,
         events: EventsTo,
     ) -> io::Result<Self> {
-        let buffer_slots = if config.zero_copy { BUFFERS_MAX } else { 0 };
+        // Without zero copy all requests are copied, and the table is that of the copies' buffers.
+        let buffer_slots = if config.zero_copy {
+            BUFFERS_MAX.into()
+        } else {
+            0
+        };
         let ring = Ring::new(&RingConfig {
             submissions: SUBMISSIONS,
             completions: COMPLETIONS,
             file_slots: config.file_slots(),
-            buffer_slots,
+            buffer_slots: buffer_slots.max(config.copy_buffers.into()),
         })?;
+        let mut pool = BufferPool::new(config.copy_buffers, COPY_BUFFER_BYTES)?;
+        if !config.zero_copy
+            && let Err(error) = pool.pin(&ring)
+        {
+            tracing::warn!(reactor = number, %error, "cannot pin buffers for copies: they are somewhat slower");
+        }
         ring.install_file(FILE_ZERO, File::open("/dev/zero")?.as_fd())?;
         let first_device = FILE_FIRST_DISK + u32::from(config.disks_max);
         let mut reactor = Self {
@@ -286,7 +302,7 @@ impl Reactor {
             plan: Box::default(),
             ios: Box::default(),
             joined_max: JoinedMax::ANY,
-            pool: BufferPool::new(config.copy_buffers, COPY_BUFFER_BYTES)?,
+            pool,
             scratch: BufferPool::new(SCRATCH_BUFFERS, SCRATCH_BYTES)?,
             slots: Vec::new(),
             queues: Vec::new(),
@@ -295,6 +311,7 @@ impl Reactor {
             waiting: Default::default(),
             blocked: VecDeque::new(),
             for_disk: VecDeque::new(),
+            foresees: false,
             has_more: false,
             grace: Grace::default(),
             failing: Vec::new(),
@@ -350,6 +367,8 @@ impl Reactor {
     }
 
     /// All that is to be done now. It queues entries, and enters the kernel for nothing but a device that comes.
+    // Not inlined: profiles find it by its name (docs/performance.md).
+    #[inline(never)]
     fn turn(&mut self) {
         self.stopwatch.turn();
         self.take_completions();
@@ -374,12 +393,12 @@ impl Reactor {
         }
     }
 
-    /// Looks at the requests of a batch of completions, and has their map entries fetched while the first ones are being worked on: a map of a
-    /// terabyte is in no cache. Answers with the number of completions.
+    /// Looks at the requests of a batch of completions, and has their map entries fetched while the first ones are being worked on, where some map
+    /// is too large for a cache. Answers with the number of completions.
     #[inline]
     fn foresee(&mut self) -> usize {
         let ahead = self.ring.look_ahead();
-        if ahead.len() > 1 {
+        if self.foresees && ahead.len() > 1 {
             for completion in ahead {
                 if completion.user_data & !u64::from(u32::MAX) != kind::COMMAND
                     || completion.result != 0

@@ -188,6 +188,26 @@ fn writes_wait_too_and_go_to_what_the_device_has_then() {
     }
 }
 
+/// Its volume may be opened anew then, and the new one would not know that it has something to flush.
+#[test]
+fn a_write_that_lands_while_its_device_waits_is_not_acknowledged() {
+    let committer = Arc::new(Disk::default());
+    let old = clone_with(&committer);
+    let Some((mut rig, _)) = rig(load_of(true, true), old.clone(), disk()) else {
+        return;
+    };
+    rig.turns(1);
+    assert_eq!(rig.in_flight(DEVICE), u32::from(DEPTH));
+    rig.park(DEVICE, Park::Wait);
+    rig.turns(5);
+    assert_eq!((rig.in_flight(DEVICE), rig.answered()), (0, (0, 0)));
+    assert_eq!(rig.waiting(), usize::from(DEPTH));
+    let volume = &old.writable.as_ref().expect("one").volume;
+    assert!(!volume.has_unflushed());
+    rig.unpark(DEVICE, Some(&clone_with(&committer)));
+    assert_eq!(rig.run(100).expect("a ring").errors, 0);
+}
+
 #[test]
 fn flushes_wait_and_ask_the_new_committer() {
     let old = Arc::new(Disk::default());

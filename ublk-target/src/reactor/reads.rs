@@ -9,7 +9,7 @@ use bedplate_datapath::units::{BLOCK_BYTES, ByteOffset, SECTOR_BYTES};
 
 use super::Reactor;
 use super::requests::{Answer, State};
-use crate::buffer_pool::COPY_BYTES;
+use crate::buffer_pool::{COPY_BUFFER_BYTES, COPY_BYTES};
 use crate::queue::Descriptor;
 
 /// The plan of a read that has had an error from a replica, or is compared with checksums: out of the way of all others.
@@ -94,7 +94,13 @@ impl Reactor {
                     if is_checked {
                         self.note_image_blocks(number, start);
                     }
-                    (RequestBuffer::Memory(self.pool.start(taken)), Some(taken))
+                    // Of what is compared, whole blocks are read.
+                    let len = if is_checked {
+                        COPY_BUFFER_BYTES
+                    } else {
+                        len_bytes as usize
+                    };
+                    (self.pool.request_buffer(taken, len), Some(taken))
                 }
                 None => return Ok(false),
             },
@@ -143,6 +149,18 @@ impl Reactor {
         failed: Option<FailedIo>,
     ) {
         self.unpin(number);
+        let slot = &self.slots[number as usize];
+        // The way of most reads: their pages are filled.
+        if outcome.is_ok() && slot.copy_buffer.is_none() {
+            let answer = slot.success();
+            self.commit(number, answer);
+            return;
+        }
+        self.buffer_ready(number, outcome, failed);
+    }
+
+    /// All reads have ended of a request that failed, or has a buffer of ours.
+    fn buffer_ready(&mut self, number: u32, outcome: Result<(), i32>, failed: Option<FailedIo>) {
         let slot = self.slots[number as usize];
         match (outcome, slot.copy_buffer) {
             (Err(errno), _) => {

@@ -3,6 +3,8 @@
 //! A request that ends is committed exactly once, with its answer or with an errno; never with its length unless all of its
 //! bytes are where they belong.
 
+use std::collections::VecDeque;
+
 use bedplate_datapath::engine::executor::FailedIo;
 use bedplate_datapath::plan::DiskIndex;
 use libublk::sys as lib;
@@ -224,16 +226,10 @@ impl Reactor {
             queue.stats.begun();
             self.working += 1;
             self.stopwatch.begin(number);
-            if self.leaving.is_some() {
-                self.hold(number);
-            } else {
-                let need = self.need(number);
-                // Behind those who came before.
-                let is_behind = need.is_some_and(|need| !self.waiting[need as usize].is_empty());
-                if is_behind || !self.begin(number) {
-                    // Who needs nothing begins at once.
-                    self.wait(number, need.unwrap_or(Need::Operations));
-                }
+            // Behind those who came before.
+            let is_first = self.waiting.iter().all(VecDeque::is_empty) && self.leaving.is_none();
+            if !is_first || !self.begin(number) {
+                self.begin_behind(number, is_first);
             }
             return;
         }
@@ -247,6 +243,21 @@ impl Reactor {
         self.slots[number as usize].state = State::Idle;
         let queue = self.slots[number as usize].queue;
         self.release_if_done(queue);
+    }
+
+    /// Begins a request that is not the only one that is not begun, or that has to wait.
+    #[cold]
+    fn begin_behind(&mut self, number: u32, has_tried: bool) {
+        if self.leaving.is_some() {
+            self.hold(number);
+            return;
+        }
+        let need = self.need(number);
+        let is_behind = need.is_some_and(|need| !self.waiting[need as usize].is_empty());
+        if has_tried || is_behind || !self.begin(number) {
+            // Who needs nothing begins at once.
+            self.wait(number, need.unwrap_or(Need::Operations));
+        }
     }
 
     /// Tries again what waits, in order.
@@ -292,7 +303,7 @@ impl Reactor {
 
     /// Begins a request. False, and nothing done, if it has to wait.
     pub(super) fn begin(&mut self, number: u32) -> bool {
-        let slot = self.slots[number as usize];
+        let slot = &self.slots[number as usize];
         let Some(Some(queue)) = self.queues.get(slot.queue as usize) else {
             return true;
         };
@@ -337,15 +348,18 @@ impl Reactor {
     }
 
     /// Gives back what the request has of ours; who waits for it gets a turn.
+    #[inline]
     pub(super) fn give_buffers(&mut self, number: u32) {
-        if self.put_buffers_back(number) {
+        let slot = &self.slots[number as usize];
+        if slot.copy_buffer.is_some() | slot.scratch.is_some() {
+            self.put_buffers_back(number);
             self.has_more |=
                 !self.blocked.is_empty() || self.waiting.iter().any(|queue| !queue.is_empty());
         }
     }
 
-    /// As [`Reactor::give_buffers`], of what was just taken. False if there was nothing.
-    pub(super) fn put_buffers_back(&mut self, number: u32) -> bool {
+    /// As [`Reactor::give_buffers`], of what was just taken.
+    pub(super) fn put_buffers_back(&mut self, number: u32) {
         let slot = &mut self.slots[number as usize];
         let (copy_buffer, scratch) = (slot.copy_buffer.take(), slot.scratch.take());
         if let Some(buffer) = copy_buffer {
@@ -354,7 +368,6 @@ impl Reactor {
         if let Some(buffer) = scratch {
             self.scratch.give(buffer);
         }
-        copy_buffer.is_some() || scratch.is_some()
     }
 
     /// The request relies on nothing any more: its last I/O has ended, or it waits with nothing in flight.
@@ -371,24 +384,23 @@ impl Reactor {
 
     /// Ends the request, and asks for the next one with the same command.
     pub(super) fn commit(&mut self, number: u32, answer: Answer) {
-        let Some(address) = self.address(number) else {
-            return;
-        };
         if self.slots[number as usize].has_failed {
             self.forget_failures(number);
         }
-        self.slots[number as usize].state = State::Fetching;
+        let slot = &mut self.slots[number as usize];
+        let Some(Some(queue)) = self.queues.get_mut(slot.queue as usize) else {
+            return;
+        };
+        slot.state = State::Fetching;
         self.working -= 1;
+        // The descriptor is the request's until the COMMIT is handed over.
+        let descriptor = queue.descriptors.get(slot.tag);
         let nanos = self.stopwatch.nanos_since(number);
-        let tag = self.slots[number as usize].tag;
-        if let Some(queue) = self.queue_of(number) {
-            // The descriptor is the request's until the COMMIT is handed over.
-            let descriptor = queue.descriptors.get(tag);
-            queue.stats.ended(&descriptor, answer, nanos);
-            queue.working -= 1;
-            queue.fetching += 1;
-        }
-        let entry = address.commit_and_fetch(answer, kind::COMMAND | u64::from(number));
+        queue.stats.ended(&descriptor, answer, nanos);
+        queue.working -= 1;
+        queue.fetching += 1;
+        let to = queue.address(slot.tag);
+        let entry = to.commit_and_fetch(answer, kind::COMMAND | u64::from(number));
         // SAFETY: the entry names no memory.
         unsafe { self.ring.push(entry) };
     }

@@ -95,7 +95,7 @@ impl Rig {
             disks_max: 8,
             devices_max: 8,
             copy_buffers: 64,
-            zero_copy: true,
+            zero_copy: load.zero_copy,
             scan_is_optional: true,
         };
         let mut reactor = Reactor::new(0, &config, (sender.clone(), receiver), wake, events)?;

@@ -100,7 +100,7 @@ impl Reactor {
         number: u32,
         descriptor: &Descriptor,
     ) -> Result<bool, Answer> {
-        let slot = self.slots[number as usize];
+        let slot = &self.slots[number as usize];
         let Some(Some(queue)) = self.queues.get(slot.queue as usize) else {
             return Ok(true);
         };
@@ -139,13 +139,20 @@ impl Reactor {
         if copies {
             self.copy_out(number);
         } else {
-            self.drive(number);
+            // It has just been looked at whether it may go on.
+            self.go_on(number);
         }
         Ok(true)
     }
 
     /// Takes the buffers that a write needs: all of them, or none.
+    #[inline]
     fn take_buffers(&mut self, number: u32) -> bool {
+        let slot = &self.slots[number as usize];
+        !(slot.copies | slot.needs_scratch) || self.take_needed_buffers(number)
+    }
+
+    fn take_needed_buffers(&mut self, number: u32) -> bool {
         let slot = &mut self.slots[number as usize];
         if slot.copies && slot.copy_buffer.is_none() {
             slot.copy_buffer = self.pool.take();
@@ -167,6 +174,11 @@ impl Reactor {
         outcome: Result<(), i32>,
         failed: Option<FailedIo>,
     ) {
+        // The way of most writes.
+        if outcome.is_ok() && self.end_shortly(number) {
+            self.done(number);
+            return;
+        }
         // A list of whole blocks has read nothing.
         let may_have_read = self.slots[number as usize].scratch.is_some();
         if outcome.is_ok() && may_have_read && self.note_copied_up(number) {
@@ -189,6 +201,21 @@ impl Reactor {
         let blocks = failed_read.and_then(|failed| self.not_read_up(number, failed));
         let outcome = outcome.map_err(|errno| (blocks, errno));
         self.copied_up(number, outcome);
+    }
+
+    /// Whether a write is done, whose I/O has ended, without another step.
+    #[inline]
+    fn end_shortly(&mut self, number: u32) -> bool {
+        let slot = &self.slots[number as usize];
+        if let Some(Some(queue)) = self.queues.get_mut(slot.queue as usize)
+            // What it was served from may be another volume by now, to which it would be news that there is something to flush.
+            && !queue.standing.is_stopped()
+            && let Some(writes) = &mut queue.writes
+            && let Some(op) = writes.ops.get_mut(usize::from(slot.tag))
+        {
+            return op.end_shortly(&writes.volume);
+        }
+        false
     }
 
     /// The disk and the block of a read that failed, of a block to be copied up.
@@ -244,13 +271,34 @@ impl Reactor {
             self.resume(number);
             return;
         }
+        self.go_on(number);
+    }
+
+    /// As [`Self::drive`], of a write that has its buffers, and whose device is not stopped.
+    #[inline]
+    fn go_on(&mut self, number: u32) {
         // Before the step: what it plans must be carried out.
         if !self.executor.has_room(WriteIoList::CAPACITY) {
             self.set_aside(number);
             return;
         }
         let step = self.step(number);
-        self.stepped(number, step);
+        if step != WriteStep::Io {
+            self.stepped(number, step);
+        }
+    }
+
+    /// All of a write is where it belongs, and published.
+    fn done(&mut self, number: u32) {
+        self.unpin(number);
+        let slot = &self.slots[number as usize];
+        let answer = slot.success();
+        if slot.is_fua {
+            self.give_buffers(number);
+            self.ask_for_commit(number);
+        } else {
+            self.finish(number, answer);
+        }
     }
 
     /// Goes on with a write that gave its buffers back: once there is space for it, it takes buffers again, and its data is copied again.
@@ -297,16 +345,7 @@ impl Reactor {
     fn stepped(&mut self, number: u32, step: WriteStep) {
         match step {
             WriteStep::Io => {}
-            WriteStep::Done => {
-                self.unpin(number);
-                let slot = self.slots[number as usize];
-                if slot.is_fua {
-                    self.give_buffers(number);
-                    self.ask_for_commit(number);
-                } else {
-                    self.finish(number, slot.success());
-                }
-            }
+            WriteStep::Done => self.done(number),
             WriteStep::Failed(errno) => {
                 self.unpin(number);
                 self.write_failed(number, errno);
@@ -358,7 +397,7 @@ impl Reactor {
             return WriteStep::Failed(libc::EIO);
         };
         let data = match slot.copy_buffer {
-            Some(buffer) => RequestBuffer::Memory(self.pool.start(buffer)),
+            Some(buffer) => self.pool.request_buffer(buffer, slot.len_bytes as usize),
             // Without data there may be none; a list names none then, and the kernel would refuse this one.
             None => RequestBuffer::Registered(registered.unwrap_or(NO_BUFFER)),
         };

@@ -43,39 +43,51 @@ impl WriteOp {
     fn claim_all(&mut self, volume: &Volume, spare: &mut Option<Extent>) -> Result<(), Stop> {
         self.copies = 0;
         for at in 0..self.count {
-            let lcn = self.segments[at].lcn;
-            loop {
-                let entry = volume.map().get(lcn);
-                let segment = &mut self.segments[at];
-                // Looked at again under the lock: the entry may have changed between the look and the lock.
-                if needed(segment, entry) > segment.lock {
-                    return Err(Stop::Blocked(Blocked::Again));
-                }
-                volume.relies_on(lcn, entry);
-                let held = entry.mask().get();
-                if !entry.pcn().is_none() {
-                    segment.pcn = entry.pcn();
-                    segment.publish = BlockMask::new(segment.touched().get() & !held);
-                    break;
-                }
-                volume.ensure_leaf(lcn)?;
-                let pcn = take_one(volume, spare, lcn, self.count - at)?;
-                if held != 0 {
-                    segment.private = pcn;
-                    segment.publish = BlockMask::new(segment.touched().get() & !held);
-                    break;
-                }
-                if volume.claim(lcn, entry, pcn) {
-                    segment.pcn = pcn;
-                    segment.publish = segment.touched();
-                    break;
-                }
-                // Somebody else claimed it, or made a tombstone of it.
-                volume.space().give(Extent { pcn, count: 1 });
-            }
+            self.claim_one(volume, spare, at)?;
             self.note_copy_ups(at);
         }
         Ok(())
+    }
+
+    /// Gives a segment its cluster, under its lock.
+    #[inline]
+    pub(super) fn claim_one(
+        &mut self,
+        volume: &Volume,
+        spare: &mut Option<Extent>,
+        at: usize,
+    ) -> Result<(), Stop> {
+        let count = self.count - at;
+        let segment = &mut self.segments[at];
+        let lcn = segment.lcn;
+        loop {
+            let entry = volume.map().get(lcn);
+            // Looked at again under the lock: the entry may have changed between the look and the lock.
+            if needed(segment, entry) > segment.lock {
+                return Err(Stop::Blocked(Blocked::Again));
+            }
+            volume.relies_on(lcn, entry);
+            let held = entry.mask().get();
+            if !entry.pcn().is_none() {
+                segment.pcn = entry.pcn();
+                segment.publish = BlockMask::new(segment.touched().get() & !held);
+                return Ok(());
+            }
+            volume.ensure_leaf(lcn)?;
+            let pcn = take_one(volume, spare, lcn, count)?;
+            if held != 0 {
+                segment.private = pcn;
+                segment.publish = BlockMask::new(segment.touched().get() & !held);
+                return Ok(());
+            }
+            if volume.claim(lcn, entry, pcn) {
+                segment.pcn = pcn;
+                segment.publish = segment.touched();
+                return Ok(());
+            }
+            // Somebody else claimed it, or made a tombstone of it.
+            volume.space().give(Extent { pcn, count: 1 });
+        }
     }
 
     /// The private clusters are all zero now: they are claimed over whatever tombstones there are by now. `None` to plan again.
@@ -114,18 +126,22 @@ impl WriteOp {
 }
 
 /// How the lock of a segment's cluster must be held for what its entry says.
-fn needed(segment: &Segment, entry: MapEntry) -> Option<Hold> {
+#[inline]
+pub(super) fn needed(segment: &Segment, entry: MapEntry) -> Option<Hold> {
     let held = entry.mask().get();
     let missing = segment.touched().get() & !held;
     if entry.pcn().is_none() && held != 0 {
         // A claim over tombstones.
         return Some(Hold::Alone);
     }
+    if missing == 0 {
+        return None;
+    }
     if missing & segment.partial().get() != 0 {
         // A copy-up.
         return Some(Hold::Alone);
     }
-    (missing != 0).then_some(Hold::Shared)
+    Some(Hold::Shared)
 }
 
 fn take_one(

@@ -8,6 +8,7 @@ mod claim;
 mod copy_up;
 mod io;
 mod segment;
+mod short;
 mod zero;
 
 use std::ops::Range;
@@ -121,6 +122,7 @@ impl WriteOp {
     }
 
     /// Starts a request; the one before has ended or was abandoned.
+    #[inline]
     pub fn begin(&mut self, kind: WriteKind, at: ByteOffset, len_bytes: u64) {
         debug_assert_eq!(self.count, 0, "the former request let go of everything");
         self.kind = kind;
@@ -128,7 +130,7 @@ impl WriteOp {
         self.end = at.get().saturating_add(len_bytes);
         self.done = at.get();
         self.phase = Phase::Plan;
-        self.excluded = Excluded::NONE;
+        self.excluded.clear();
         self.excluded_errno = 0;
         self.reads_again = false;
         self.failed = 0;
@@ -145,11 +147,10 @@ impl WriteOp {
         if self.failed != 0 {
             return self.fail(volume);
         }
-        if self.overwrite(volume, ios) {
+        if self.begin_shortly(volume, ios) {
             return WriteStep::Io;
         }
-        if self.has_overwritten() {
-            volume.note_unflushed();
+        if self.end_shortly(volume) {
             return WriteStep::Done;
         }
         let mut plans = 0;
@@ -221,62 +222,6 @@ impl WriteOp {
                 };
             }
         }
-    }
-
-    /// The way of most writes: data for blocks of one cluster that the volume holds already. No lock, nothing to publish, one I/O. It does
-    /// what the phases would do, which take all cases, in a third of their instructions.
-    #[inline]
-    fn overwrite(&mut self, volume: &Volume, ios: &mut WriteIoList) -> bool {
-        let in_cluster = self.start % CLUSTER_BYTES;
-        let len_bytes = self.end - self.start;
-        let is_first_step = self.phase == Phase::Plan && self.done == self.start;
-        if !is_first_step
-            || self.kind != WriteKind::Data
-            || len_bytes == 0
-            || in_cluster + len_bytes > CLUSTER_BYTES
-            || self.end > volume.size_bytes().next_multiple_of(BLOCK_BYTES)
-        {
-            return false;
-        }
-        let mut segment = Segment {
-            lcn: lcn_of(self.start),
-            from: low(in_cluster),
-            len_bytes: low(len_bytes),
-            ..NO_SEGMENT
-        };
-        let entry = volume.map().get(segment.lcn);
-        if entry.pcn().is_none() || segment.touched().get() & !entry.mask().get() != 0 {
-            return false;
-        }
-        volume.relies_on(segment.lcn, entry);
-        segment.pcn = entry.pcn();
-        self.segments[0] = segment;
-        self.count = 1;
-        self.phase = Phase::Write;
-        ios.push(WriteIo::FromRequest {
-            request_offset: 0,
-            len_bytes: segment.len_bytes,
-            at: segment.at(segment.from),
-        });
-        true
-    }
-
-    /// Whether that was all: the request's one segment has been written, and there is nothing to publish.
-    #[inline]
-    fn has_overwritten(&mut self) -> bool {
-        let segment = &self.segments[0];
-        let is_all = self.phase == Phase::Write
-            && self.count == 1
-            && segment.publish == BlockMask::EMPTY
-            && segment.lock.is_none()
-            && self.done == self.start
-            && u64::from(segment.len_bytes) == self.end - self.start;
-        if is_all {
-            self.done = self.end;
-            self.count = 0;
-            self.phase = Phase::Plan;
-        }
-        is_all
     }
 
     /// The I/O of the last step ended; an error is the request's, and the next step says so.
