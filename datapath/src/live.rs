@@ -177,6 +177,12 @@ pub trait LiveFiles: Send {
     /// When they cannot be listed.
     fn list(&mut self) -> Result<Vec<LiveName>, LiveError>;
 
+    /// Whether this is one of them, without a look at the others.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    fn has(&mut self, file: LiveName) -> Result<bool, LiveError>;
+
     /// At least the first `words` words of a section; file and section are made where there are none. Memory is reserved for all of them: a
     /// store to one never fails.
     ///
@@ -228,6 +234,10 @@ impl LiveFiles for HeapLive {
         let mut names: Vec<LiveName> = self.lock().keys().map(|(name, _)| *name).collect();
         names.dedup();
         Ok(names)
+    }
+
+    fn has(&mut self, file: LiveName) -> Result<bool, LiveError> {
+        Ok(self.lock().keys().any(|(name, _)| *name == file))
     }
 
     fn map(

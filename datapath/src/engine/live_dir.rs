@@ -4,7 +4,7 @@
 //! [`LiveFiles::map`], and never one of a store. A file's sections lie far apart in its address space, so that each can grow in place; what is
 //! between them takes no memory.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -71,19 +71,20 @@ impl LiveDir {
             LiveName::Volume(uuid) => self.folder.join(format!("{uuid}.volume")),
         }
     }
+}
 
-    fn failed(
-        &self,
-        file: LiveName,
-        doing: &'static str,
-    ) -> impl FnOnce(io::Error) -> LiveError + use<> {
-        let file = self.path(file).display().to_string();
-        move |source| LiveError {
-            file,
-            doing,
-            source,
-        }
+/// The error of one step of what is done with a file. Its text is made when there is one: files are mapped by the thousand.
+fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> LiveError {
+    move |source| LiveError {
+        file: path.display().to_string(),
+        doing,
+        source,
     }
+}
+
+/// Whether a file was made here, and to the end.
+fn is_whole(file: &Metadata) -> bool {
+    file.len() == FILE_BYTES
 }
 
 impl LiveFiles for LiveDir {
@@ -112,8 +113,7 @@ impl LiveFiles for LiveDir {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.folder).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            // One of another length was not made here, or not to the end, or was tampered with.
-            if entry.metadata().map_err(failed)?.len() != FILE_BYTES {
+            if !is_whole(&entry.metadata().map_err(failed)?) {
                 continue;
             }
             let name = entry.file_name();
@@ -132,33 +132,43 @@ impl LiveFiles for LiveDir {
         Ok(names)
     }
 
+    fn has(&mut self, file: LiveName) -> Result<bool, LiveError> {
+        let path = self.path(file);
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) => Ok(is_whole(&found)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(failed(&path, "looking for the file")(error)),
+        }
+    }
+
     fn map(
         &mut self,
         file: LiveName,
         section: LiveSection,
         words: usize,
     ) -> Result<SharedWords, LiveError> {
+        let path = self.path(file);
         let open = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(self.path(file))
-            .map_err(self.failed(file, "opening"))?;
+            .open(&path)
+            .map_err(failed(&path, "opening"))?;
         // The length says nothing on a tmpfs: what was not allocated takes no memory.
         open.set_len(FILE_BYTES)
-            .map_err(self.failed(file, "setting the length"))?;
+            .map_err(failed(&path, "setting the length"))?;
         let at = SECTION_AT[section as usize];
         let len_bytes = bytes_of(words);
-        check_room(&open, len_bytes).map_err(self.failed(file, "allocating memory"))?;
-        allocate(&open, at, len_bytes).map_err(self.failed(file, "allocating memory"))?;
+        check_room(&open, len_bytes).map_err(failed(&path, "allocating memory"))?;
+        allocate(&open, at, len_bytes).map_err(failed(&path, "allocating memory"))?;
         let map = MmapOptions::new()
             .offset(at)
             .len(usize::try_from(len_bytes).unwrap_or(usize::MAX))
             .map_raw(&open)
-            .map_err(self.failed(file, "mapping"))?;
-        words_of(map, words).map_err(self.failed(file, "mapping"))
+            .map_err(failed(&path, "mapping"))?;
+        words_of(map, words).map_err(failed(&path, "mapping"))
     }
 
     fn trim(
@@ -167,10 +177,11 @@ impl LiveFiles for LiveDir {
         section: LiveSection,
         words: usize,
     ) -> Result<(), LiveError> {
-        let open = match OpenOptions::new().write(true).open(self.path(file)) {
+        let path = self.path(file);
+        let open = match OpenOptions::new().write(true).open(&path) {
             Ok(open) => open,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(self.failed(file, "opening")(error)),
+            Err(error) => return Err(failed(&path, "opening")(error)),
         };
         let begin = SECTION_AT[section as usize];
         let end = SECTION_AT
@@ -190,13 +201,14 @@ impl LiveFiles for LiveDir {
                     Err(errno) => Err(errno.into()),
                 }
             });
-        punched.map_err(self.failed(file, "giving memory back"))
+        punched.map_err(failed(&path, "giving memory back"))
     }
 
     fn remove(&mut self, file: LiveName) -> Result<(), LiveError> {
-        match std::fs::remove_file(self.path(file)) {
+        let path = self.path(file);
+        match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(self.failed(file, "removing")(error))
+                Err(failed(&path, "removing")(error))
             }
             _ => Ok(()),
         }

@@ -87,7 +87,7 @@ impl LiveState {
     ) -> Result<Former, LiveError> {
         let not = |why: &str| Ok(Former::Not(why.to_owned()));
         self.files.of_disk(disk_uuid)?;
-        if !self.files.list()?.contains(&LiveName::Disk) {
+        if !self.files.has(LiveName::Disk)? {
             return not("the live state is gone");
         }
         let words = self
@@ -155,7 +155,7 @@ impl LiveState {
         start: &SessionStart,
     ) -> Result<Option<[u64; 2]>, LiveError> {
         self.files.of_disk(disk_uuid)?;
-        if !self.files.list()?.contains(&LiveName::Disk) {
+        if !self.files.has(LiveName::Disk)? {
             return Ok(None);
         }
         let words = self
@@ -255,7 +255,7 @@ impl LiveState {
     /// The words of a volume's live file, if it is complete and this volume's; its size may be one of before a resize.
     pub fn adopt(&mut self, disk_uuid: Uuid, parts: &Owner) -> Result<Option<Words>, LiveError> {
         let name = LiveName::Volume(parts.uuid);
-        if !self.files.list()?.contains(&name) {
+        if !self.files.has(name)? {
             return Ok(None);
         }
         let header = match self.files.map(name, LiveSection::Header, HEADER_WORDS) {

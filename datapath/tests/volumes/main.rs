@@ -252,11 +252,17 @@ fn live_files_on_a_tmpfs_outlive_their_mappings_grow_in_place_and_know_their_roo
     drop((few, more));
     let mut next = LiveDir::open(&folder).unwrap();
     next.of_disk(Uuid::from_u128(5)).unwrap();
+    // One that was not made to its end is none.
+    let disk = folder.join(Uuid::from_u128(5).to_string()).join("disk");
+    std::fs::write(&disk, [0; 4096]).unwrap();
     assert_eq!(next.list().unwrap(), [name]);
+    assert!(next.has(name).unwrap() && !next.has(LiveName::Disk).unwrap());
+    std::fs::remove_file(disk).unwrap();
+    assert!(!next.has(LiveName::Disk).unwrap());
     let again = next.map(name, LiveSection::Entries, 10).unwrap();
     assert_eq!(again[9].load(Ordering::Acquire), 77);
     next.remove(name).unwrap();
-    assert!(next.list().unwrap().is_empty());
+    assert!(next.list().unwrap().is_empty() && !next.has(name).unwrap());
     std::fs::remove_dir_all(&folder).unwrap();
     // A folder on a disk is refused: it would outlive the boot.
     assert!(LiveDir::open(std::path::Path::new(env!("CARGO_MANIFEST_DIR"))).is_err());

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bedplate_datapath::store::Object;
 use bedplate_datapath::units::DevId;
 use bedplate_ublk_target::{Backing, DeviceSpec, OwnerTag, Target, TargetError};
 use uuid::Uuid;
@@ -41,7 +42,7 @@ async fn make(node: &Arc<Node>, found: &Located) -> Result<u32, ApiError> {
     let (backing, set) = backing_of(node, found).await?;
     tracing::debug!(object = object.name, disk = %actor.name(), "bringing up");
 
-    let in_use = numbers_in_use(node, object.uuid);
+    let in_use = numbers_in_use(node, object.uuid, object.dev_id);
     let (run_dir, name, kept, uuid) = (
         node.config.run_dir.clone(),
         object.name.clone(),
@@ -214,12 +215,16 @@ fn first_free(taken: &BTreeSet<u32>) -> u32 {
     number
 }
 
-/// Numbers that belong to other objects, attached or not.
-fn numbers_in_use(node: &Node, object: Uuid) -> BTreeSet<u32> {
+/// Numbers that belong to other objects, attached or not. Where one number alone is asked about, whether it is one of them: of a thousand
+/// objects that come back at the same time, each would copy what is known of all.
+fn numbers_in_use(node: &Node, object: Uuid, only: Option<DevId>) -> BTreeSet<u32> {
+    let may_have_it = |other: &Object| {
+        // An image's number is what all disks together say, and not what this one has: see `objects_where`.
+        Noun::of(other) == Noun::Image || only.is_none() || other.dev_id == only
+    };
     let mut numbers: BTreeSet<u32> = node
-        .objects()
+        .objects_where(|_, other| other.uuid != object && may_have_it(other))
         .into_iter()
-        .filter(|other| other.object.uuid != object)
         .filter_map(|other| other.object.dev_id.map(DevId::get))
         .collect();
     numbers.extend(
@@ -260,4 +265,36 @@ pub async fn commit(
     }
     node.refresh_space(found.disk);
     noted.map_err(|error| errors::of_store(&actor.name(), Some(&found.object.name), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::test_node::TestNode;
+
+    #[tokio::test]
+    async fn a_number_is_in_use_by_others_whichever_of_them_has_it() {
+        let node = TestNode::new();
+        node.make_disk("disk").await;
+        let (image, _) = node.import_image("a").await;
+        let (volume, _) = node.make_volume("v").await;
+        for (noun, name, number) in [(Noun::Image, "a", 3), (Noun::Volume, "v", 5)] {
+            let found = node.find(noun, name).unwrap();
+            commit(&node, &found, DevId::new(number), false)
+                .await
+                .unwrap();
+        }
+        let other = Uuid::from_u128(1);
+        let all = BTreeSet::from([3, 5]);
+        assert_eq!(numbers_in_use(&node, other, None), all);
+        for number in all {
+            let only = Some(DevId::new(number));
+            assert!(numbers_in_use(&node, other, only).contains(&number));
+        }
+        let own = |uuid, number| {
+            let only = Some(DevId::new(number));
+            numbers_in_use(&node, uuid, only).contains(&number)
+        };
+        assert!(!own(image, 3) && !own(volume, 5));
+    }
 }

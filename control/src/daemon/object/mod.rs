@@ -178,10 +178,11 @@ impl Node {
             let Some(disk) = entry.uuid else { continue };
             let trouble = disk_trouble(entry);
             let contents = entry.contents_now();
+            let disk_path = entry.name();
             for object in contents.objects.iter().filter(|object| which(disk, object)) {
                 let mut found = Located {
                     disk,
-                    disk_path: entry.name(),
+                    disk_path: disk_path.clone(),
                     disk_trouble: trouble.clone(),
                     refused: None,
                     allocated_clusters: contents.allocated_clusters(object),

@@ -128,13 +128,11 @@ pub async fn settled(node: &Arc<Node>) {
     let mut changes = node.watch_changes();
     loop {
         changes.mark_unchanged();
-        let recovering = node.objects().iter().any(|found| {
-            let images = node.runtimes();
-            images.get(found.object.uuid).is_some_and(|runtime| {
-                // One that says why waits for a disk.
-                let attachment = &runtime.attachment;
-                attachment.get() == AttachmentState::Recovering && attachment.why().is_none()
-            })
+        let recovering: Vec<Uuid> = node.runtimes().recovering().collect();
+        // One whose disk is gone is nobody's any more. The first one is nearly always there.
+        let recovering = recovering.iter().any(|uuid| {
+            let found = node.objects_where(|_, object| object.uuid == *uuid);
+            !found.is_empty()
         });
         // The sender lives in the node, so the channel cannot close.
         if !recovering || changes.changed().await.is_err() {
@@ -315,4 +313,38 @@ fn waits_for_its_disk(device: &KernelDevice) -> ApiError {
     )
     .object(node)
     .remedy("it goes on when its disk is back; `bedplated remove-devices` gives it up")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::test_node::{TestNode, a_while};
+    use tokio::time::timeout;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn it_is_settled_when_nothing_that_is_there_recovers() {
+        let node = TestNode::new();
+        node.make_disk("disk").await;
+        node.import_image("a").await;
+        let found = node.find(Noun::Image, "a").unwrap();
+        // Of an object that went with its disk.
+        let gone = Uuid::from_u128(1);
+        let recovering = AttachmentState::Recovering;
+        node.runtimes()
+            .of(gone)
+            .attachment
+            .set("gone", recovering, "");
+        timeout(PATIENCE, settled(&node)).await.unwrap();
+        attach::set_attachment(&node, &found.object, recovering, None, "");
+        let waiting = Arc::clone(&node);
+        let waiting = tokio::spawn(async move { settled(&waiting).await });
+        a_while().await;
+        assert!(!waiting.is_finished());
+        // Who says why waits for a disk, which may never come.
+        let why = ApiError::new(ErrorKind::NotReady, "its disk is away");
+        attach::set_attachment(&node, &found.object, recovering, Some(&why), "");
+        timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    }
 }

@@ -167,6 +167,15 @@ impl ObjectTable {
         self.imports.iter()
     }
 
+    /// Objects that are being brought up. One that says why is not: it waits for a disk.
+    pub fn recovering(&self) -> impl Iterator<Item = Uuid> + '_ {
+        let recovering = self.runtimes.iter().filter(|(_, runtime)| {
+            let attachment = &runtime.attachment;
+            attachment.get() == AttachmentState::Recovering && attachment.why().is_none()
+        });
+        recovering.map(|(uuid, _)| *uuid)
+    }
+
     /// Every object that has a device now: its UUID and the device's number.
     pub fn devices(&self) -> impl Iterator<Item = (Uuid, u32)> + '_ {
         self.runtimes
