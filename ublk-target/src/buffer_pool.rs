@@ -47,23 +47,27 @@ impl BufferPool {
     /// # Errors
     /// What the kernel has against it, `ENOMEM` where locked memory is short; then nothing is pinned, and requests do without.
     pub(crate) fn pin(&mut self, ring: &Ring) -> std::io::Result<()> {
-        let buffers = self.free.iter().rev().copied().collect::<Vec<_>>();
-        for buffer in &buffers {
-            let start = self.start(*buffer);
+        for buffer in self.free.clone() {
+            let start = self.start(buffer);
             // SAFETY: the memory lives as long as the pool, which is dropped or leaked after the last I/O; the table's reference keeps the pages
             // beyond that. Nobody moves bytes there but I/O of the request that has the buffer.
-            let pinned = unsafe { ring.install_buffer((*buffer).into(), start, PINNED_BYTES) };
-            if let Err(error) = pinned {
-                for buffer in buffers.iter().take_while(|pinned| *pinned != buffer) {
-                    // SAFETY: no memory is named.
-                    let _ =
-                        unsafe { ring.install_buffer((*buffer).into(), std::ptr::null_mut(), 0) };
-                }
-                return Err(error);
+            let pinned = unsafe { ring.install_buffer(buffer.into(), start, PINNED_BYTES) };
+            if pinned.is_err() {
+                self.unpin(ring);
+                return pinned;
             }
         }
         self.pinned_bytes = PINNED_BYTES;
         Ok(())
+    }
+
+    /// Empties the slots of all buffers, also of those that were not filled.
+    fn unpin(&self, ring: &Ring) {
+        for buffer in &self.free {
+            // A slot beyond the table's end has nothing to be let go of.
+            // SAFETY: no memory is named.
+            let _ = unsafe { ring.install_buffer((*buffer).into(), std::ptr::null_mut(), 0) };
+        }
     }
 
     /// Where I/O finds a request's data, `len_bytes` long, in `buffer`.

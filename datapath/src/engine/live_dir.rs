@@ -44,20 +44,13 @@ impl LiveDir {
     /// # Errors
     /// When `live` is not there or is no tmpfs: what is written there must neither outlive the boot nor wait for a disk.
     pub fn open(live: &Path) -> Result<Self, LiveError> {
-        let failed = |doing| {
-            move |source| LiveError {
-                file: live.display().to_string(),
-                doing,
-                source,
-            }
-        };
-        let folder = File::open(live).map_err(failed("opening the folder"))?;
+        let folder = File::open(live).map_err(failed(live, "opening the folder"))?;
         let kind = fstatfs(&folder)
-            .map_err(|errno| failed("statfs")(errno.into()))?
+            .map_err(|errno| failed(live, "statfs")(errno.into()))?
             .filesystem_type();
         if kind != TMPFS_MAGIC && kind != RAMFS_MAGIC {
             let source = io::Error::other("it is no tmpfs");
-            return Err(failed("using the folder")(source));
+            return Err(failed(live, "using the folder")(source));
         }
         Ok(Self {
             live: live.to_owned(),
@@ -73,7 +66,7 @@ impl LiveDir {
     }
 }
 
-/// The error of one step of what is done with a file. Its text is made when there is one: files are mapped by the thousand.
+/// The error of one step of what is done with a file or a folder. Its text is made when there is one: files are mapped by the thousand.
 fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> LiveError {
     move |source| LiveError {
         file: path.display().to_string(),
@@ -92,11 +85,9 @@ impl LiveFiles for LiveDir {
         let folder = self.live.join(disk.to_string());
         let made = std::fs::DirBuilder::new().mode(0o700).create(&folder);
         match made {
-            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => Err(LiveError {
-                file: folder.display().to_string(),
-                doing: "making the disk's folder",
-                source,
-            }),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(failed(&folder, "making the disk's folder")(error))
+            }
             _ => {
                 self.folder = folder;
                 Ok(())
@@ -105,15 +96,11 @@ impl LiveFiles for LiveDir {
     }
 
     fn list(&mut self) -> Result<Vec<LiveName>, LiveError> {
-        let failed = |source| LiveError {
-            file: self.folder.display().to_string(),
-            doing: "listing",
-            source,
-        };
+        let listing = |error| failed(&self.folder, "listing")(error);
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(&self.folder).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            if !is_whole(&entry.metadata().map_err(failed)?) {
+        for entry in std::fs::read_dir(&self.folder).map_err(listing)? {
+            let entry = entry.map_err(listing)?;
+            if !is_whole(&entry.metadata().map_err(listing)?) {
                 continue;
             }
             let name = entry.file_name();

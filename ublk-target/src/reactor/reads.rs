@@ -150,33 +150,28 @@ impl Reactor {
     ) {
         self.unpin(number);
         let slot = &self.slots[number as usize];
-        // The way of most reads: their pages are filled.
-        if outcome.is_ok() && slot.copy_buffer.is_none() {
-            let answer = slot.success();
-            self.commit(number, answer);
-            return;
+        match outcome {
+            // The way of most reads: the request's own pages are filled.
+            Ok(()) if slot.copy_buffer.is_none() => {
+                let answer = slot.success();
+                self.commit(number, answer);
+            }
+            Ok(()) if self.is_checked(slot) => self.check(number),
+            Ok(()) => self.copy_in(number),
+            Err(errno) => self.read_failed(number, errno, failed),
         }
-        self.buffer_ready(number, outcome, failed);
     }
 
-    /// All reads have ended of a request that failed, or has a buffer of ours.
-    fn buffer_ready(&mut self, number: u32, outcome: Result<(), i32>, failed: Option<FailedIo>) {
-        let slot = self.slots[number as usize];
-        match (outcome, slot.copy_buffer) {
-            (Err(errno), _) => {
-                let disk = failed.and_then(|failed| failed.disk);
-                if self.fail_over(number, failed, errno) || self.waits_for_disk(number, errno, disk)
-                {
-                    return;
-                }
-                if let Some(queue) = self.queue_of(number) {
-                    tracing::error!(dev_id = %queue.dev_id, errno, "a read failed");
-                }
-                self.finish(number, -errno);
-            }
-            (Ok(()), None) => self.finish(number, slot.success()),
-            (Ok(()), Some(_)) if self.is_checked(&slot) => self.check(number),
-            (Ok(()), Some(_)) => self.copy_in(number),
+    /// A read goes on with another replica, waits for its disk, or ends with its error.
+    #[cold]
+    fn read_failed(&mut self, number: u32, errno: i32, failed: Option<FailedIo>) {
+        let disk = failed.and_then(|failed| failed.disk);
+        if self.fail_over(number, failed, errno) || self.waits_for_disk(number, errno, disk) {
+            return;
         }
+        if let Some(queue) = self.queue_of(number) {
+            tracing::error!(dev_id = %queue.dev_id, errno, "a read failed");
+        }
+        self.finish(number, -errno);
     }
 }
